@@ -1,0 +1,133 @@
+/* config.h - what a user may say about a run, and how it is read (the house of libyaml).
+ *
+ * One const table of options per struct gives names, types, defaults, ranges, --help, the resolved
+ * print-out and the documentation. The run's table is base/config.def; the keys of config.json are a
+ * table of the same kind in model/. A key comes from a YAML file (file, line, column) or from a
+ * `key.path=value` argument (its position on the command line); every refusal names that place, and
+ * an unknown key the nearest valid one.
+ */
+#ifndef BASE_CONFIG_H
+#define BASE_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/status.h"
+
+enum { CONFIG_STRING = 1024, CONFIG_KEY = 96 }; /* bytes, NUL included */
+
+/* ---- option tables ---- */
+
+enum option_type {
+    OPTION_BOOL,   /* bool; true/false (YAML spellings yes/no/on/off too) */
+    OPTION_INT,    /* int64_t in [min, max] */
+    OPTION_REAL,   /* double in [min, max], finite */
+    OPTION_STRING, /* char[CONFIG_STRING] */
+    OPTION_CHOICE  /* int: index into choices ("a|b|c") */
+};
+
+struct option {
+    const char *name; /* dotted path, "parallel.pp" */
+    enum option_type type;
+    size_t offset;             /* bytes into the struct that the table describes */
+    const char *default_value; /* as text, through the same parser; NULL: stays zero (unset) */
+    double min, max;           /* inclusive; ints and reals */
+    const char *choices;       /* OPTION_CHOICE only */
+    const char *help;          /* one line */
+};
+
+/* Where a value was written. file "" means the command line and line is the argument's position. */
+struct location {
+    char file[CONFIG_STRING];
+    int line, column; /* from 1 */
+};
+/* "file:line:column", or "argument N (text)"; returns `buffer`. */
+const char *location_print(const struct location *where, char *buffer, size_t size);
+
+void option_defaults(const struct option *table, size_t count, void *base);
+/* Parses `text` into the field of `name`. Unknown name, wrong type or range: STATUS_INVALID with the
+ * place and, for a name, the nearest one. `prefix` is put before names in messages ("model."). */
+MUST_USE status_t option_set(const struct option *table, size_t count, void *base,
+                             const char *prefix, const char *name, const char *text,
+                             const struct location *where);
+const struct option *option_find(const struct option *table, size_t count, const char *name);
+/* Nearest name of the table by edit distance, or NULL if none is near. */
+const char *option_nearest(const struct option *table, size_t count, const char *name);
+/* The field's value as text (round-trips through option_set: reals with 17 digits); `buffer`. */
+const char *option_print(const struct option *option, const void *base, char *buffer, size_t size);
+void option_help(const struct option *table, size_t count, const char *prefix, FILE *out);
+
+/* ---- the run's configuration ---- */
+
+enum schedule_choice { SCHEDULE_GPIPE, SCHEDULE_1F1B };
+enum transport_choice { TRANSPORT_UCX, TRANSPORT_MPI, TRANSPORT_THREADS };
+enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
+
+/* A key below `model` or `dense`, not yet understood: model/ has the table for it. */
+struct config_entry {
+    char key[CONFIG_KEY]; /* without the prefix: "key_dilation" */
+    char value[CONFIG_STRING];
+    struct location where;
+};
+struct config_entries {
+    struct config_entry *entry; /* owned */
+    size_t count;
+};
+
+struct run_config {
+    char source[CONFIG_STRING]; /* the file read, "" if none */
+    char model[CONFIG_STRING];  /* `model: PATH`: config.json or a folder with it; "" if a mapping */
+    struct config_entries model_keys; /* `model: {dim: ..}` and model.X=.. */
+    struct config_entries dense_keys; /* dense.X, meaning dense_pattern.X */
+    int64_t seed;
+    int device; /* enum device_choice */
+
+    struct {
+        char train[CONFIG_STRING]; /* token file */
+        char valid[CONFIG_STRING]; /* held-out token file, "" = none */
+        int64_t seq_len;           /* T; 0 = the model's block_size */
+        int64_t micro_batch;       /* B, sequences a microbatch */
+        int64_t valid_microbatches;/* microbatches of a held-out evaluation; 0 = whole file */
+    } data;
+    struct {
+        int64_t pp;           /* pipeline stages; 0 = number of ranks started */
+        int64_t microbatches; /* per step; 0 = the command's default */
+        int schedule;         /* enum schedule_choice */
+        int transport;        /* enum transport_choice */
+        char partition[CONFIG_STRING]; /* auto, layers, or units per stage "5,4,4,5" */
+        int64_t threads;      /* OpenMP threads a rank; 0 = cores of the node / ranks on it */
+        int64_t prefetch;     /* arrival slots beyond the microbatches in flight */
+    } parallel;
+    struct {
+        int64_t steps;
+        double lr, min_lr_ratio; /* peak; final = peak * ratio */
+        double warmup;           /* fraction of steps */
+        double beta1, beta2, eps, weight_decay, clip;
+    } optimizer;
+    struct {
+        char run[CONFIG_STRING]; /* run folder; "" = runs/<date>-<time> */
+        int level;               /* enum log_level by choice error|warn|info|debug|trace */
+        int64_t sample_tokens;   /* generated at the end of train; 0 = none */
+        char sample_prompt[CONFIG_STRING];
+    } logging;
+    struct {
+        double deadline_s;  /* on every wait */
+        double heartbeat_s; /* a silent rank counts as stopped after this */
+    } health;
+};
+
+extern const struct option config_options[];
+extern const size_t config_options_count;
+
+/* Reads defaults, then the YAML file (NULL = none), then `key.path=value` arguments in order.
+ * `argument0` is the position of args[0] on the command line, for messages. */
+MUST_USE status_t config_load(const char *path, int nargs, char *const *args, int argument0,
+                              struct run_config *out);
+void config_free(struct run_config *config);
+/* The resolved configuration as YAML that config_load reads back to the same struct. Keys below
+ * model/dense are printed as given (the resolved model is config.json's business). */
+void config_print(const struct run_config *config, FILE *out);
+
+#endif
