@@ -1,0 +1,204 @@
+/* kernels.h - the door of kernels/: every operation, once, as a prototype in one table.
+ *
+ * The CPU op (kernels/cpu/<op>.c) is the specification; its CUDA twin (kernels/cuda/<op>.cu) fills the
+ * same table. Ops are deaf: they know pointers and shapes, no model, no rank.
+ *
+ * Letters, used everywhere in the project:
+ *     B sequences of a microbatch   T tokens of a sequence      N = B*T rows (tokens)
+ *     D model width   H query heads   G key/value heads   E head width   F FFN width   V vocabulary
+ *     C ways of an aggregate (1..4)   n keys an aggregate reads   K inner width of its generator
+ * All tensors are dense and row-major. `void *` points to elements of the table's dtype, `float *` and
+ * `double *` to what they say in every table. Linears are stored [out, in]: y = x W^T + b.
+ *
+ * Contract of every op
+ *  - Forward and input gradients overwrite their output unless the name says accumulate; weight
+ *    gradients (dweight) accumulate; small gradients named *_part overwrite (one microbatch's share).
+ *  - Outputs do not alias inputs unless said.
+ *  - Nothing is allocated; scratch comes from ctx->workspace (kernels_workspace tells how much).
+ *  - The order of every addition is fixed by the shape, never by threads or alignment: the same input
+ *    gives the same bits with any ctx->threads.
+ *  - Bad arguments are our bug (CHECK).
+ */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "base/trace.h"
+
+enum dtype { DTYPE_F32, DTYPE_BF16 };
+size_t dtype_size(enum dtype dtype); /* bytes an element */
+const char *dtype_name(enum dtype dtype);
+
+enum { WAYS_MAX = 4 };
+
+/* What an op runs on. One per rank. */
+struct kernel_ctx {
+    int threads;         /* OpenMP threads for this rank's ops, >= 1 */
+    void *stream;        /* cudaStream_t; NULL on the CPU */
+    struct trace *trace; /* gemm, attention and aggregate ops book their time here; may be NULL */
+    void *workspace;     /* at least kernels_workspace bytes, ARENA_ALIGN-aligned */
+    size_t workspace_bytes;
+};
+
+enum norm_kind { NORM_RMS, NORM_LAYER };
+
+/* y = (x - mean) * rstd * scale + bias over rows of `width`; RMS: mean = 0, no bias.
+ * rstd = 1/sqrt(mean((x-mean)^2) + eps). scale NULL = ones, bias NULL = zeros. */
+struct norm_shape {
+    enum norm_kind kind;
+    size_t rows, width;
+    float eps;
+};
+
+struct attention_shape {
+    size_t B, T, H, G, E; /* query head h reads key/value head h / (H/G); H % G == 0 */
+    float scale;          /* usually 1/sqrt(E) */
+    /* [B*T] first position (0..T-1) of the token's document in its sequence: token t sees
+     * first[t]..t. NULL = 0 everywhere (plain causal). */
+    const int32_t *first;
+};
+
+/* One consumer's part in a key's gradient: dX += sum_c weight(t, c) * dout[c][t, :], c ascending.
+ * weight(t, c) = weights[t * row_stride + c * way_stride]; row_stride 0 = static weights. */
+struct mudd_term {
+    const float *weights; /* at this key's column of way 0 */
+    size_t row_stride, way_stride;
+    size_t ways;                    /* C */
+    const void *dout[WAYS_MAX]; /* C x [N, D] gradients of the aggregate's outputs */
+};
+
+struct adamw_args {
+    float lr, beta1, beta2, eps, weight_decay; /* weight_decay 0 for tensors that do not decay */
+    float gradient_scale;                      /* clipping factor, applied to the gradient first */
+    int64_t step;                              /* from 1, for bias correction */
+};
+
+struct kernels {
+    const char *name; /* "cpu-v4 (onednn)" */
+    enum dtype dtype;
+
+    /* out[t,:] = table[ids[t],:]; out [N, D], table [V, D], ids [N] in [0, V) (checked by data/). */
+    void (*embed_forward)(const struct kernel_ctx *ctx, void *out, const void *table,
+                          const int32_t *ids, size_t N, size_t D);
+    /* dtable[ids[t],:] += dout[t,:], t ascending. */
+    void (*embed_backward)(const struct kernel_ctx *ctx, float *dtable, const void *dout,
+                           const int32_t *ids, size_t N, size_t D);
+
+    /* y, x [rows, width]; mean (LAYER only, else NULL), rstd [rows] are kept for backward. */
+    void (*norm_forward)(const struct kernel_ctx *ctx, const struct norm_shape *shape, void *y,
+                         float *mean, float *rstd, const void *x, const void *scale,
+                         const void *bias);
+    /* dx (+)= gradient of x; dscale_part/dbias_part [width] (NULL = not wanted), rows summed in
+     * chunks fixed by the shape. dx may alias dy when not accumulating. */
+    void (*norm_backward)(const struct kernel_ctx *ctx, const struct norm_shape *shape, void *dx,
+                          bool accumulate, float *dscale_part, float *dbias_part, const void *dy,
+                          const void *x, const float *mean, const float *rstd, const void *scale);
+
+    /* y [N, O] = x [N, I] weight[O, I]^T + bias [O] (NULL = none). */
+    void (*linear_forward)(const struct kernel_ctx *ctx, void *y, const void *x, const void *weight,
+                           const void *bias, size_t N, size_t I, size_t O);
+    /* dx [N, I] (+)= dy [N, O] weight. */
+    void (*linear_backward_input)(const struct kernel_ctx *ctx, void *dx, bool accumulate,
+                                  const void *dy, const void *weight, size_t N, size_t I, size_t O);
+    /* dweight [O, I] += dy^T x; dbias [O] += column sums of dy (NULL = none). */
+    void (*linear_backward_weight)(const struct kernel_ctx *ctx, float *dweight, float *dbias,
+                                   const void *dy, const void *x, size_t N, size_t I, size_t O);
+    /* Logits: as linear_forward without bias, float output. */
+    void (*logits_forward)(const struct kernel_ctx *ctx, float *logits, const void *x,
+                           const void *weight, size_t N, size_t I, size_t O);
+
+    /* Rotates pairs (d, d + R/2), d < R/2, of the first R of E elements, in place.
+     * x [N, heads, E]; cosine, sine [T, R/2]; position[t] (NULL: t mod T). inverse = backward. */
+    void (*rope)(const struct kernel_ctx *ctx, void *x, const float *cosine, const float *sine,
+                 const int32_t *position, bool inverse, size_t N, size_t T, size_t heads, size_t E,
+                 size_t R);
+
+    /* out [N, H, E]; lse [B, H, T] log-sum-exp of the scaled scores, kept for backward;
+     * q [N, H, E], k, v [N, G, E]. Blocked online softmax: no [T, T] matrix exists. */
+    void (*attention_forward)(const struct kernel_ctx *ctx, const struct attention_shape *shape,
+                              void *out, float *lse, const void *q, const void *k, const void *v);
+    void (*attention_backward)(const struct kernel_ctx *ctx, const struct attention_shape *shape,
+                               void *dq, void *dk, void *dv, const void *dout, const void *out,
+                               const float *lse, const void *q, const void *k, const void *v);
+
+    /* y [count] = silu(gate) * up. dgate/dup may alias gate/up. */
+    void (*swiglu_forward)(const struct kernel_ctx *ctx, void *y, const void *gate, const void *up,
+                           size_t count);
+    void (*swiglu_backward)(const struct kernel_ctx *ctx, void *dgate, void *dup, const void *dy,
+                            const void *gate, const void *up, size_t count);
+    /* GELU, exact (erf). dx may alias dy. */
+    void (*gelu_forward)(const struct kernel_ctx *ctx, void *y, const void *x, size_t count);
+    void (*gelu_backward)(const struct kernel_ctx *ctx, void *dx, const void *dy, const void *x,
+                          size_t count);
+
+    /* Generator's last step: weights [N, C*n] = hidden [N, K] w2[C*n, K]^T + bias [C*n] (dense_bs,
+     * way-major). */
+    void (*mudd_weights_forward)(const struct kernel_ctx *ctx, float *weights, const void *hidden,
+                                 const void *w2, const void *bias, size_t N, size_t K, size_t Cn);
+    /* dhidden [N, K] = dweights w2. */
+    void (*mudd_weights_backward_input)(const struct kernel_ctx *ctx, void *dhidden,
+                                        const float *dweights, const void *w2, size_t N, size_t K,
+                                        size_t Cn);
+    /* dw2 [C*n, K] += dweights^T hidden (NULL dw2 or hidden: static); dbias [C*n] += column sums. */
+    void (*mudd_weights_backward_weight)(const struct kernel_ctx *ctx, float *dw2, float *dbias,
+                                         const float *dweights, const void *hidden, size_t N,
+                                         size_t K, size_t Cn);
+
+    /* out[c][t,:] = sum_j weight(t, c, j) * key[j][t,:], j ascending; C x [N, D]. Each key is read
+     * once for all ways. weights [N, C*n] way-major, or static_weights [C*n] when weights is NULL. */
+    void (*mudd_forward)(const struct kernel_ctx *ctx, void *const *out, const void *const *key,
+                         const float *weights, const void *static_weights, size_t N, size_t D,
+                         size_t C, size_t n);
+    /* dweights[t, c*n + j] = sum_d dout[c][t,d] * key[j][t,d]; [N, C*n]. */
+    void (*mudd_backward_weights)(const struct kernel_ctx *ctx, float *dweights,
+                                  const void *const *dout, const void *const *key, size_t N,
+                                  size_t D, size_t C, size_t n);
+    /* dkey [N, D] (accumulate: +=, else starts from zero) the terms in the order given, in each the
+     * ways ascending, every step one fmaf. One read-modify-write of dkey for all terms. */
+    void (*mudd_backward_key)(const struct kernel_ctx *ctx, void *dkey, bool accumulate,
+                              const struct mudd_term *terms, size_t count, size_t N, size_t D);
+
+    /* Softmax cross-entropy of a chunk of rows: *loss += sum over rows of -log p(target) (double, rows
+     * ascending); dlogits [rows, V] = (p - onehot) * scale (NULL = loss only; may alias logits). A
+     * target of -1 counts nothing. */
+    void (*xent)(const struct kernel_ctx *ctx, double *loss, void *dlogits, const float *logits,
+                 const int32_t *targets, float scale, size_t rows, size_t V);
+
+    /* Elementwise over `count`. */
+    void (*copy)(const struct kernel_ctx *ctx, void *dst, const void *src, size_t count);
+    void (*zero)(const struct kernel_ctx *ctx, void *dst, size_t bytes);
+    void (*add)(const struct kernel_ctx *ctx, void *out, const void *a, const void *b,
+                size_t count); /* out may alias a or b */
+    void (*scale_add)(const struct kernel_ctx *ctx, void *dst, const void *src, float scale,
+                      size_t count);                      /* dst += scale * src (one fmaf) */
+    void (*accumulate_f32)(const struct kernel_ctx *ctx, float *dst, const float *src,
+                           size_t count); /* dst += src */
+
+    /* *out = sum of squares, in double: chunks of 4096 elements left to right, chunk sums ascending. */
+    void (*sum_squares)(const struct kernel_ctx *ctx, double *out, const float *x, size_t count);
+    /* Decoupled AdamW on one tensor: g = gradient * gradient_scale; p *= 1 - lr * weight_decay;
+     * m, v; p -= lr * mhat / (sqrt(vhat) + eps). */
+    void (*adamw)(const struct kernel_ctx *ctx, const struct adamw_args *args, float *p, float *m,
+                  float *v, const float *gradient, size_t count);
+};
+
+/* Largest sizes that the ops will be called with, for the workspace. */
+struct kernel_limits {
+    size_t B, T, D, H, G, E, F, V, K, Cn;
+    int threads;
+};
+size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limits *limits);
+
+/* The CPU's table for this machine (widest vector set found at run time) and the GEMM library of this
+ * build (oneDNN, OpenBLAS, or our own). MUDDPIPE_GEMM=dnnl|openblas|own and MUDDPIPE_ISA=v4|v3|generic
+ * override. Thread-safe, cheap to call again. */
+MUST_USE status_t kernels_cpu(const struct kernels **out);
+/* Call first thing in main: where OpenBLAS took this processor for an older one (its sgemm is then 4-7
+ * times slower), runs the program again with OPENBLAS_CORETYPE set. Returns if nothing is to be done. */
+void kernels_guard(char *const *argv);
+
+#endif
