@@ -1,0 +1,215 @@
+/* schedule.h - the door of schedule/: who does what when, as plain data.
+ *
+ * Input: a graph (units, keys, who reads which key), a number of stages and of microbatches.
+ * Output: a plan: partition, shipments, and for every rank the exact list of operations of one step.
+ * Builders (gpipe.c, one_f_one_b.c, forward.c) emit coarse compute operations; passes.c expands them
+ * to units and adds waits, puts, slots and the order in which every gradient is added up; plan_check
+ * proves the result; plan_print draws it; runtime/executor.c walks it. This room sees no CUDA, no
+ * MPI and no model.
+ *
+ * Words (docs/architecture.md):
+ *   unit      what a partition moves: embedding, attention i, FFN i, head. Numbered 0..units-1 in
+ *             the order of the forward pass.
+ *   key       a tensor that one unit produces and later units read (X_j, H_i, summaries).
+ *   stage     contiguous run of units; rank r hosts stages r, r + ranks, ... (V = stages / ranks).
+ *   shipment  (key, from stage, to stage, direction): one message per microbatch.
+ *
+ * Forward a key goes from its producer straight to every stage that reads it. Backward the running
+ * sum of its gradient is relayed: from the last reading stage to the one before it, and so on to the
+ * producer; each adds its own consumers in descending order. So both directions ship the same
+ * bytes, and the additions happen in the order of a single rank.
+ */
+#ifndef SCHEDULE_SCHEDULE_H
+#define SCHEDULE_SCHEDULE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/status.h"
+
+/* ---- the graph: what the model says about itself ---- */
+
+enum unit_kind { UNIT_EMBED, UNIT_ATTENTION, UNIT_FFN, UNIT_HEAD };
+
+struct unit {
+    enum unit_kind kind;
+    int layer;      /* 1..L; 0 for the embedding, L+1 for the head */
+    bool may_start; /* a stage may begin with this unit */
+    double forward_cost, backward_cost, weight_cost; /* FLOPs of a microbatch */
+    int64_t parameter_bytes; /* of the weights in the compute dtype */
+    int64_t stash_bytes;     /* kept from F to B/W of a microbatch, its own keys' outputs included */
+    int64_t backward_bytes;  /* kept from B to K/W of a microbatch */
+};
+
+enum key_kind {
+    KEY_HIDDEN,  /* X_j */
+    KEY_MID,     /* H_i, between attention and FFN of layer i */
+    KEY_SUMMARY, /* summary of a block of layers */
+    KEY_RAW      /* X_i beside its normed key (PrePostNorm) */
+};
+
+struct key {
+    enum key_kind kind;
+    int index;     /* j, i or block number: "X_3", "H_3", "S_1" */
+    int producer;  /* unit */
+    int64_t bytes; /* of one microbatch in the compute dtype */
+};
+
+/* How a unit uses a key: any combination. The order of additions into the key's gradient follows
+ * the bits: ways q, k, v, r of the aggregate, then the generator's path, then direct uses. */
+enum read_use {
+    READ_Q = 1,
+    READ_K = 2,
+    READ_V = 4,
+    READ_R = 8,
+    READ_GENERATOR = 16, /* the newest key makes the weights */
+    READ_DIRECT = 32,    /* some ways take X_i itself */
+    READ_MID = 64,       /* the FFN reads H_i; its backward forms H_i's gradient whole */
+    READ_SUMMARY = 128   /* enters a summary formed by the reading unit */
+};
+
+struct graph {
+    int units, keys;
+    struct unit *unit;
+    struct key *key;
+    uint8_t *reads; /* [units][keys] of enum read_use */
+};
+
+uint8_t graph_reads(const struct graph *graph, int unit, int key);
+/* Short name, "attn 3" / "X_3"; returns `buffer`. */
+const char *unit_print(const struct unit *unit, char *buffer, size_t size);
+const char *key_print(const struct key *key, char *buffer, size_t size);
+
+/* ---- the plan ---- */
+
+enum op_kind {
+    OP_POST, /* arrival slot is free: microbatch's message may land in it (the credit) */
+    OP_WAIT, /* until the message has landed */
+    OP_F,    /* forward of a unit; for the head also loss, its input and weight gradient */
+    OP_PUT,  /* start sending; the source stays untouched until OP_SENT */
+    OP_SENT, /* until the source of a put may be overwritten */
+    OP_B,    /* gradients of a unit's inputs; an aggregate's dA and generator path included */
+    OP_GRAD, /* form a key's gradient on this stage: the additions add[first .. first + adds) */
+    OP_W,    /* gradients of a unit's weights */
+    OP_NORM, /* exchange the gradient norm and the losses of the step, decide */
+    OP_STEP, /* optimizer, all units of the rank */
+    OP_KINDS
+};
+const char *op_kind_name(enum op_kind kind);
+
+enum add_kind {
+    ADD_RECEIVED,  /* the running sum of the later stages (already in the slot) */
+    ADD_AGGREGATE, /* consumer `unit`: sum over its ways of A * dxbar */
+    ADD_GENERATOR, /* path through the weight generator of `unit` */
+    ADD_DIRECT,    /* ways of `unit` that take the key itself */
+    ADD_SUMMARY    /* a summary key's gradient times its factor; `key` says which */
+};
+struct add {
+    enum add_kind kind;
+    int unit; /* -1 for ADD_RECEIVED */
+    int key;  /* ADD_SUMMARY: the summary; else -1 */
+};
+
+struct op {
+    enum op_kind kind;
+    int stage;      /* whose work it is (the stage this rank hosts) */
+    int microbatch; /* -1 for OP_NORM, OP_STEP */
+    int unit;       /* OP_F, OP_B, OP_W; else -1 */
+    int key;        /* OP_POST, OP_WAIT, OP_PUT, OP_SENT, OP_GRAD; else -1 */
+    int shipment;   /* OP_POST, OP_WAIT, OP_PUT, OP_SENT; else -1 */
+    int frame;      /* F, B, GRAD, W: the microbatch's activation frame on this stage;
+                       PUT/SENT forward: frame the key is sent from; else -1 */
+    int slot;       /* POST, WAIT: arrival slot. GRAD: slot of the key's gradient on this stage (the
+                       arrival slot when a sum is received). PUT: the receiver's arrival slot */
+    int source;     /* PUT/SENT backward: gradient slot it is sent from; else -1 */
+    int first_add, adds; /* OP_GRAD: range of plan.add */
+};
+
+struct shipment {
+    int key, from, to; /* stages */
+    bool backward;
+    bool plain;        /* newest key or H_i to the next stage, or its gradient */
+    int64_t bytes;     /* a microbatch */
+    int slots;         /* arrival slots at `to` */
+};
+
+struct rank_plan {
+    struct op *op;
+    int ops;
+};
+
+struct stage_plan {
+    int first_unit, units;
+    int frames;      /* activation frames: microbatches in flight */
+    int *grad_slots; /* [keys] slots of the key's gradient held here; 0 = none. Equal to the arrival
+                        slots of the backward shipment where a sum is received */
+};
+
+struct plan {
+    const struct graph *graph; /* borrowed */
+    int ranks, stages, microbatches;
+    bool training;             /* false: forward only (evaluation) */
+    struct stage_plan *stage;  /* [stages] */
+    struct shipment *shipment; /* [shipments], forward ones first */
+    int shipments;
+    struct rank_plan *rank;    /* [ranks] */
+    struct add *add;
+    int adds;
+    char schedule[16];         /* builder's name */
+};
+
+struct plan_options {
+    int ranks, microbatches;
+    int chunks;           /* V, stages a rank; 1 */
+    const char *schedule; /* "gpipe", "1f1b", "forward" */
+    const char *partition;/* "auto", "layers", or units per stage "5,4,4,5" */
+    int prefetch;         /* arrival slots beyond the microbatches in flight */
+};
+
+/* Builds, expands and checks a plan. Impossible layouts (more stages than units, a cut where none
+ * may be, counts that do not add up) are STATUS_INVALID with the reason and the nearest that works. */
+MUST_USE status_t plan_create(const struct graph *graph, const struct plan_options *options,
+                              struct plan **out);
+void plan_destroy(struct plan *plan);
+
+/* Stage of a unit; rank of a stage. */
+int plan_stage_of(const struct plan *plan, int unit);
+int plan_rank_of(const struct plan *plan, int stage);
+
+/* Proves: every operation that must be there is there exactly once; every wait has its put and its
+ * post, with the same slot and order on both ends; nothing reads what is not there yet, or
+ * overwrites what is still needed or being sent; no deadlock with these slots; every gradient gets
+ * every contribution once and in the lawful order; every weight gradient gets its microbatches
+ * ascending. On failure STATUS_INTERNAL and one sentence in `why` (rank, operation, reason); logs
+ * nothing. */
+MUST_USE status_t plan_check(const struct plan *plan, char *why, size_t size);
+
+uint64_t plan_hash(const struct plan *plan); /* equal iff all ranks walk the same plan */
+
+/* Bytes per step over each ordered pair of ranks: bytes[from * ranks + to], plain and dense
+ * (zeroed first). */
+void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense);
+
+struct plan_memory { /* bytes, one rank */
+    int64_t parameters, gradients, optimizer, frames, arrivals, gradient_slots, backward;
+};
+void plan_memory(const struct plan *plan, int rank, struct plan_memory *out);
+
+/* Simulated step with the graph's costs (a flop takes one unit of time; the wire is free):
+ * per rank busy time and the makespan; out_busy [ranks]. */
+MUST_USE status_t plan_simulate(const struct plan *plan, double *out_busy, double *out_makespan);
+
+/* Text: partition with costs, shipments per link, memory, and a time-line of F/B/W per rank drawn
+ * to `columns` characters. */
+void plan_print_partition(const struct plan *plan, FILE *out);
+void plan_print_traffic(const struct plan *plan, FILE *out);
+void plan_print_memory(const struct plan *plan, FILE *out);
+void plan_print_timeline(const struct plan *plan, int columns, FILE *out);
+/* One operation per line of one rank, for reading and for golden files. */
+void plan_print_ops(const struct plan *plan, int rank, FILE *out);
+/* "wait for X_3 of microbatch 5 from stage 0"; returns `buffer`. */
+const char *op_print(const struct plan *plan, const struct op *op, char *buffer, size_t size);
+
+#endif
