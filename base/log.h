@@ -25,6 +25,9 @@ void log_set_file(FILE *file);            /* calling thread; borrowed, NULL to s
 void log_capture(char *buffer, size_t size);
 
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same with a place in our source, shown in the log file and, from level debug on, on stderr. */
+void log_write_from(enum log_level level, const char *file, int line, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 
 #define log_error(...) log_write(LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) log_write(LOG_WARN, __VA_ARGS__)

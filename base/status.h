@@ -26,7 +26,8 @@ typedef enum status {
 /* Short lower-case name of a status, for messages; never NULL. */
 const char *status_name(status_t status);
 
-/* Logs "file:line: message" at error level and returns `status`; the body of FAIL. */
+/* Logs the message at error level and returns `status`; the body of FAIL. The place in our source
+ * goes to the log file, and to stderr at level debug only: users need the message, not our lines. */
 status_t status_fail(const char *file, int line, status_t status, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 

@@ -1,0 +1,54 @@
+/* arena.c - a bump allocator that can also only count. */
+#include "base/arena.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+void arena_init_measure(struct arena *arena) {
+    *arena = (struct arena){0};
+}
+
+status_t arena_create(struct arena *arena, size_t size, const char *what) {
+    size_t bound = (size + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    unsigned char *base = NULL;
+
+    if (bound < size) {
+        return FAIL(STATUS_NOMEM, "%s: a size of %zu bytes overflows", what, size);
+    }
+    if (bound > 0) {
+        base = aligned_alloc(ARENA_ALIGN, bound);
+        if (base == NULL) {
+            return FAIL(STATUS_NOMEM,
+                        "%s: cannot allocate %.1f MiB of host memory; use more stages, a smaller "
+                        "model or a shorter sequence",
+                        what, (double)bound / (1024.0 * 1024.0));
+        }
+        memset(base, 0, bound);
+    }
+    *arena = (struct arena){.base = base, .size = bound};
+    return STATUS_OK;
+}
+
+void arena_destroy(struct arena *arena) {
+    free(arena->base);
+    *arena = (struct arena){0};
+}
+
+void *arena_alloc(struct arena *arena, size_t bytes) {
+    size_t offset = arena->used;
+
+    if (bytes == 0) {
+        return NULL;
+    }
+    CHECK(bytes <= SIZE_MAX - ARENA_ALIGN, "a piece of %zu bytes", bytes);
+    size_t padded = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    CHECK(padded <= SIZE_MAX - offset, "the arena's size overflows after %zu bytes", offset);
+    arena->used = offset + padded;
+    if (arena->size == 0) {
+        return NULL;
+    }
+    CHECK(arena->used <= arena->size, "%zu of %zu bytes used, %zu more asked for", offset,
+          arena->size, bytes);
+    return arena->base + offset;
+}

@@ -1,0 +1,73 @@
+# Foreign libraries, each behind one interface target dep_<name> that only its room links. Everything
+# is looked for below CMAKE_PREFIX_PATH and PKG_CONFIG_PATH first, so that no root is needed.
+#
+# An optional library that is found defines <ROOM>_HAVE_<NAME>=1 for the whole project; one that is
+# not leaves the macro undefined and its source files out of the build.
+
+find_package(PkgConfig REQUIRED)
+
+macro(declare_optional name target macro_name)
+    add_library(${name} INTERFACE)
+    if(TARGET ${target})
+        target_link_libraries(${name} INTERFACE ${target})
+        target_compile_definitions(mudd_compiler INTERFACE ${macro_name}=1)
+        set(${macro_name} ON)
+    else()
+        set(${macro_name} OFF)
+    endif()
+endmacro()
+
+# A library without configuration files: sets target `found_<name>` if header and library exist.
+function(find_plain name header)
+    find_path(${name}_INCLUDE_DIR ${header} PATH_SUFFIXES ${ARGN})
+    find_library(${name}_LIBRARY ${name})
+    mark_as_advanced(${name}_INCLUDE_DIR ${name}_LIBRARY)
+    if(${name}_INCLUDE_DIR AND ${name}_LIBRARY)
+        add_library(found_${name} INTERFACE IMPORTED GLOBAL)
+        target_include_directories(found_${name} INTERFACE ${${name}_INCLUDE_DIR})
+        target_link_libraries(found_${name} INTERFACE ${${name}_LIBRARY})
+    endif()
+endfunction()
+
+# ---- required ----
+
+pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
+pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
+find_package(MPI REQUIRED COMPONENTS C)
+add_library(dep_yaml INTERFACE)
+target_link_libraries(dep_yaml INTERFACE PkgConfig::YAML)
+add_library(dep_jansson INTERFACE)
+target_link_libraries(dep_jansson INTERFACE PkgConfig::JANSSON)
+add_library(dep_mpi INTERFACE)
+target_link_libraries(dep_mpi INTERFACE MPI::MPI_C)
+
+# ---- optional ----
+
+pkg_check_modules(XXHASH IMPORTED_TARGET libxxhash)
+declare_optional(dep_xxhash PkgConfig::XXHASH RUNTIME_HAVE_XXHASH)
+pkg_check_modules(ZSTD IMPORTED_TARGET libzstd)
+declare_optional(dep_zstd PkgConfig::ZSTD RUNTIME_HAVE_ZSTD)
+pkg_check_modules(PROTOBUF_C IMPORTED_TARGET libprotobuf-c)
+declare_optional(dep_protobuf PkgConfig::PROTOBUF_C RUNTIME_HAVE_PROTOBUF)
+
+# UCX's CMake files follow the folder they lie in; its pkg-config file may name another prefix.
+find_package(ucx CONFIG QUIET)
+if(TARGET ucx::ucp)
+    add_library(found_ucx INTERFACE IMPORTED)
+    target_link_libraries(found_ucx INTERFACE ucx::ucp ucx::ucs)
+    declare_optional(dep_ucx found_ucx COMM_HAVE_UCX)
+else()
+    pkg_check_modules(UCX QUIET IMPORTED_TARGET ucx)
+    declare_optional(dep_ucx PkgConfig::UCX COMM_HAVE_UCX)
+endif()
+
+# oneDNN's CMake files ask for OpenCL even where the library does without it.
+find_plain(dnnl dnnl.h)
+declare_optional(dep_dnnl found_dnnl KERNELS_HAVE_DNNL)
+
+pkg_search_module(OPENBLAS QUIET IMPORTED_TARGET openblas openblas64 cblas)
+declare_optional(dep_openblas PkgConfig::OPENBLAS KERNELS_HAVE_OPENBLAS)
+
+# ---- GPU ----
+
+include(cuda)

@@ -1,0 +1,69 @@
+# Ways to register a test. Exit code 77 means skipped, with the reason printed.
+
+find_package(cmocka QUIET)
+if(TARGET cmocka::cmocka)
+    set(cmocka_target cmocka::cmocka)
+else()
+    pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+    set(cmocka_target PkgConfig::CMOCKA)
+endif()
+
+# Waiting threads sleep, ranks may share cores, and Open MPI may run as root in a container.
+set(test_environment
+    MUDDPIPE=${CMAKE_BINARY_DIR}/muddpipe
+    MUDDPIPE_SOURCE=${CMAKE_SOURCE_DIR}
+    OMP_WAIT_POLICY=passive
+    OMPI_ALLOW_RUN_AS_ROOT=1
+    OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    OMPI_MCA_rmaps_base_oversubscribe=1
+    OMPI_MCA_hwloc_base_binding_policy=none
+    OMPI_MCA_btl_base_warn_component_unused=0
+    UCX_WARN_UNUSED_ENV_VARS=n
+    ASAN_OPTIONS=detect_leaks=1
+    LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/leaks.supp:print_suppressions=0
+    TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/races.supp
+    UBSAN_OPTIONS=print_stacktrace=1)
+
+# test_defaults(name label [TIMEOUT seconds]): the properties that every test has.
+function(test_defaults name label)
+    cmake_parse_arguments(arg "" "TIMEOUT" "" ${ARGN})
+    if(NOT arg_TIMEOUT)
+        set(arg_TIMEOUT 60)
+    endif()
+    set_tests_properties(${name} PROPERTIES
+        LABELS ${label}
+        TIMEOUT ${arg_TIMEOUT}
+        SKIP_RETURN_CODE 77
+        ENVIRONMENT "${test_environment}")
+endfunction()
+
+# add_unit(room/thing sources... [TIMEOUT seconds]): a cmocka program linked to every room.
+function(add_unit name)
+    cmake_parse_arguments(arg "" "TIMEOUT" "" ${ARGN})
+    string(REPLACE "/" "_" target test_${name})
+    add_executable(${target} ${arg_UNPARSED_ARGUMENTS})
+    target_link_libraries(${target} PRIVATE mudd_compiler mudd_runtime ${cmocka_target})
+    target_compile_definitions(${target} PRIVATE TEST_FOLDER="${CMAKE_SOURCE_DIR}/tests")
+    add_test(NAME ${name} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+    test_defaults(${name} unit TIMEOUT ${arg_TIMEOUT})
+endfunction()
+
+# add_mpi(name ranks command... [TIMEOUT seconds]): a command started on so many ranks.
+function(add_mpi name ranks)
+    cmake_parse_arguments(arg "" "TIMEOUT" "" ${ARGN})
+    add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks}
+             ${arg_UNPARSED_ARGUMENTS})
+    test_defaults(${name} mpi TIMEOUT ${arg_TIMEOUT})
+    set_tests_properties(${name} PROPERTIES PROCESSORS ${ranks})
+endfunction()
+
+# add_script(name command... [TIMEOUT seconds]): a script that starts $MUDDPIPE itself.
+function(add_script name)
+    cmake_parse_arguments(arg "" "TIMEOUT;LABEL" "" ${ARGN})
+    if(NOT arg_LABEL)
+        set(arg_LABEL script)
+    endif()
+    add_test(NAME ${name} COMMAND ${arg_UNPARSED_ARGUMENTS}
+             WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+    test_defaults(${name} ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+endfunction()
