@@ -1,0 +1,135 @@
+/* comm.h - the door of comm/: who takes part (group), bytes between ranks (wire), who is alive.
+ *
+ * group   control plane: small collectives, agreement on errors, liveness. Three kinds: alone (one
+ *         process without MPI), mpi (MPI_COMM_WORLD of mpirun/srun), threads (all ranks in this
+ *         process, for tests and laptops).
+ * wire    data plane under one contract, four verbs:
+ *             post(channel, slot)   receiver: the slot is free, the next message may land in it
+ *             put (channel, slot)   sender: start moving bytes into the slot that the plan names
+ *             wait(channel)         receiver: until the message has landed
+ *             sent(channel)         sender: until the source may be overwritten
+ *         Transports: ucx (tag messages into receives posted ahead), mpi (the same over MPI point to
+ *         point), threads (copies). A put never blocks the caller, whether or not the slot has been
+ *         posted. Messages of a channel are numbered by the caller and land in the order of the
+ *         posts, which must be the order of the puts (plan_check proves it).
+ *
+ * Nothing here spins: a waiting rank sleeps (its cores belong to working ranks) and every wait ends
+ * by completion, by STATUS_PEER when a rank died, stopped or reported failure, or by STATUS_TIMEOUT
+ * after the deadline. A group and its wires belong to one thread of the rank unless said otherwise;
+ * progress threads are inside.
+ */
+#ifndef COMM_COMM_H
+#define COMM_COMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* ---- group ---- */
+
+struct group;
+
+/* Formats what this rank is doing ("step 12: wait for X_3 of microbatch 5 from rank 0") into
+ * `buffer`. Called by the liveness thread at any moment: must only read atomics and constants. */
+typedef void (*group_describe_fn)(void *arg, char *buffer, size_t size);
+
+struct group_options {
+    double deadline_s;  /* on every wait; <= 0 = none */
+    double heartbeat_s; /* a silent rank counts as stopped after this */
+};
+
+/* True if a launcher (mpirun, srun) started this process as one of several or as one MPI rank. */
+bool group_launched(void);
+MUST_USE status_t group_open_alone(const struct group_options *options, struct group **out);
+/* Initializes MPI (MPI_THREAD_MULTIPLE) and starts the liveness thread: pidfd of every rank of this
+ * host tells death at once, a heartbeat ring over MPI tells a stopped or unreachable rank. When a
+ * rank is lost the thread logs "rank N died" with what this rank was doing, makes every wait here
+ * return STATUS_PEER, and ends the process by force if it has not left within five seconds. SIGTERM
+ * (mpirun's way to end a job) is logged with what this rank was doing before the process ends. */
+MUST_USE status_t group_open_mpi(const struct group_options *options, struct group **out);
+
+struct loop_faults { /* threads transport only; zeroed = none */
+    int64_t delay_us;  /* every message lands this much later */
+    int lose_channel;  /* with lose: the message that never lands */
+    int64_t lose_message;
+    bool lose;
+    bool die;          /* rank die_rank dies at its die_put-th put (from 0) */
+    int die_rank;
+    int64_t die_put;
+};
+/* Runs `body(group, arg)` as `ranks` threads and joins them; returns the first failing rank's status,
+ * STATUS_PEER last. faults may be NULL. */
+typedef status_t (*group_body_fn)(struct group *group, void *arg);
+MUST_USE status_t group_run_threads(int ranks, const struct group_options *options,
+                                    const struct loop_faults *faults, group_body_fn body,
+                                    void *arg);
+
+/* Leaves in order (all ranks call it) and frees; NULL is fine. For mpi: stops liveness, MPI_Finalize.
+ * After a failure use group_abandon instead. */
+void group_close(struct group *group);
+/* Leaves without the others' help: tells them that this rank gives up, frees what can be freed
+ * without blocking. For mpi this ends the process with exit code `code` and does not return; for
+ * threads and alone it returns. */
+void group_abandon(struct group *group, int code);
+
+int group_rank(const struct group *group);
+int group_size(const struct group *group);
+int group_local_rank(const struct group *group); /* among the ranks of this host */
+int group_local_size(const struct group *group);
+bool group_is_threads(const struct group *group);
+void group_watch(struct group *group, group_describe_fn describe, void *arg);
+
+MUST_USE status_t group_barrier(struct group *group);
+MUST_USE status_t group_broadcast(struct group *group, void *data, size_t bytes, int root);
+/* out [size * bytes], rank-major. */
+MUST_USE status_t group_allgather(struct group *group, const void *data, size_t bytes, void *out);
+/* Every rank's `bytes` may differ; counts [size] must hold all of them; out on every rank. */
+MUST_USE status_t group_allgatherv(struct group *group, const void *data, const size_t *counts,
+                                   void *out);
+/* Every rank passes its own status: all STATUS_OK gives STATUS_OK; otherwise a rank that failed gets its
+ * own status back and the others STATUS_PEER, after a line that names the first rank that failed. */
+MUST_USE status_t group_agree(struct group *group, status_t mine);
+/* Same 64-bit value on all ranks? Otherwise STATUS_MISMATCH on every rank, naming `what` and the ranks
+ * that differ from rank 0. */
+MUST_USE status_t group_same(struct group *group, uint64_t value, const char *what);
+
+/* ---- wire ---- */
+
+struct wire;
+
+struct wire_channel {
+    int from, to;      /* ranks, from != to */
+    size_t bytes;      /* of every message */
+    int slots;         /* arrival slots at `to` */
+    void *const *slot; /* [slots] their addresses on rank `to`; NULL elsewhere */
+};
+
+struct wire_stamp {    /* CLOCK_MONOTONIC of this rank's host, ns */
+    int64_t put;       /* when the sender called wire_put (its clock, shifted to ours) */
+    int64_t landed;    /* when the message was complete here */
+};
+
+struct wire_count {    /* since creation, one channel, this rank's end */
+    int64_t messages, bytes; /* put by me (from) or landed here (to) */
+};
+
+extern const char *const wire_transports[]; /* names built in, NULL-terminated: "ucx", "mpi", "threads" */
+
+/* All ranks call it with the same channels (same order; the slot pointers differ). Connects every pair
+ * that talks before it returns. `transport` "threads" needs a threads group, "mpi" and "ucx" an mpi
+ * group; anything else, or a name not built in, is STATUS_INVALID/UNSUPPORTED with the reason. */
+MUST_USE status_t wire_create(struct group *group, const char *transport,
+                              const struct wire_channel *channels, int count, struct wire **out);
+void wire_destroy(struct wire *wire); /* no message may be under way */
+
+MUST_USE status_t wire_post(struct wire *wire, int channel, int slot, int64_t message);
+MUST_USE status_t wire_put(struct wire *wire, int channel, int slot, int64_t message,
+                           const void *source);
+MUST_USE status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
+                            struct wire_stamp *out_stamp);
+MUST_USE status_t wire_sent(struct wire *wire, int channel, int64_t message);
+void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
+
+#endif
