@@ -1,0 +1,240 @@
+/* model.h - the door of model/: MUDDFormer and its relatives in terms of kernels. Knows no rank.
+ *
+ * config   what config.json says, checked (config.c)
+ * model    the tables made from it: units, keys, who reads what, parameters (model.c, params.c)
+ * part     a run of units with its memory, on one device: what a pipeline stage owns (part.c)
+ * weights  official Hugging Face folders in and out (safetensors.c, hf.c)
+ *
+ * Sources: MUDDFormer (arXiv 2502.12170v2) and its official PyTorch modules, whose conventions and
+ * names are followed exactly; docs/model.md writes the formulas out. Letters as in kernels.h; L layers,
+ * consumer i (1..L) = the aggregate after layer i, which feeds layer i+1 (i = L: the final norm).
+ */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/config.h"
+#include "base/status.h"
+#include "kernels/kernels.h"
+#include "schedule/schedule.h"
+
+/* ---- config ---- */
+
+enum model_type { MODEL_MUDDFORMER, MODEL_MUDDPYTHIA };
+enum dense_type { DENSE_QKVR, DENSE_L };         /* four ways, or one for all four inputs */
+enum key_residue { RESIDUE_FIXED, RESIDUE_QUERY }; /* j = 0 mod k, or j = i mod k (DenseFormer) */
+enum block_summary { SUMMARY_LAST, SUMMARY_MEAN };
+
+enum { WAY_Q, WAY_K, WAY_V, WAY_R };
+
+/* Keys of the official config.json, then those of this project (docs/config.md has the table). */
+struct model_config {
+    int model_type; /* enum model_type */
+    int64_t n_layer, n_head, n_local_heads, head_dim, dim, intermediate_size;
+    int64_t vocab_size, block_size;
+    double norm_eps, rope_base, rotary_pct;
+    bool dense, dynamic_dense, sepln, expand_last, round64, use_qk_norm;
+    bool use_linear_bias, use_parallel_residual, tie_word_embeddings;
+    int dense_type; /* enum dense_type */
+    char dense_ways[CONFIG_STRING]; /* subset of "qkvr"; "" = all */
+    bool ffn_scale_with_layer;
+    bool mudd_prenorm, mudd_postnorm;
+    char mudd_postnorm_ways[CONFIG_STRING]; /* subset of "qkvr" */
+    struct {
+        int64_t key_dilation; /* 1 = full */
+        int key_residue;      /* enum key_residue */
+        int64_t query_period; /* 1 = every layer */
+        int64_t window;       /* 0 = off */
+        int64_t block_size;   /* 0 = off */
+        int block_summary;    /* enum block_summary */
+    } dense_pattern;
+};
+
+/* The option table of config.json; nested keys as "dense_pattern.key_dilation". */
+extern const struct option model_options[];
+extern const size_t model_options_count;
+
+/* `path`: a config.json or a folder that holds one; "" = defaults. Then the entries (model_keys as
+ * is, dense_keys below dense_pattern; either may be NULL), then derived defaults (n_local_heads 0 ->
+ * n_head, head_dim 0 -> dim / n_head, intermediate_size 0 -> 8 dim / 3 rounded up to 256), then
+ * model_config_validate. Keys of config.json that are not the model's business (torch_dtype,
+ * auto_map, ...) are ignored; wrong types, ranges and duplicates are refused with file and place. */
+MUST_USE status_t model_config_load(const char *path, const struct config_entries *model_keys,
+                                    const struct config_entries *dense_keys,
+                                    struct model_config *out);
+/* Refuses what makes no sense (heads that do not divide, odd rotary width, ...) and what this version
+ * cannot do yet, with the reason and the nearest that works. */
+MUST_USE status_t model_config_validate(const struct model_config *config);
+/* Writes config.json with the official names; load reads it back to the same struct. */
+MUST_USE status_t model_config_save(const struct model_config *config, const char *path);
+/* Width of layer i's FFN, i from 1: F, or round128(F * ((i-1)/(L-1) + 0.5)), ties to even. */
+int64_t model_ffn_width(const struct model_config *config, int layer);
+
+/* ---- model: tables ---- */
+
+enum param_role {
+    PARAM_EMBED, PARAM_ATTN_NORM, PARAM_WQ, PARAM_WK, PARAM_WV, PARAM_WQKV, PARAM_WO,
+    PARAM_Q_NORM, PARAM_K_NORM, PARAM_FFN_NORM, PARAM_W1, PARAM_W2, PARAM_W3, PARAM_FINAL_NORM,
+    PARAM_OUTPUT, PARAM_DENSE_B, PARAM_DENSE_W1, PARAM_DENSE_W2, PARAM_ROLES
+};
+enum param_init { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_LAST_COLUMN /* a[c, last] = 1 */ };
+
+enum { PARAM_NAME = 80 };
+
+struct param {
+    char name[PARAM_NAME]; /* official name */
+    enum param_role role;
+    bool bias;        /* the bias that goes with role's weight */
+    int index;        /* attention_norms.{0,1,2}; else 0 */
+    int unit, layer;  /* unit that owns it */
+    int dims;         /* 1 or 2 */
+    int64_t shape[2]; /* [out, in] */
+    int64_t count;
+    enum param_init init;
+    double init_std;  /* INIT_NORMAL */
+    bool decay;       /* weight decay: two or more dimensions and not dense_bs */
+    bool trained;     /* false: kept and exported unchanged, optional on import (dense_bs without
+                         dense connections) */
+};
+
+/* Consumer i: which keys in which columns, which ways. */
+struct consumer {
+    bool exists;        /* false: every way takes X_i itself */
+    int layer;          /* i, 1..L */
+    int unit;           /* the attention of layer i+1, or the head */
+    int ways;           /* C */
+    int way[WAYS_MAX];  /* WAY_* of each formed way; the final one and dense_type l: one, WAY_R */
+    bool shared;        /* one way feeds all inputs (dense_type l, final) */
+    int n;              /* keys read */
+    int *key;           /* [n] graph key of each column; the last one is X_i */
+    int64_t inner;      /* K; 0 = static weights */
+};
+
+struct model {
+    struct model_config config;
+    struct graph graph;         /* its bytes and costs are for microbatches of B x T tokens */
+    struct consumer *consumer;  /* [L + 1], index = layer; [0] unused */
+    struct param *param;        /* unit order */
+    int params;
+    int *unit_param;            /* [units + 1] first parameter of each unit */
+    int64_t B, T;
+    enum dtype dtype;
+};
+
+MUST_USE status_t model_create(const struct model_config *config, int64_t B, int64_t T,
+                               enum dtype dtype, struct model **out);
+void model_destroy(struct model *model);
+int model_hidden_key(const struct model *model, int j); /* graph key of X_j */
+int model_mid_key(const struct model *model, int i);    /* graph key of H_i */
+int64_t model_parameter_count(const struct model *model); /* trained only */
+const struct param *model_find_param(const struct model *model, const char *name);
+/* Initial value of one element (counter-based: seed, name, index). */
+float param_initial(const struct param *param, uint64_t seed, int64_t index);
+
+/* ---- part: units of a stage, with memory ---- */
+
+struct part;
+
+struct part_options {
+    const struct model *model;     /* borrowed */
+    const struct kernels *kernels; /* borrowed */
+    int first_unit, units;
+    int frames;    /* activation frames */
+    bool training; /* gradients, optimizer state and backward memory too */
+    int threads;
+    struct trace *trace; /* borrowed, may be NULL */
+};
+
+MUST_USE status_t part_create(const struct part_options *options, struct part **out);
+void part_destroy(struct part *part);
+void part_init_weights(struct part *part, uint64_t seed);
+
+/* Weights [count] of a parameter of this part (CHECKs that it is one), its gradient (training). */
+float *part_weight(const struct part *part, int param);
+float *part_gradient(const struct part *part, int param);
+bool part_owns(const struct part *part, int param);
+
+/* Tokens of a frame's microbatch: inputs, targets [B*T] (borrowed until the frame is reused). Inputs
+ * are looked at by the embedding, targets by the head; either may be NULL elsewhere. */
+void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const int32_t *targets);
+/* Where a key of a frame's microbatch is: of this part's own units by itself, else where it landed. */
+void part_set_key(struct part *part, int frame, int key, void *where);
+const void *part_key(const struct part *part, int frame, int key);
+/* Where the gradient of a key is formed for the microbatch in backward. */
+void part_set_key_gradient(struct part *part, int key, void *where);
+
+/* Forward of a unit. For the head: *out_loss = sum over tokens of -log p(target) (others leave it
+ * alone); when training, also gradients for the loss times loss_scale. */
+void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
+/* Gradients of a unit's inputs, from those of its outputs (part_key_gradient formed before). */
+void part_backward(struct part *part, int unit, int frame);
+/* Forms a key's gradient: the additions in the order given, the first onto zero unless it is
+ * ADD_RECEIVED. */
+void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count);
+/* Adds the microbatch's weight gradients of a unit. */
+void part_weight_gradient(struct part *part, int unit, int frame);
+/* Logits [rows, V] f32 of rows [first, first + rows) of the frame's last head forward. */
+void part_logits(struct part *part, int frame, int64_t first, int64_t rows, float *out);
+
+void part_zero_gradients(struct part *part);
+/* Sum of squares of each parameter's gradient, in the order of the table; untrained ones give 0.
+ * out [number of this part's parameters]. */
+void part_gradient_squares(struct part *part, double *out);
+/* AdamW on every trained parameter. */
+void part_adamw(struct part *part, const struct adamw_args *args);
+
+/* Bytes this part holds: parameters, gradients, optimizer, frames, backward, workspace. */
+struct part_memory {
+    int64_t parameters, gradients, optimizer, frames, backward, workspace;
+};
+void part_memory(const struct part *part, struct part_memory *out);
+
+/* ---- weights: safetensors and Hugging Face folders ---- */
+
+struct tensor_file; /* a safetensors file mapped read-only, or a sharded set */
+
+enum tensor_dtype { TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_F64, TENSOR_I32, TENSOR_I64 };
+struct tensor {
+    const char *name;
+    enum tensor_dtype dtype;
+    int dims;
+    int64_t shape[8];
+    const void *data; /* little-endian, not aligned */
+    int64_t count;
+};
+
+/* `path`: a .safetensors file, a model.safetensors.index.json, or a folder that holds either. */
+MUST_USE status_t tensor_file_open(const char *path, struct tensor_file **out);
+void tensor_file_close(struct tensor_file *file);
+int tensor_file_count(const struct tensor_file *file);
+void tensor_file_at(const struct tensor_file *file, int i, struct tensor *out);
+bool tensor_file_find(const struct tensor_file *file, const char *name, struct tensor *out);
+const char *tensor_file_path(const struct tensor_file *file);
+/* Converts to float (F32, F16, BF16, F64 exact or rounded to nearest); STATUS_INVALID for integers. */
+MUST_USE status_t tensor_to_float(const struct tensor *tensor, float *out);
+
+/* A safetensors file written by several ranks: everyone makes the same plan of names and shapes (all
+ * F32), one rank calls tensor_writer_create (writes header, sets the size), then each opens it and
+ * writes its own tensors anywhere in any order. */
+struct tensor_entry {
+    char name[PARAM_NAME + 8];
+    int dims;
+    int64_t shape[4];
+};
+MUST_USE status_t tensor_writer_create(const char *path, const struct tensor_entry *entries,
+                                       int count);
+MUST_USE status_t tensor_writer_write(const char *path, const struct tensor_entry *entries,
+                                      int count, int index, const float *data);
+
+/* Copies this part's parameters out of the file; every trained one must be there with the right
+ * shape, and the file must hold no tensor that the model does not know (STATUS_INVALID names the
+ * tensor, what was expected, what was found). */
+MUST_USE status_t part_import(struct part *part, const struct tensor_file *file);
+/* The entries of the whole model's model.safetensors; *out is malloc'ed, [model->params]. */
+MUST_USE status_t model_entries(const struct model *model, struct tensor_entry **out);
+
+#endif
