@@ -10,22 +10,20 @@ void arena_init_measure(struct arena *arena) {
 }
 
 status_t arena_create(struct arena *arena, size_t size, const char *what) {
-    size_t bound = (size + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    size_t bound = size > 0 ? size : 1; /* an empty arena is bound too: it counts nothing */
     unsigned char *base = NULL;
 
-    if (bound < size) {
-        return FAIL(STATUS_NOMEM, "%s: a size of %zu bytes overflows", what, size);
-    }
-    if (bound > 0) {
+    if (bound <= SIZE_MAX - ARENA_ALIGN) {
+        bound = (bound + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
         base = aligned_alloc(ARENA_ALIGN, bound);
-        if (base == NULL) {
-            return FAIL(STATUS_NOMEM,
-                        "%s: cannot allocate %.1f MiB of host memory; use more stages, a smaller "
-                        "model or a shorter sequence",
-                        what, (double)bound / (1024.0 * 1024.0));
-        }
-        memset(base, 0, bound);
     }
+    if (base == NULL) {
+        return FAIL(STATUS_NOMEM,
+                    "%s: cannot allocate %.1f MiB of host memory; use more stages, a smaller model "
+                    "or a shorter sequence",
+                    what, (double)bound / (1024.0 * 1024.0));
+    }
+    memset(base, 0, bound);
     *arena = (struct arena){.base = base, .size = bound};
     return STATUS_OK;
 }

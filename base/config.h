@@ -43,7 +43,7 @@ struct location {
     char file[CONFIG_STRING];
     int line, column; /* from 1 */
 };
-/* "file:line:column", or "argument N (text)"; returns `buffer`. */
+/* "file:line:column", or "argument N"; returns `buffer`. */
 const char *location_print(const struct location *where, char *buffer, size_t size);
 
 void option_defaults(const struct option *table, size_t count, void *base);

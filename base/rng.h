@@ -3,7 +3,7 @@
  * So any layout, thread count or device makes the same bits: the value of an element depends on the
  * seed, on its tensor's name (stream = rng_stream(name)) and on its index, never on who asks.
  * Philox 4x32-10 (Salmon et al., SC'11) makes the bits; the normal is an inverse-CDF rational
- * approximation (Wichura, AS 241, PPND16) in double with only + - * / sqrt and fma and a logarithm
+ * approximation (Wichura, AS 241, PPND16) in double with only + - * / sqrt and a logarithm
  * of our own, since library logs differ between machines.
  */
 #ifndef BASE_RNG_H

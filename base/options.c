@@ -1,0 +1,246 @@
+/* options.c - text to fields and back, by a table. */
+#include "base/config.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { PLACE_SIZE = CONFIG_STRING + 32, EXPECTATION_SIZE = 160 };
+
+static const double no_limit = 9.2e18; /* bounds beyond are not worth printing */
+
+const char *location_print(const struct location *where, char *buffer, size_t size) {
+    if (where->file[0] == '\0') {
+        snprintf(buffer, size, "argument %d", where->line);
+    } else {
+        snprintf(buffer, size, "%s:%d:%d", where->file, where->line, where->column);
+    }
+    return buffer;
+}
+
+const struct option *option_find(const struct option *table, size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(table[i].name, name) == 0) {
+            return &table[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- the nearest name ---- */
+
+/* Levenshtein distance; names longer than a key may be are nowhere near. */
+static size_t name_distance(const char *a, const char *b) {
+    size_t row[CONFIG_KEY + 1];
+    size_t na = strlen(a), nb = strlen(b);
+
+    if (na > CONFIG_KEY || nb > CONFIG_KEY) {
+        return SIZE_MAX;
+    }
+    for (size_t j = 0; j <= nb; j++) {
+        row[j] = j;
+    }
+    for (size_t i = 1; i <= na; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= nb; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            if (row[j] + 1 < best) {
+                best = row[j] + 1;
+            }
+            if (row[j - 1] + 1 < best) {
+                best = row[j - 1] + 1;
+            }
+            row[j] = best;
+        }
+    }
+    return row[nb];
+}
+
+static const char *last_part(const char *name) {
+    const char *dot = strrchr(name, '.');
+    return dot != NULL ? dot + 1 : name;
+}
+
+/* People mistype a letter or forget the group: compare whole names and the parts after the dot. */
+const char *option_nearest(const struct option *table, size_t count, const char *name) {
+    const char *nearest = NULL;
+    size_t limit = strlen(name) / 3;
+    size_t best = (limit > 2 ? limit : 2) + 1;
+
+    for (size_t i = 0; i < count; i++) {
+        size_t whole = name_distance(name, table[i].name);
+        size_t part = name_distance(last_part(name), last_part(table[i].name));
+        size_t part_limit = strlen(last_part(table[i].name)) / 3;
+        size_t distance = part <= part_limit && part + 1 < whole ? part + 1 : whole;
+        if (distance < best) {
+            best = distance;
+            nearest = table[i].name;
+        }
+    }
+    return nearest;
+}
+
+/* ---- parsing ---- */
+
+static bool parse_bool(const char *text, bool *out) {
+    static const char *const words[] = {"false", "true", "no", "yes", "off", "on", "0", "1"};
+
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        if (strcasecmp(text, words[i]) == 0) {
+            *out = i % 2 == 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool parse_int(const char *text, double min, double max, int64_t *out) {
+    char *end;
+
+    if (strchr("0123456789+-", text[0]) == NULL) {
+        return false; /* strtoll would skip blanks */
+    }
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end != '\0' || errno != 0) {
+        return false;
+    }
+    *out = value;
+    return (double)value >= min && (double)value <= max;
+}
+
+static bool parse_real(const char *text, double min, double max, double *out) {
+    char *end;
+
+    if (strchr("0123456789+-.", text[0]) == NULL) {
+        return false;
+    }
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value)) {
+        return false;
+    }
+    *out = value;
+    return value >= min && value <= max;
+}
+
+static bool parse_choice(const char *text, const char *choices, int *out) {
+    size_t length = strlen(text);
+
+    for (int i = 0;; i++) {
+        size_t word = strcspn(choices, "|");
+        if (word == length && strncmp(choices, text, word) == 0) {
+            *out = i;
+            return true;
+        }
+        if (choices[word] == '\0') {
+            return false;
+        }
+        choices += word + 1;
+    }
+}
+
+/* Writes the field only if the text fits. */
+static bool option_parse(const struct option *option, const char *text, void *base) {
+    void *field = (char *)base + option->offset;
+    bool flag;
+    int64_t integer;
+    double real;
+    int choice;
+
+    switch (option->type) {
+    case OPTION_BOOL:
+        if (!parse_bool(text, &flag)) {
+            return false;
+        }
+        *(bool *)field = flag;
+        return true;
+    case OPTION_INT:
+        if (!parse_int(text, option->min, option->max, &integer)) {
+            return false;
+        }
+        *(int64_t *)field = integer;
+        return true;
+    case OPTION_REAL:
+        if (!parse_real(text, option->min, option->max, &real)) {
+            return false;
+        }
+        *(double *)field = real;
+        return true;
+    case OPTION_CHOICE:
+        if (!parse_choice(text, option->choices, &choice)) {
+            return false;
+        }
+        *(int *)field = choice;
+        return true;
+    case OPTION_STRING:
+        if (strlen(text) >= CONFIG_STRING) {
+            return false;
+        }
+        memset(field, 0, CONFIG_STRING);
+        memcpy(field, text, strlen(text));
+        return true;
+    }
+    return false;
+}
+
+static const char *option_expectation(const struct option *option, char *buffer, size_t size) {
+    const char *noun = option->type == OPTION_INT ? "an integer" : "a number";
+
+    switch (option->type) {
+    case OPTION_BOOL:
+        return "true or false";
+    case OPTION_STRING:
+        snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
+        break;
+    case OPTION_CHOICE:
+        snprintf(buffer, size, "one of %s", option->choices);
+        break;
+    case OPTION_INT:
+    case OPTION_REAL:
+        if (option->max >= no_limit && option->min <= -no_limit) {
+            return noun;
+        }
+        if (option->max >= no_limit) {
+            snprintf(buffer, size, "%s of at least %g", noun, option->min);
+        } else {
+            snprintf(buffer, size, "%s from %.10g to %.10g", noun, option->min, option->max);
+        }
+        break;
+    }
+    return buffer;
+}
+
+void option_defaults(const struct option *table, size_t count, void *base) {
+    for (size_t i = 0; i < count; i++) {
+        if (table[i].default_value != NULL) {
+            CHECK(option_parse(&table[i], table[i].default_value, base), "default '%s' of %s",
+                  table[i].default_value, table[i].name);
+        }
+    }
+}
+
+status_t option_set(const struct option *table, size_t count, void *base, const char *prefix,
+                    const char *name, const char *text, const struct location *where) {
+    char place[PLACE_SIZE], expected[EXPECTATION_SIZE];
+    const struct option *option = option_find(table, count, name);
+
+    location_print(where, place, sizeof place);
+    if (option == NULL) {
+        const char *nearest = option_nearest(table, count, name);
+        if (nearest != NULL) {
+            return FAIL(STATUS_INVALID, "%s: unknown key %s%s; did you mean %s%s?", place, prefix,
+                        name, prefix, nearest);
+        }
+        return FAIL(STATUS_INVALID, "%s: unknown key %s%s; --help lists the keys", place, prefix,
+                    name);
+    }
+    if (!option_parse(option, text, base)) {
+        return FAIL(STATUS_INVALID, "%s: %s%s must be %s, not '%.80s'", place, prefix, name,
+                    option_expectation(option, expected, sizeof expected), text);
+    }
+    return STATUS_OK;
+}
