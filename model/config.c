@@ -1,0 +1,158 @@
+/* config.c - the table of config.json's keys; from file and arguments to a checked model. */
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "model/config_file.h"
+
+#define LIMIT 9.223372036854775807e18
+#define ROW(key, kind, text, low, high, words, meaning)                                            \
+    {.name = #key,                                                                                 \
+     .type = kind,                                                                                 \
+     .offset = offsetof(struct model_config, key),                                                 \
+     .default_value = text,                                                                        \
+     .min = low,                                                                                   \
+     .max = high,                                                                                  \
+     .choices = words,                                                                             \
+     .help = meaning},
+#define FLAG(key, text, meaning) ROW(key, OPTION_BOOL, text, 0, 0, NULL, meaning)
+#define TEXT(key, text, meaning) ROW(key, OPTION_STRING, text, 0, 0, NULL, meaning)
+#define INT(key, text, low, high, meaning) ROW(key, OPTION_INT, text, low, high, NULL, meaning)
+#define REAL(key, text, low, high, meaning) ROW(key, OPTION_REAL, text, low, high, NULL, meaning)
+#define CHOICE(key, text, words, meaning) ROW(key, OPTION_CHOICE, text, 0, 0, words, meaning)
+
+const struct option model_options[] = {
+#include "model/config.def"
+};
+const size_t model_options_count = sizeof model_options / sizeof model_options[0];
+
+static const char dense_prefix[] = "dense_pattern.";
+
+size_t config_dense_options(struct option out[DENSE_KEYS_MAX]) {
+    size_t count = 0, length = strlen(dense_prefix);
+
+    for (size_t i = 0; i < model_options_count; i++) {
+        if (strncmp(model_options[i].name, dense_prefix, length) == 0) {
+            CHECK(count < DENSE_KEYS_MAX, "more keys below dense_pattern than foreseen");
+            out[count] = model_options[i];
+            out[count++].name += length;
+        }
+    }
+    return count;
+}
+
+/* ---- load ---- */
+
+static status_t entries_apply(const struct config_entries *entries, const struct option *table,
+                              size_t count, const char *prefix, struct model_config *config) {
+    for (size_t i = 0; entries != NULL && i < entries->count; i++) {
+        const struct config_entry *entry = &entries->entry[i];
+        if (strcmp(entry->value, "null") != 0) {
+            TRY(option_set(table, count, config, prefix, entry->key, entry->value, &entry->where));
+        }
+    }
+    return STATUS_OK;
+}
+
+static void config_derive(struct model_config *config) {
+    if (config->n_local_heads == 0) {
+        config->n_local_heads = config->n_head;
+    }
+    if (config->head_dim == 0 && config->n_head > 0) {
+        config->head_dim = config->dim / config->n_head;
+    }
+    if (config->intermediate_size == 0) {
+        config->intermediate_size = (8 * config->dim / 3 + 255) / 256 * 256;
+    }
+}
+
+static status_t config_read(const char *path, struct model_config *config) {
+    struct stat info;
+    char file[CONFIG_STRING];
+
+    if (stat(path, &info) != 0) {
+        return FAIL(STATUS_IO, "model %s: %s", path, strerror(errno));
+    }
+    const char *tail = S_ISDIR(info.st_mode) ? "/config.json" : "";
+    int length = snprintf(file, sizeof file, "%s%s", path, tail);
+    if (length < 0 || (size_t)length >= sizeof file) {
+        return FAIL(STATUS_INVALID, "model: a path of %zu bytes is too long", strlen(path));
+    }
+    return config_file_read(file, config);
+}
+
+status_t model_config_load(const char *path, const struct config_entries *model_keys,
+                           const struct config_entries *dense_keys, struct model_config *out) {
+    struct model_config config;
+    struct option dense[DENSE_KEYS_MAX];
+    size_t dense_count = config_dense_options(dense);
+
+    memset(&config, 0, sizeof config);
+    option_defaults(model_options, model_options_count, &config);
+    if (path[0] != '\0') {
+        TRY(config_read(path, &config));
+    }
+    TRY(entries_apply(model_keys, model_options, model_options_count, "model.", &config));
+    TRY(entries_apply(dense_keys, dense, dense_count, "dense.", &config));
+    config_derive(&config);
+    TRY(model_config_validate(&config));
+    *out = config;
+    return STATUS_OK;
+}
+
+/* ---- save ---- */
+
+/* "name": value, with the quotes that its type asks for. Values hold nothing to escape: choices,
+ * numbers, and subsets of qkvr. */
+static void config_write_key(const struct option *option, const char *name, const char *indent,
+                             const struct model_config *config, FILE *file) {
+    char text[CONFIG_STRING + 64];
+    const char *quote = option->type == OPTION_STRING || option->type == OPTION_CHOICE ? "\"" : "";
+
+    option_print(option, config, text, sizeof text);
+    fprintf(file, "%s\"%s\": %s%s%s", indent, name, quote, text, quote);
+}
+
+static void config_write(const struct model_config *config, FILE *file) {
+    struct option dense[DENSE_KEYS_MAX];
+    size_t dense_count = config_dense_options(dense);
+
+    fprintf(file, "{\n  \"torch_dtype\": \"float32\",\n");
+    for (size_t i = 0; i < model_options_count; i++) {
+        if (strncmp(model_options[i].name, dense_prefix, strlen(dense_prefix)) != 0) {
+            config_write_key(&model_options[i], model_options[i].name, "  ", config, file);
+            fprintf(file, ",\n");
+        }
+    }
+    fprintf(file, "  \"dense_pattern\": {\n");
+    for (size_t i = 0; i < dense_count; i++) {
+        config_write_key(&dense[i], dense[i].name, "    ", config, file);
+        fprintf(file, i + 1 < dense_count ? ",\n" : "\n");
+    }
+    fprintf(file, "  }\n}\n");
+}
+
+status_t model_config_save(const struct model_config *config, const char *path) {
+    FILE *file = fopen(path, "w");
+
+    if (file == NULL) {
+        return FAIL(STATUS_IO, "cannot create %s: %s", path, strerror(errno));
+    }
+    config_write(config, file);
+    bool failed = ferror(file) != 0;
+    if (fclose(file) != 0 || failed) {
+        return FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+int64_t model_ffn_width(const struct model_config *config, int layer) {
+    double width = (double)config->intermediate_size;
+
+    if (config->ffn_scale_with_layer) {
+        double below = (double)(config->n_layer > 1 ? config->n_layer - 1 : 1);
+        width *= (double)(layer - 1) / below + 0.5;
+    }
+    return 128 * (int64_t)nearbyint(width / 128);
+}

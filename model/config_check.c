@@ -1,0 +1,138 @@
+/* config_check.c - models that make no sense, and those that cannot be done yet. */
+#include <math.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "model/model.h"
+
+static status_t check_given(const struct model_config *config) {
+    const struct {
+        const char *name;
+        int64_t value;
+    } given[] = {
+        {"n_layer", config->n_layer},   {"n_head", config->n_head},
+        {"dim", config->dim},           {"vocab_size", config->vocab_size},
+        {"head_dim", config->head_dim}, {"block_size", config->block_size},
+    };
+
+    for (size_t i = 0; i < sizeof given / sizeof given[0]; i++) {
+        if (given[i].value < 1) {
+            return FAIL(STATUS_INVALID,
+                        "the model has no %s: set model.%s, or give `model` a config.json",
+                        given[i].name, given[i].name);
+        }
+    }
+    return STATUS_OK;
+}
+
+static status_t check_heads(const struct model_config *config) {
+    long long heads = (long long)config->n_head, width = (long long)config->head_dim;
+    long long groups = (long long)config->n_local_heads, dim = (long long)config->dim;
+    double rotary = (double)config->head_dim * config->rotary_pct;
+
+    if (heads * width != dim) {
+        return FAIL(STATUS_INVALID,
+                    "model: n_head %lld x head_dim %lld must make dim %lld; choose an n_head that "
+                    "divides dim and leave head_dim out",
+                    heads, width, dim);
+    }
+    if (groups < 1 || heads % groups != 0) {
+        return FAIL(STATUS_INVALID, "model: n_local_heads %lld must divide n_head %lld", groups,
+                    heads);
+    }
+    if ((int64_t)rotary < 2 || (int64_t)rotary % 2 != 0) {
+        return FAIL(STATUS_INVALID,
+                    "model: rotary turns pairs, so head_dim x rotary_pct must be even and at "
+                    "least 2, not %g",
+                    rotary);
+    }
+    return STATUS_OK;
+}
+
+static status_t check_ffn(const struct model_config *config) {
+    if (config->intermediate_size < 1 || model_ffn_width(config, 1) < 1) {
+        return FAIL(STATUS_INVALID,
+                    "model: intermediate_size %lld leaves the first layer no FFN: widths are "
+                    "multiples of 128 and the first is %s; take 256 or more",
+                    (long long)config->intermediate_size,
+                    config->ffn_scale_with_layer ? "half of it" : "all of it");
+    }
+    return STATUS_OK;
+}
+
+static status_t check_ways(const char *key, const char *ways) {
+    for (size_t i = 0; ways[i] != '\0'; i++) {
+        if (strchr("qkvr", ways[i]) == NULL || strchr(&ways[i + 1], ways[i]) != NULL) {
+            return FAIL(STATUS_INVALID, "model: %s takes letters of qkvr, each once, not '%.40s'",
+                        key, ways);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Patterns that say twice which keys are read. */
+static status_t check_pattern(const struct model_config *config) {
+    bool dilation = config->dense_pattern.key_dilation > 1;
+    bool window = config->dense_pattern.window > 0;
+    bool blocks = config->dense_pattern.block_size > 0;
+
+    if (dilation + window + blocks > 1) {
+        return FAIL(STATUS_INVALID,
+                    "dense: key_dilation, window and block_size each say which keys are read; "
+                    "choose one (any of them goes with query_period)");
+    }
+    if (!config->dense &&
+        (dilation || window || blocks || config->dense_pattern.query_period > 1)) {
+        log_warn("model.dense is false: the pattern of dense connections is not used");
+    }
+    return STATUS_OK;
+}
+
+static status_t check_dense(const struct model_config *config) {
+    TRY(check_ways("dense_ways", config->dense_ways));
+    TRY(check_ways("mudd_postnorm_ways", config->mudd_postnorm_ways));
+    if (config->dense && config->dense_type == DENSE_L && config->dense_ways[0] != '\0') {
+        return FAIL(STATUS_INVALID,
+                    "model: dense_type l forms one way for all inputs, so dense_ways must be "
+                    "empty, not '%.8s'",
+                    config->dense_ways);
+    }
+    return check_pattern(config);
+}
+
+static status_t check_not_yet(const struct model_config *config) {
+    if (config->tie_word_embeddings) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "model: tie_word_embeddings is not supported: embedding and head live on "
+                    "different stages and would have to exchange the gradient of one matrix; set "
+                    "model.tie_word_embeddings=false");
+    }
+    if (config->model_type == MODEL_MUDDPYTHIA) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "model: model_type muddpythia is not supported yet; muddformer is");
+    }
+    if (config->use_linear_bias || config->use_parallel_residual || config->rotary_pct < 1.0) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "model: use_linear_bias, use_parallel_residual and rotary_pct below 1 belong "
+                    "to muddpythia, which is not supported yet; set them to false, false and 1");
+    }
+    if (config->mudd_prenorm || config->mudd_postnorm) {
+        return FAIL(STATUS_UNSUPPORTED, "model: mudd_prenorm and mudd_postnorm are not supported "
+                                        "yet; set both to false");
+    }
+    if (config->dense && config->dense_pattern.block_size > 0) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "dense: block summaries are not supported yet; key_dilation=%lld sends about "
+                    "as few keys",
+                    (long long)config->dense_pattern.block_size);
+    }
+    return STATUS_OK;
+}
+
+status_t model_config_validate(const struct model_config *config) {
+    TRY(check_given(config));
+    TRY(check_not_yet(config));
+    TRY(check_heads(config));
+    TRY(check_ffn(config));
+    return check_dense(config);
+}

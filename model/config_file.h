@@ -1,0 +1,14 @@
+/* config_file.h - config.json into struct model_config, with places (private to model/). */
+#ifndef MODEL_CONFIG_FILE_H
+#define MODEL_CONFIG_FILE_H
+
+#include "model/model.h"
+
+/* The keys below dense_pattern, without that prefix: a window into model_options. */
+enum { DENSE_KEYS_MAX = 8 };
+size_t config_dense_options(struct option out[DENSE_KEYS_MAX]);
+
+/* Sets the fields that the file gives and leaves the others alone. */
+MUST_USE status_t config_file_read(const char *path, struct model_config *config);
+
+#endif

@@ -1,0 +1,199 @@
+/* test_config.c - config.json: what is read, what is derived, what is refused and how. */
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "model/model.h"
+
+enum { MESSAGE = 4096 };
+static char message[MESSAGE];
+static char file[256];
+
+static int setup(void **state) {
+    (void)state;
+    snprintf(file, sizeof file, "test_config.%d.json", (int)getpid());
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    unlink(file);
+    return 0;
+}
+
+static status_t load_text(const char *text, struct model_config *out) {
+    FILE *stream = fopen(file, "w");
+    assert_non_null(stream);
+    fputs(text, stream);
+    fclose(stream);
+    message[0] = '\0';
+    log_capture(message, sizeof message);
+    status_t status = model_config_load(file, NULL, NULL, out);
+    log_capture(NULL, 0);
+    return status;
+}
+
+static void assert_says(const char *words) {
+    if (strstr(message, words) == NULL) {
+        fail_msg("'%s' is missing in: %s", words, message);
+    }
+}
+
+#define SMALL "\"n_layer\": 4, \"n_head\": 2, \"dim\": 32, \"intermediate_size\": 256"
+
+static status_t load_entries(struct config_entry *model, size_t models, struct config_entry *dense,
+                             size_t denses, struct model_config *out) {
+    struct config_entries model_keys = {model, models}, dense_keys = {dense, denses};
+
+    message[0] = '\0';
+    log_capture(message, sizeof message);
+    status_t status = model_config_load("", &model_keys, &dense_keys, out);
+    log_capture(NULL, 0);
+    return status;
+}
+
+static void test_golden_cases(void **state) {
+    struct model_config config;
+
+    (void)state;
+    assert_ok(model_config_load(TEST_FOLDER "/golden/muddformer-k2-tiny", NULL, NULL, &config));
+    assert_int_equal(config.n_layer, 5);
+    assert_int_equal(config.n_local_heads, 2);
+    assert_int_equal(config.dense_pattern.key_dilation, 2);
+    assert_true(config.dense && config.dynamic_dense && config.sepln && config.round64);
+    assert_true(config.ffn_scale_with_layer);
+    assert_true(config.norm_eps == 1e-6);
+    assert_ok(model_config_load(TEST_FOLDER "/golden/transformerpp-tiny/config.json", NULL, NULL,
+                                &config));
+    assert_false(config.dense);
+    assert_false(config.sepln);
+}
+
+static void test_derived(void **state) {
+    struct model_config config;
+
+    (void)state;
+    assert_ok(load_text("{\"n_layer\": 32, \"n_head\": 32, \"dim\": 2560, \"torch_dtype\": \"x\","
+                        " \"rope_base\": 1e4, \"n_local_heads\": null, \"auto_map\": {}}",
+                        &config));
+    assert_string_equal(message, "");
+    assert_int_equal(config.head_dim, 80);
+    assert_int_equal(config.n_local_heads, 32);
+    assert_int_equal(config.intermediate_size, 6912);
+    assert_int_equal(config.vocab_size, 50432);
+}
+
+static void test_ffn_width(void **state) {
+    struct model_config config;
+
+    (void)state;
+    assert_ok(load_text("{" SMALL "}", &config));
+    assert_int_equal(model_ffn_width(&config, 1), 128);
+    assert_int_equal(model_ffn_width(&config, 4), 384);
+    config.intermediate_size = 640; /* 320 is 2.5 * 128: the tie goes to the even 2 */
+    assert_int_equal(model_ffn_width(&config, 1), 256);
+    config.ffn_scale_with_layer = false;
+    assert_int_equal(model_ffn_width(&config, 1), 640);
+    config.ffn_scale_with_layer = true;
+    config.n_layer = 1;
+    assert_int_equal(model_ffn_width(&config, 1), 256);
+}
+
+static void test_refused_values(void **state) {
+    static const struct {
+        const char *text, *words;
+        status_t status;
+    } cases[] = {
+        {"{}", "model.n_layer", STATUS_INVALID},
+        {"[1]", "an array", STATUS_INVALID},
+        {"{" SMALL ",\n \"n_head\": 3}", "n_head", STATUS_INVALID}, /* twice */
+        {"{" SMALL ",\n  \"norm_eps\": \"small\"}", ":2:3: norm_eps must be a number",
+         STATUS_INVALID},
+        {"{" SMALL ", \"dense\": 1}", "dense must be true or false", STATUS_INVALID},
+        {"{" SMALL ", \"vocab_size\": 0}", "vocab_size must be an integer from 1", STATUS_INVALID},
+        {"{" SMALL ", \"head_dim\": 12}", "head_dim", STATUS_INVALID},
+        {"{" SMALL ", \"n_local_heads\": 3}", "must divide", STATUS_INVALID},
+        {"{" SMALL ", \"model_type\": \"llama\"}", "muddformer|muddpythia", STATUS_INVALID},
+        {"{" SMALL ", \"model_type\": \"muddpythia\"}", "not supported yet", STATUS_UNSUPPORTED},
+        {"{" SMALL ", \"mudd_prenorm\": true}", "not supported yet", STATUS_UNSUPPORTED},
+        {"{" SMALL ", \"tie_word_embeddings\": true}", "stages", STATUS_UNSUPPORTED},
+        {"{" SMALL ", \"dense_pattern\": {\"block_size\": 2}}", "not supported yet",
+         STATUS_UNSUPPORTED},
+        {"{" SMALL ", \"dense_pattern\": 3}", "must be an object", STATUS_INVALID},
+        {"{" SMALL ", \"block_size\": 8,\n \"dense_pattern\": {\n  \"key_dilatoin\": 2}}",
+         ":3:3: unknown key dense_pattern.key_dilatoin; did you mean dense_pattern.key_dilation?",
+         STATUS_INVALID},
+        {"{" SMALL ", \"dense_pattern\": {\"window\": 2, \"key_dilation\": 2}}", "choose one",
+         STATUS_INVALID},
+        {"{" SMALL ", \"dense_ways\": \"qq\"}", "dense_ways", STATUS_INVALID},
+        {"{" SMALL ", \"dense_ways\": \"q\", \"dense_type\": \"l\"}", "dense_type l",
+         STATUS_INVALID},
+        {"{\"n_layer\": 2, \"n_head\": 2, \"dim\": 6}", "even", STATUS_INVALID},
+        {"{\"n_layer\": 2, \"n_head\": 2, \"dim\": 8, \"intermediate_size\": 100}", "no FFN",
+         STATUS_INVALID},
+    };
+    struct model_config config;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        status_t status = load_text(cases[i].text, &config);
+        if (status != cases[i].status) {
+            fail_msg("%s: %s instead of %s", cases[i].text, status_name(status),
+                     status_name(cases[i].status));
+        }
+        assert_says(cases[i].words);
+    }
+}
+
+static void test_slip_is_pointed_out(void **state) {
+    struct model_config config;
+
+    (void)state;
+    assert_ok(load_text("{" SMALL ", \"vocab_sise\": 7}", &config));
+    assert_int_equal(config.vocab_size, 50432);
+}
+
+static void test_entries(void **state) {
+    struct config_entry model[] = {{"n_layer", "8", {"run.yaml", 3, 4}},
+                                   {"n_head", "4", {"run.yaml", 4, 4}},
+                                   {"dim", "64", {"run.yaml", 5, 4}}};
+    struct config_entry dense[] = {{"key_dilation", "4", {"", 7, 0}}};
+    struct model_config config;
+
+    (void)state;
+    assert_ok(load_entries(model, 3, dense, 1, &config));
+    assert_int_equal(config.n_layer, 8);
+    assert_int_equal(config.dense_pattern.key_dilation, 4);
+    strcpy(dense[0].key, "key_dilution");
+    assert_status(load_entries(model, 3, dense, 1, &config), STATUS_INVALID);
+    assert_says("argument 7");
+    assert_says("dense.key_dilation");
+    strcpy(model[2].value, "wide");
+    assert_status(load_entries(model, 3, NULL, 0, &config), STATUS_INVALID);
+    assert_says("run.yaml:5:4");
+}
+
+static void test_save_and_load(void **state) {
+    struct model_config config, again;
+
+    (void)state;
+    assert_ok(load_text("{" SMALL ", \"dense_ways\": \"kvr\", \"rope_base\": 12345.678901234567,"
+                        " \"norm_eps\": 1e-5, \"dense_pattern\": {\"query_period\": 2}}",
+                        &config));
+    assert_ok(model_config_save(&config, file));
+    assert_ok(model_config_load(file, NULL, NULL, &again));
+    assert_memory_equal(&config, &again, sizeof config);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden_cases),        cmocka_unit_test(test_derived),
+        cmocka_unit_test(test_ffn_width),           cmocka_unit_test(test_refused_values),
+        cmocka_unit_test(test_slip_is_pointed_out), cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_save_and_load),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
