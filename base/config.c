@@ -117,7 +117,8 @@ static status_t config_take_option(struct run_config *config, const struct confi
         return FAIL(STATUS_INVALID, "%s: %s is a group: write its keys below it, indented",
                     location_print(&item->key_where, place, sizeof place), item->key);
     }
-    if (option != NULL && item->kind == CONFIG_LIST && strcmp(item->key, "parallel.partition") != 0) {
+    if (option != NULL && item->kind == CONFIG_LIST &&
+        strcmp(item->key, "parallel.partition") != 0) {
         return FAIL(STATUS_INVALID, "%s: %s takes one value, not a list",
                     location_print(&item->value_where, place, sizeof place), item->key);
     }

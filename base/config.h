@@ -78,27 +78,27 @@ struct config_entries {
 
 struct run_config {
     char source[CONFIG_STRING]; /* the file read, "" if none */
-    char model[CONFIG_STRING];  /* `model: PATH`: config.json or a folder with it; "" if a mapping */
+    char model[CONFIG_STRING]; /* `model: PATH`: config.json or a folder with it; "" if a mapping */
     struct config_entries model_keys; /* `model: {dim: ..}` and model.X=.. */
     struct config_entries dense_keys; /* dense.X, meaning dense_pattern.X */
     int64_t seed;
     int device; /* enum device_choice */
 
     struct {
-        char train[CONFIG_STRING]; /* token file */
-        char valid[CONFIG_STRING]; /* held-out token file, "" = none */
-        int64_t seq_len;           /* T; 0 = the model's block_size */
-        int64_t micro_batch;       /* B, sequences a microbatch */
-        int64_t valid_microbatches;/* microbatches of a held-out evaluation; 0 = whole file */
+        char train[CONFIG_STRING];  /* token file */
+        char valid[CONFIG_STRING];  /* held-out token file, "" = none */
+        int64_t seq_len;            /* T; 0 = the model's block_size */
+        int64_t micro_batch;        /* B, sequences a microbatch */
+        int64_t valid_microbatches; /* microbatches of a held-out evaluation; 0 = whole file */
     } data;
     struct {
-        int64_t pp;           /* pipeline stages; 0 = number of ranks started */
-        int64_t microbatches; /* per step; 0 = the command's default */
-        int schedule;         /* enum schedule_choice */
-        int transport;        /* enum transport_choice */
+        int64_t pp;                    /* pipeline stages; 0 = number of ranks started */
+        int64_t microbatches;          /* per step; 0 = the command's default */
+        int schedule;                  /* enum schedule_choice */
+        int transport;                 /* enum transport_choice */
         char partition[CONFIG_STRING]; /* auto, layers, or units per stage "5,4,4,5" */
-        int64_t threads;      /* OpenMP threads a rank; 0 = cores of the node / ranks on it */
-        int64_t prefetch;     /* arrival slots beyond the microbatches in flight */
+        int64_t threads;  /* OpenMP threads a rank; 0 = cores of the node / ranks on it */
+        int64_t prefetch; /* arrival slots beyond the microbatches in flight */
     } parallel;
     struct {
         int64_t steps;

@@ -33,8 +33,9 @@ static struct location reader_place(const struct reader *reader, yaml_mark_t mar
 
 #define REFUSE(where, ...) refuse((where), __FILE__, __LINE__, __VA_ARGS__)
 
-__attribute__((format(printf, 4, 5))) static status_t
-refuse(const struct location *where, const char *file, int line, const char *fmt, ...) {
+__attribute__((format(printf, 4, 5))) static status_t refuse(const struct location *where,
+                                                             const char *file, int line,
+                                                             const char *fmt, ...) {
     char place[CONFIG_STRING + 32], message[512];
     va_list args;
 
@@ -63,8 +64,7 @@ static status_t reader_next(struct reader *reader, yaml_event_t *out_event) {
         if (strstr(problem, "cannot start any token") != NULL) {
             return REFUSE(&where, "not YAML: %s (a tab? indent with spaces)", problem);
         }
-        return REFUSE(&where, "not YAML: %s%s%s", context, context[0] != '\0' ? ": " : "",
-                      problem);
+        return REFUSE(&where, "not YAML: %s%s%s", context, context[0] != '\0' ? ": " : "", problem);
     }
 
     struct location where = reader_place(reader, out_event->start_mark);
@@ -199,8 +199,7 @@ static status_t reader_mapping(struct reader *reader, const char *prefix) {
             reader->depth--;
             return STATUS_OK;
         }
-        struct config_item item = {.key = key,
-                                   .key_where = reader_place(reader, event.start_mark)};
+        struct config_item item = {.key = key, .key_where = reader_place(reader, event.start_mark)};
         status_t status = STATUS_OK;
         if (event.type == YAML_SCALAR_EVENT) {
             status = scalar_copy(reader, &event, name, sizeof name);
@@ -209,7 +208,8 @@ static status_t reader_mapping(struct reader *reader, const char *prefix) {
         }
         yaml_event_delete(&event);
         TRY(status);
-        int length = snprintf(key, sizeof key, "%s%s%s", prefix, prefix[0] != '\0' ? "." : "", name);
+        int length =
+            snprintf(key, sizeof key, "%s%s%s", prefix, prefix[0] != '\0' ? "." : "", name);
         if (length >= (int)sizeof key || reader->depth > DEPTH_MAX) {
             return REFUSE(&item.key_where, "the key %.40s... is too long or too deep", key);
         }

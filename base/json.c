@@ -67,8 +67,7 @@ status_t json_load(const char *path, struct json **out_document) {
     return STATUS_OK;
 }
 
-status_t json_parse(const char *text, size_t length, const char *what,
-                    struct json **out_document) {
+status_t json_parse(const char *text, size_t length, const char *what, struct json **out_document) {
     json_error_t error;
     json_t *document = json_loadb(text, length, parse_flags, &error);
 

@@ -17,11 +17,8 @@ static _Thread_local char *capture;
 static _Thread_local size_t capture_size;
 
 static const char *const level_names[] = {
-    [LOG_ERROR] = "error",
-    [LOG_WARN] = "warning",
-    [LOG_INFO] = "info",
-    [LOG_DEBUG] = "debug",
-    [LOG_TRACE] = "trace",
+    [LOG_ERROR] = "error", [LOG_WARN] = "warning", [LOG_INFO] = "info",
+    [LOG_DEBUG] = "debug", [LOG_TRACE] = "trace",
 };
 
 void log_set_level(enum log_level level) {

@@ -75,7 +75,7 @@ const char *option_nearest(const struct option *table, size_t count, const char 
         size_t whole = name_distance(name, table[i].name);
         size_t part = name_distance(last_part(name), last_part(table[i].name));
         size_t part_limit = strlen(last_part(table[i].name)) / 3;
-        size_t distance = part <= part_limit && part + 1 < whole ? part + 1 : whole;
+        size_t distance = part <= part_limit && part + 2 < whole ? part + 2 : whole;
         if (distance < best) {
             best = distance;
             nearest = table[i].name;

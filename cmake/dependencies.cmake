@@ -33,18 +33,19 @@ endfunction()
 
 pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 find_package(MPI REQUIRED COMPONENTS C)
 add_library(dep_yaml INTERFACE)
 target_link_libraries(dep_yaml INTERFACE PkgConfig::YAML)
 add_library(dep_jansson INTERFACE)
 target_link_libraries(dep_jansson INTERFACE PkgConfig::JANSSON)
+add_library(dep_xxhash INTERFACE)
+target_link_libraries(dep_xxhash INTERFACE PkgConfig::XXHASH)
 add_library(dep_mpi INTERFACE)
 target_link_libraries(dep_mpi INTERFACE MPI::MPI_C)
 
 # ---- optional ----
 
-pkg_check_modules(XXHASH IMPORTED_TARGET libxxhash)
-declare_optional(dep_xxhash PkgConfig::XXHASH RUNTIME_HAVE_XXHASH)
 pkg_check_modules(ZSTD IMPORTED_TARGET libzstd)
 declare_optional(dep_zstd PkgConfig::ZSTD RUNTIME_HAVE_ZSTD)
 pkg_check_modules(PROTOBUF_C IMPORTED_TARGET libprotobuf-c)

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Says which files clang-format would change. Skipped (77) where clang-format is missing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+if ! command -v clang-format >/dev/null; then
+    echo "skipped: clang-format is not installed"
+    exit 77
+fi
+mapfile -t files < <(find base kernels comm schedule model runtime tools tests \
+    \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) | sort)
+failed=0
+for file in "${files[@]}"; do
+    if ! clang-format --dry-run --Werror "$file" 2>/dev/null; then
+        echo "not formatted: $file (clang-format -i does it)"
+        failed=1
+    fi
+done
+exit "$failed"
