@@ -204,7 +204,7 @@ status_t config_load(const char *path, int nargs, char *const *args, int argumen
             status = FAIL(STATUS_INVALID, "the path %.80s... is too long", path);
             goto free_config;
         }
-        memcpy(config->source, path, strlen(path));
+        snprintf(config->source, sizeof config->source, "%s", path);
         TRY_GOTO(config_yaml_read(path, config_take_item, config), free_config);
     }
     for (int i = 0; i < nargs; i++) {

@@ -159,29 +159,32 @@ static status_t reader_list(struct reader *reader, const char *key, char *out, s
 static status_t reader_mapping(struct reader *reader, const char *prefix);
 
 /* What stands after a key. The event is deleted here. */
-static status_t reader_value(struct reader *reader, struct config_item *item, yaml_event_t *event) {
+static status_t reader_value(struct reader *reader, const char *key,
+                             const struct location *key_where, yaml_event_t *event) {
     char value[CONFIG_STRING] = "";
     yaml_event_type_t type = event->type;
     status_t status = STATUS_OK;
+    struct config_item item = {.key = key,
+                               .value = value,
+                               .key_where = *key_where,
+                               .value_where = reader_place(reader, event->start_mark)};
 
-    item->value = value;
-    item->value_where = reader_place(reader, event->start_mark);
     if (type == YAML_SCALAR_EVENT) {
-        item->kind = scalar_is_empty(event) ? CONFIG_EMPTY : CONFIG_SCALAR;
-        if (item->kind == CONFIG_SCALAR) {
+        item.kind = scalar_is_empty(event) ? CONFIG_EMPTY : CONFIG_SCALAR;
+        if (item.kind == CONFIG_SCALAR) {
             status = scalar_copy(reader, event, value, sizeof value);
         }
     } else {
-        item->kind = type == YAML_MAPPING_START_EVENT ? CONFIG_MAPPING : CONFIG_LIST;
+        item.kind = type == YAML_MAPPING_START_EVENT ? CONFIG_MAPPING : CONFIG_LIST;
     }
     yaml_event_delete(event);
     TRY(status);
-    if (item->kind == CONFIG_LIST) {
-        TRY(reader_list(reader, item->key, value, sizeof value));
+    if (item.kind == CONFIG_LIST) {
+        TRY(reader_list(reader, item.key, value, sizeof value));
     }
-    TRY(reader->take(reader->user, item));
-    if (item->kind == CONFIG_MAPPING) {
-        TRY(reader_mapping(reader, item->key));
+    TRY(reader->take(reader->user, &item));
+    if (item.kind == CONFIG_MAPPING) {
+        TRY(reader_mapping(reader, item.key));
     }
     return STATUS_OK;
 }
@@ -199,23 +202,23 @@ static status_t reader_mapping(struct reader *reader, const char *prefix) {
             reader->depth--;
             return STATUS_OK;
         }
-        struct config_item item = {.key = key, .key_where = reader_place(reader, event.start_mark)};
+        struct location where = reader_place(reader, event.start_mark);
         status_t status = STATUS_OK;
         if (event.type == YAML_SCALAR_EVENT) {
             status = scalar_copy(reader, &event, name, sizeof name);
         } else {
-            status = REFUSE(&item.key_where, "a key must be a word");
+            status = REFUSE(&where, "a key must be a word");
         }
         yaml_event_delete(&event);
         TRY(status);
         int length =
             snprintf(key, sizeof key, "%s%s%s", prefix, prefix[0] != '\0' ? "." : "", name);
         if (length >= (int)sizeof key || reader->depth > DEPTH_MAX) {
-            return REFUSE(&item.key_where, "the key %.40s... is too long or too deep", key);
+            return REFUSE(&where, "the key %.40s... is too long or too deep", key);
         }
-        TRY(reader_remember(reader, key, &item.key_where));
+        TRY(reader_remember(reader, key, &where));
         TRY(reader_next(reader, &event));
-        TRY(reader_value(reader, &item, &event));
+        TRY(reader_value(reader, key, &where, &event));
     }
 }
 
