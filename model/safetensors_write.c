@@ -1,0 +1,163 @@
+/* safetensors_write.c - a file whose tensors several ranks write, each its own.
+ *
+ * The header follows from the entries alone, so whoever has them knows every tensor's place: no
+ * rank waits for another once the file has its size.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model/safetensors.h"
+
+struct layout {
+    char *header; /* with its eight bytes of length */
+    size_t header_size, file_size;
+    size_t offset, bytes; /* of the tensor asked for, in the file */
+};
+
+static size_t entry_bytes(const struct tensor_entry *entry) {
+    size_t bytes = sizeof(float);
+
+    for (int i = 0; i < entry->dims; i++) {
+        CHECK(entry->shape[i] >= 0, "negative extent in %s", entry->name);
+        CHECK(!__builtin_mul_overflow(bytes, (size_t)entry->shape[i], &bytes), "%s is too large",
+              entry->name);
+    }
+    return bytes;
+}
+
+/* The JSON of the header, padded with spaces so that the data begins at a multiple of eight. */
+static void header_print(const struct tensor_entry *entries, int count, FILE *out) {
+    size_t at = 0;
+    char shape[128];
+
+    fprintf(out, "{\"__metadata__\":{\"format\":\"pt\"}");
+    for (int i = 0; i < count; i++) {
+        const struct tensor_entry *entry = &entries[i];
+        size_t bytes = entry_bytes(entry);
+        CHECK(strpbrk(entry->name, "\"\\") == NULL, "name %s would need escapes", entry->name);
+        fprintf(out, ",\"%s\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+                entry->name, tensor_shape_print(entry->shape, entry->dims, shape, sizeof shape), at,
+                at + bytes);
+        at += bytes;
+    }
+    fputc('}', out);
+    for (long length = ftell(out); length % 8 != 0; length++) {
+        fputc(' ', out);
+    }
+}
+
+/* The caller frees out->header. */
+static status_t layout_make(const struct tensor_entry *entries, int count, int index,
+                            struct layout *out) {
+    uint64_t length = 0;
+    struct layout layout = {0};
+    FILE *stream = open_memstream(&layout.header, &layout.header_size);
+
+    if (stream == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for the header of %d tensors", count);
+    }
+    fwrite(&length, sizeof length, 1, stream);
+    header_print(entries, count, stream);
+    bool failed = ferror(stream) != 0;
+    if (fclose(stream) != 0 || failed) {
+        free(layout.header);
+        return FAIL(STATUS_NOMEM, "no memory for the header of %d tensors", count);
+    }
+    length = layout.header_size - sizeof length;
+    memcpy(layout.header, &length, sizeof length);
+    layout.file_size = layout.header_size;
+    for (int i = 0; i < count; i++) {
+        if (i == index) {
+            layout.offset = layout.file_size;
+            layout.bytes = entry_bytes(&entries[i]);
+        }
+        layout.file_size += entry_bytes(&entries[i]);
+    }
+    *out = layout;
+    return STATUS_OK;
+}
+
+static status_t write_all(int fd, const char *path, const void *data, size_t size, size_t offset) {
+    const char *at = data;
+
+    while (size > 0) {
+        size_t chunk = size < (1u << 30) ? size : 1u << 30;
+        ssize_t written = pwrite(fd, at, chunk, (off_t)offset);
+        if (written < 0 && errno == EINTR) {
+            continue;
+        }
+        if (written <= 0) {
+            return FAIL(STATUS_IO, "cannot write %s: %s", path,
+                        written < 0 ? strerror(errno) : "no progress");
+        }
+        at += written;
+        size -= (size_t)written;
+        offset += (size_t)written;
+    }
+    return STATUS_OK;
+}
+
+/* close reports what a network file system found out late. */
+static status_t close_checked(int fd, const char *path, status_t status) {
+    if (close(fd) != 0 && status == STATUS_OK) {
+        return FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
+    }
+    return status;
+}
+
+static status_t file_create(const char *path, const struct layout *layout) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+
+    if (fd < 0) {
+        return FAIL(STATUS_IO, "cannot create %s: %s", path, strerror(errno));
+    }
+    status_t status = STATUS_OK;
+    if (ftruncate(fd, (off_t)layout->file_size) != 0) {
+        status = FAIL(STATUS_IO, "cannot give %s its %zu bytes: %s", path, layout->file_size,
+                      strerror(errno));
+    } else {
+        status = write_all(fd, path, layout->header, layout->header_size, 0);
+    }
+    return close_checked(fd, path, status);
+}
+
+static status_t file_fill(const char *path, const struct layout *layout, const float *data) {
+    struct stat info;
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        return FAIL(STATUS_IO, "cannot open %s: %s", path, strerror(errno));
+    }
+    status_t status = STATUS_OK;
+    if (fstat(fd, &info) != 0 || (size_t)info.st_size != layout->file_size) {
+        status = FAIL(STATUS_IO, "%s was not created for these tensors: %zu bytes were expected",
+                      path, layout->file_size);
+    } else {
+        status = write_all(fd, path, data, layout->bytes, layout->offset);
+    }
+    return close_checked(fd, path, status);
+}
+
+status_t tensor_writer_create(const char *path, const struct tensor_entry *entries, int count) {
+    struct layout layout;
+
+    TRY(layout_make(entries, count, -1, &layout));
+    status_t status = file_create(path, &layout);
+    free(layout.header);
+    return status;
+}
+
+status_t tensor_writer_write(const char *path, const struct tensor_entry *entries, int count,
+                             int index, const float *data) {
+    struct layout layout;
+
+    CHECK(index >= 0 && index < count, "tensor %d of %d", index, count);
+    TRY(layout_make(entries, count, index, &layout));
+    status_t status = file_fill(path, &layout, data);
+    free(layout.header);
+    return status;
+}
