@@ -1,0 +1,225 @@
+/* attention.c - the attention unit: aggregate, norms, projections, attention, output, residual.
+ *
+ *     H_i = Attn(Nq(xQ), Nk(xK), Nv(xV)) Wo^T + xR
+ */
+#include "model/model_internal.h"
+
+static const enum param_role projection_role[INPUTS] = {PARAM_WQ, PARAM_WK, PARAM_WV};
+
+/* Rows of the fused weight (q; k; v) before this way's. */
+static size_t fused_offset(const struct unit_shape *shape, int way)
+{
+    size_t row = way == WAY_Q ? 0 : way == WAY_K ? shape->H : shape->H + shape->G;
+    return row * shape->E * shape->D;
+}
+
+const float *projection_weight(const struct part *part, const struct unit_shape *shape, int unit,
+                               int way)
+{
+    if (shape->fused) {
+        return unit_weight(part, unit, PARAM_WQKV, 0) + fused_offset(shape, way);
+    }
+    return unit_weight(part, unit, projection_role[way], 0);
+}
+
+float *projection_gradient(const struct part *part, const struct unit_shape *shape, int unit,
+                           int way)
+{
+    if (shape->fused) {
+        return unit_gradient(part, unit, PARAM_WQKV, 0) + fused_offset(shape, way);
+    }
+    return unit_gradient(part, unit, projection_role[way], 0);
+}
+
+static size_t projection_width(const struct unit_shape *shape, int way)
+{
+    return (way == WAY_Q ? shape->H : shape->G) * shape->E;
+}
+
+static int norm_index(const struct unit_shape *shape, int way)
+{
+    return shape->separate_norms ? way : 0;
+}
+
+static struct norm_shape input_norm(const struct part *part, const struct unit_shape *shape)
+{
+    return (struct norm_shape){NORM_RMS, shape->N, shape->D, (float)part->model->config.norm_eps};
+}
+
+/* Per head: rows of width E. */
+static struct norm_shape head_norm(const struct part *part, const struct unit_shape *shape,
+                                   size_t heads)
+{
+    return (struct norm_shape){NORM_RMS, shape->N * heads, shape->E,
+                               (float)part->model->config.norm_eps};
+}
+
+static struct attention_shape scores_shape(const struct unit_shape *shape)
+{
+    /* 1/sqrt(E), the same bits as a float square root and division give on any IEEE machine */
+    return (struct attention_shape){.B = shape->B,
+                                    .T = shape->T,
+                                    .H = shape->H,
+                                    .G = shape->G,
+                                    .E = shape->E,
+                                    .scale = (float)(1.0 / __builtin_sqrt((double)shape->E))};
+}
+
+static void rotate(const struct part *part, const struct unit_shape *shape, void *x, size_t heads,
+                   bool inverse)
+{
+    part->kernels->rope(&part->ctx, x, part->cosine, part->sine, NULL, inverse, shape->N, shape->T,
+                        heads, shape->E, shape->E);
+}
+
+/* Normed inputs and projections; raw = before QK-norm. */
+static void project(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                    struct stash *stash)
+{
+    const struct kernels *kernels = part->kernels;
+    void *raw[INPUTS] = {shape->qk_norm ? stash->q_raw : stash->q,
+                         shape->qk_norm ? stash->k_raw : stash->k, stash->v};
+    struct norm_shape norm = input_norm(part, shape);
+    for (int way = WAY_Q; way < INPUTS; way++) {
+        if (way == WAY_Q || !shape->shared_input) {
+            kernels->norm_forward(
+                &part->ctx, &norm, stash->normed[way], NULL, stash->rstd[way],
+                way_input(part, shape, unit, frame, way),
+                unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)), NULL);
+        }
+        kernels->linear_forward(&part->ctx, raw[way], stash->normed[way],
+                                projection_weight(part, shape, unit, way), NULL, shape->N,
+                                shape->D, projection_width(shape, way));
+    }
+}
+
+void attention_forward(struct part *part, int unit, int frame)
+{
+    const struct kernels *kernels = part->kernels;
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    struct stash *stash = part_stash(part, unit, frame);
+    if (shape.C > 0) {
+        mudd_forward(part, &shape, frame, &stash->mudd);
+    }
+    project(part, &shape, unit, frame, stash);
+    if (shape.qk_norm) {
+        struct norm_shape query = head_norm(part, &shape, shape.H);
+        struct norm_shape key = head_norm(part, &shape, shape.G);
+        kernels->norm_forward(&part->ctx, &query, stash->q, NULL, stash->q_rstd, stash->q_raw,
+                              unit_weight(part, unit, PARAM_Q_NORM, 0), NULL);
+        kernels->norm_forward(&part->ctx, &key, stash->k, NULL, stash->k_rstd, stash->k_raw,
+                              unit_weight(part, unit, PARAM_K_NORM, 0), NULL);
+    }
+    rotate(part, &shape, stash->q, shape.H, false);
+    rotate(part, &shape, stash->k, shape.G, false);
+    struct attention_shape scores = scores_shape(&shape);
+    kernels->attention_forward(&part->ctx, &scores, stash->attended, stash->lse, stash->q,
+                               stash->k, stash->v);
+    kernels->linear_forward(&part->ctx, stash->out, stash->attended,
+                            unit_weight(part, unit, PARAM_WO, 0), NULL, shape.N,
+                            shape.H * shape.E, shape.D);
+    kernels->add(&part->ctx, stash->out, stash->out,
+                 way_input(part, &shape, unit, frame, WAY_R), shape.N * shape.D);
+}
+
+/* From dq, dk, dv of the projections to the gradients of the ways' inputs. */
+static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
+{
+    const struct kernels *kernels = part->kernels;
+    const struct stash *stash = part_stash(part, unit, frame);
+    struct backward *back = part_back(part, unit);
+    const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
+    struct norm_shape norm = input_norm(part, shape);
+    for (int way = WAY_Q; way < INPUTS; way++) {
+        bool accumulate = way > WAY_Q && shape->shared_input;
+        bool last = way == INPUTS - 1 || !shape->shared_input;
+        kernels->linear_backward_input(&part->ctx, back->dinput[way], accumulate, dprojected[way],
+                                       projection_weight(part, shape, unit, way), shape->N,
+                                       shape->D, projection_width(shape, way));
+        if (last) {
+            kernels->norm_backward(
+                &part->ctx, &norm, back->dinput[way], false, back->dscale[way], NULL,
+                back->dinput[way], way_input(part, shape, unit, frame, way), NULL,
+                stash->rstd[way],
+                unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
+        }
+    }
+}
+
+static void unnorm_heads(struct part *part, const struct unit_shape *shape, int unit, int frame)
+{
+    const struct kernels *kernels = part->kernels;
+    const struct stash *stash = part_stash(part, unit, frame);
+    struct backward *back = part_back(part, unit);
+    struct norm_shape query = head_norm(part, shape, shape->H);
+    struct norm_shape key = head_norm(part, shape, shape->G);
+    kernels->norm_backward(&part->ctx, &query, back->dq, false, back->dq_scale, NULL, back->dq,
+                           stash->q_raw, NULL, stash->q_rstd,
+                           unit_weight(part, unit, PARAM_Q_NORM, 0));
+    kernels->norm_backward(&part->ctx, &key, back->dk, false, back->dk_scale, NULL, back->dk,
+                           stash->k_raw, NULL, stash->k_rstd,
+                           unit_weight(part, unit, PARAM_K_NORM, 0));
+}
+
+void attention_backward(struct part *part, int unit, int frame)
+{
+    const struct kernels *kernels = part->kernels;
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    const struct stash *stash = part_stash(part, unit, frame);
+    struct backward *back = part_back(part, unit);
+    const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
+    CHECK(dmid, "the gradient of H_%d is not formed", shape.unit->layer);
+    void *dattended = part->scratch[0];
+    struct attention_shape scores = scores_shape(&shape);
+    kernels->linear_backward_input(&part->ctx, dattended, false, dmid,
+                                   unit_weight(part, unit, PARAM_WO, 0), shape.N,
+                                   shape.H * shape.E, shape.D);
+    kernels->attention_backward(&part->ctx, &scores, back->dq, back->dk, back->dv, dattended,
+                                stash->attended, stash->lse, stash->q, stash->k, stash->v);
+    rotate(part, &shape, back->dq, shape.H, true);
+    rotate(part, &shape, back->dk, shape.G, true);
+    if (shape.qk_norm) {
+        unnorm_heads(part, &shape, unit, frame);
+    }
+    unproject(part, &shape, unit, frame);
+    if (shape.consumer && shape.consumer->shared) { /* one way feeds everything: R joins Q, K, V */
+        kernels->add(&part->ctx, back->dinput[0], dmid, back->dinput[0], shape.N * shape.D);
+    }
+    if (shape.C > 0) {
+        mudd_backward(part, &shape, unit, frame);
+    }
+}
+
+void attention_weight_gradient(struct part *part, int unit, int frame)
+{
+    const struct kernels *kernels = part->kernels;
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    const struct stash *stash = part_stash(part, unit, frame);
+    const struct backward *back = part_back(part, unit);
+    const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
+    const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
+    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0), NULL, dmid,
+                                    stash->attended, shape.N, shape.H * shape.E, shape.D);
+    for (int way = WAY_Q; way < INPUTS; way++) {
+        kernels->linear_backward_weight(
+            &part->ctx, projection_gradient(part, &shape, unit, way), NULL, dprojected[way],
+            stash->normed[way], shape.N, shape.D, projection_width(&shape, way));
+        if (way == WAY_Q || !shape.shared_input) {
+            kernels->accumulate_f32(
+                &part->ctx, unit_gradient(part, unit, PARAM_ATTN_NORM, norm_index(&shape, way)),
+                back->dscale[way], shape.D);
+        }
+    }
+    if (shape.qk_norm) {
+        kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_Q_NORM, 0),
+                                back->dq_scale, shape.E);
+        kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_K_NORM, 0),
+                                back->dk_scale, shape.E);
+    }
+    if (shape.C > 0) {
+        mudd_weight_gradient(part, &shape, unit, frame);
+    }
+}

@@ -1,0 +1,124 @@
+/* cost.c - what a unit costs: shapes, bytes (by the layouts themselves) and FLOPs.
+ *
+ * FLOPs of a matrix product are 2 * rows * inner * columns. Attention counts the causal half:
+ * forward 2 products of B * H * T * T/2 * E each; backward five such products. The aggregate counts
+ * 2 * N * D per way and key: once forward, once for dA, once for the key gradients.
+ */
+#include <string.h>
+
+#include "model/model_internal.h"
+
+void unit_shape(const struct model *model, int unit, struct unit_shape *out)
+{
+    const struct model_config *config = &model->config;
+    memset(out, 0, sizeof *out);
+    out->unit = &model->graph.unit[unit];
+    out->B = (size_t)model->B;
+    out->T = (size_t)model->T;
+    out->N = out->B * out->T;
+    out->D = (size_t)config->dim;
+    out->H = (size_t)config->n_head;
+    out->G = (size_t)config->n_local_heads;
+    out->E = (size_t)config->head_dim;
+    out->V = (size_t)config->vocab_size;
+    int layer = out->unit->layer;
+    if (out->unit->kind == UNIT_FFN) {
+        out->F = (size_t)model_ffn_width(config, layer);
+    }
+    if (out->unit->kind == UNIT_HEAD || (out->unit->kind == UNIT_ATTENTION && layer > 1)) {
+        out->consumer = &model->consumer[layer - 1];
+        if (out->consumer->exists) {
+            out->C = (size_t)out->consumer->ways;
+            out->n = (size_t)out->consumer->n;
+            out->K = (size_t)out->consumer->inner;
+        }
+    }
+    out->fused = !config->dense || config->dense_type == DENSE_L;
+    out->qk_norm = config->use_qk_norm;
+    out->separate_norms = !out->fused && config->sepln && layer > 1;
+    bool one_source = layer == 1 || !out->consumer || !out->consumer->exists ||
+                      out->consumer->shared;
+    out->shared_input = out->unit->kind == UNIT_HEAD || (one_source && !out->separate_norms);
+}
+
+void model_limits(const struct model *model, int threads, struct kernel_limits *out)
+{
+    memset(out, 0, sizeof *out);
+    out->threads = threads;
+    for (int u = 0; u < model->graph.units; u++) {
+        struct unit_shape shape;
+        unit_shape(model, u, &shape);
+        out->B = shape.B;
+        out->T = shape.T;
+        out->D = shape.D;
+        out->H = shape.H;
+        out->G = shape.G;
+        out->E = shape.E;
+        out->V = shape.V;
+        out->F = shape.F > out->F ? shape.F : out->F;
+        out->K = shape.K > out->K ? shape.K : out->K;
+        out->Cn = shape.C * shape.n > out->Cn ? shape.C * shape.n : out->Cn;
+    }
+}
+
+/* One multiply-add per element counted as two FLOPs. */
+static double mudd_flops(const struct unit_shape *shape)
+{
+    return 2.0 * (double)(shape->N * shape->D) * (double)(shape->C * shape->n);
+}
+
+static double generator_flops(const struct unit_shape *shape)
+{
+    return 2.0 * (double)shape->N * (double)shape->K * (double)(shape->D + shape->C * shape->n);
+}
+
+static void unit_flops(const struct unit_shape *shape, struct unit *unit)
+{
+    double N = (double)shape->N, D = (double)shape->D;
+    double query = (double)(shape->H * shape->E), key = (double)(shape->G * shape->E);
+    double linear = 0, scores = 0;
+    switch (unit->kind) {
+    case UNIT_EMBED:
+        unit->forward_cost = unit->weight_cost = N * D; /* a copy and an addition */
+        return;
+    case UNIT_ATTENTION:
+        linear = 2.0 * N * D * (2.0 * query + 2.0 * key);
+        scores = (double)shape->B * query * (double)shape->T * (double)shape->T; /* one product */
+        break;
+    case UNIT_FFN:
+        linear = 6.0 * N * D * (double)shape->F;
+        break;
+    case UNIT_HEAD: /* its input and weight gradients belong to the forward */
+        linear = 2.0 * N * D * (double)shape->V;
+        unit->forward_cost = 3.0 * linear + mudd_flops(shape) + generator_flops(shape);
+        unit->backward_cost = 2.0 * mudd_flops(shape) + generator_flops(shape);
+        unit->weight_cost = generator_flops(shape);
+        return;
+    }
+    unit->forward_cost = linear + 2.0 * scores + mudd_flops(shape) + generator_flops(shape);
+    unit->backward_cost = linear + 5.0 * scores + 2.0 * mudd_flops(shape) + generator_flops(shape);
+    unit->weight_cost = linear + generator_flops(shape);
+}
+
+status_t cost_fill(struct model *model)
+{
+    for (int u = 0; u < model->graph.units; u++) {
+        struct unit *unit = &model->graph.unit[u];
+        struct unit_shape shape;
+        unit_shape(model, u, &shape);
+        unit_flops(&shape, unit);
+        for (int p = model->unit_param[u]; p < model->unit_param[u + 1]; p++) {
+            unit->parameter_bytes += model->param[p].count * (int64_t)dtype_size(model->dtype);
+        }
+        struct arena arena;
+        struct stash stash;
+        struct backward backward;
+        arena_init_measure(&arena);
+        stash_layout(model, u, true, &arena, &stash);
+        unit->stash_bytes = (int64_t)arena.used;
+        arena_init_measure(&arena);
+        backward_layout(model, u, &arena, &backward);
+        unit->backward_bytes = (int64_t)arena.used;
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,96 @@
+/* head.c - the last aggregate, the final norm, logits and loss, a chunk of tokens at a time.
+ *
+ * The one place where forward and backward meet: per chunk of HEAD_CHUNK rows the logits are made,
+ * turned into loss and their gradient in place, and used for the input and weight gradients at once,
+ * so that the logits of a whole microbatch never exist.
+ */
+#include "model/model_internal.h"
+
+static const unsigned char *rows_of(const struct part *part, const void *tensor, size_t row,
+                                    size_t width)
+{
+    return (const unsigned char *)tensor + row * width * dtype_size(part->model->dtype);
+}
+
+static void head_chunk(struct part *part, const struct unit_shape *shape, int unit,
+                       struct stash *stash, const int32_t *targets, size_t first, size_t rows,
+                       float loss_scale, double *loss)
+{
+    const struct kernels *kernels = part->kernels;
+    size_t D = shape->D, V = shape->V;
+    const float *weight = unit_weight(part, unit, PARAM_OUTPUT, 0);
+    const void *normed = rows_of(part, stash->normed[0], first, D);
+    void *dlogits = part->training ? part->logits : NULL;
+    kernels->logits_forward(&part->ctx, part->logits, normed, weight, rows, D, V);
+    kernels->xent(&part->ctx, loss, dlogits, part->logits, targets + first, loss_scale, rows, V);
+    if (part->training) {
+        void *dnormed = (unsigned char *)stash->dnormed + first * D * dtype_size(part->model->dtype);
+        kernels->linear_backward_input(&part->ctx, dnormed, false, dlogits, weight, rows, D, V);
+        kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_OUTPUT, 0),
+                                        NULL, dlogits, normed, rows, D, V);
+    }
+}
+
+static struct norm_shape final_norm(const struct part *part, const struct unit_shape *shape)
+{
+    return (struct norm_shape){NORM_RMS, shape->N, shape->D, (float)part->model->config.norm_eps};
+}
+
+void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
+{
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    struct stash *stash = part_stash(part, unit, frame);
+    if (shape.C > 0) {
+        mudd_forward(part, &shape, frame, &stash->mudd);
+    }
+    struct norm_shape norm = final_norm(part, &shape);
+    part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], NULL, stash->rstd[0],
+                                way_input(part, &shape, unit, frame, WAY_R),
+                                unit_weight(part, unit, PARAM_FINAL_NORM, 0), NULL);
+    const int32_t *targets = part->frame[frame].targets;
+    double loss = 0;
+    for (size_t first = 0; targets && first < shape.N; first += HEAD_CHUNK) {
+        size_t rows = shape.N - first < HEAD_CHUNK ? shape.N - first : HEAD_CHUNK;
+        head_chunk(part, &shape, unit, stash, targets, first, rows, loss_scale, &loss);
+    }
+    *out_loss = loss;
+}
+
+void head_backward(struct part *part, int unit, int frame)
+{
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    const struct stash *stash = part_stash(part, unit, frame);
+    struct backward *back = part_back(part, unit);
+    struct norm_shape norm = final_norm(part, &shape);
+    part->kernels->norm_backward(&part->ctx, &norm, back->dinput[0], false, back->dscale[0], NULL,
+                                 stash->dnormed, way_input(part, &shape, unit, frame, WAY_R), NULL,
+                                 stash->rstd[0], unit_weight(part, unit, PARAM_FINAL_NORM, 0));
+    if (shape.C > 0) {
+        mudd_backward(part, &shape, unit, frame);
+    }
+}
+
+void head_weight_gradient(struct part *part, int unit, int frame)
+{
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FINAL_NORM, 0),
+                                  part_back(part, unit)->dscale[0], shape.D);
+    if (shape.C > 0) {
+        mudd_weight_gradient(part, &shape, unit, frame);
+    }
+}
+
+void part_logits(struct part *part, int frame, int64_t first, int64_t rows, float *out)
+{
+    int unit = part->model->graph.units - 1;
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    const struct stash *stash = part_stash(part, unit, frame);
+    part->kernels->logits_forward(&part->ctx, out,
+                                  rows_of(part, stash->normed[0], (size_t)first, shape.D),
+                                  unit_weight(part, unit, PARAM_OUTPUT, 0), (size_t)rows, shape.D,
+                                  shape.V);
+}

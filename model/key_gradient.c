@@ -1,0 +1,110 @@
+/* key_gradient.c - gather a key's gradient from its readers, in the order that the plan says. */
+#include "model/model_internal.h"
+
+/* Terms of consecutive aggregates, added in one pass over the key. */
+struct gathering {
+    struct part *part;
+    void *dkey;
+    size_t N, D;
+    bool started; /* dkey holds a sum already */
+    size_t count;
+    struct mudd_term *terms;
+};
+
+static void flush_terms(struct gathering *gathering)
+{
+    if (gathering->count > 0) {
+        gathering->part->kernels->mudd_backward_key(
+            &gathering->part->ctx, gathering->dkey, gathering->started, gathering->terms,
+            gathering->count, gathering->N, gathering->D);
+        gathering->started = true;
+        gathering->count = 0;
+    }
+}
+
+static void add_tensor(struct gathering *gathering, const void *tensor)
+{
+    const struct kernels *kernels = gathering->part->kernels;
+    const struct kernel_ctx *ctx = &gathering->part->ctx;
+    size_t count = gathering->N * gathering->D;
+    flush_terms(gathering);
+    if (gathering->started) {
+        kernels->add(ctx, gathering->dkey, gathering->dkey, tensor, count);
+    } else {
+        kernels->copy(ctx, gathering->dkey, tensor, count);
+    }
+    gathering->started = true;
+}
+
+static void add_aggregate(struct gathering *gathering, int unit, int key, int frame)
+{
+    struct part *part = gathering->part;
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    size_t column = 0;
+    while (column < shape.n && shape.consumer->key[column] != key) {
+        column++;
+    }
+    CHECK(column < shape.n, "unit %d does not read key %d", unit, key);
+    struct mudd_term *term = &gathering->terms[gathering->count++];
+    *term = (struct mudd_term){.way_stride = shape.n, .ways = shape.C};
+    if (shape.K > 0) {
+        term->weights = part_stash(part, unit, frame)->mudd.weights + column;
+        term->row_stride = shape.C * shape.n;
+    } else {
+        term->weights = unit_weight(part, unit, PARAM_DENSE_B, 0) + column;
+    }
+    for (size_t c = 0; c < shape.C; c++) {
+        term->dout[c] = way_gradient(part, &shape, unit, shape.consumer->way[c]);
+    }
+}
+
+/* Ways that take the key itself, in the order q, k, v, r. */
+static void add_direct(struct gathering *gathering, int unit)
+{
+    struct part *part = gathering->part;
+    struct unit_shape shape;
+    unit_shape(part->model, unit, &shape);
+    if (shape.unit->kind == UNIT_HEAD) {
+        add_tensor(gathering, part_back(part, unit)->dinput[0]);
+        return;
+    }
+    for (int way = WAY_Q; way <= WAY_R; way++) {
+        bool again = way > WAY_Q && way < WAY_R && shape.shared_input;
+        if (!way_mixed(&shape, way) && !again) {
+            add_tensor(gathering, way_gradient(part, &shape, unit, way));
+        }
+    }
+}
+
+void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count)
+{
+    struct mudd_term terms[count > 0 ? count : 1];
+    struct gathering gathering = {.part = part,
+                                  .dkey = part->key_gradient[key],
+                                  .N = (size_t)(part->model->B * part->model->T),
+                                  .D = (size_t)part->model->config.dim,
+                                  .terms = terms};
+    CHECK(gathering.dkey, "the gradient of key %d has no place", key);
+    for (int a = 0; a < count; a++) {
+        switch (adds[a].kind) {
+        case ADD_RECEIVED:
+            CHECK(a == 0, "a received sum comes first");
+            gathering.started = true;
+            break;
+        case ADD_AGGREGATE:
+            add_aggregate(&gathering, adds[a].unit, key, frame);
+            break;
+        case ADD_GENERATOR:
+            add_tensor(&gathering, part_back(part, adds[a].unit)->dgenerator);
+            break;
+        case ADD_DIRECT:
+            add_direct(&gathering, adds[a].unit);
+            break;
+        case ADD_SUMMARY:
+            CHECK(false, "summaries are not keys of this version");
+            break;
+        }
+    }
+    flush_terms(&gathering);
+}

@@ -1,0 +1,135 @@
+/* model_internal.h - private to model/: steps of model_create, and what the units of a part share.
+ *
+ * A unit's memory of one microbatch has two halves: struct stash lives from F to W (one per frame),
+ * struct backward from B to W (one per part, since one microbatch is in backward at a time). Both are
+ * laid out by one function each (stash_layout, backward_layout), walked once to measure and once to
+ * bind; cost.c measures with the same functions, so the memory table cannot disagree with the memory.
+ */
+#ifndef MODEL_MODEL_INTERNAL_H
+#define MODEL_MODEL_INTERNAL_H
+
+#include "base/arena.h"
+#include "model/model.h"
+
+MUST_USE status_t params_fill(struct model *model);
+MUST_USE status_t cost_fill(struct model *model);
+
+/* Tokens of the head's chunk: logits of no more rows than this exist at once. */
+enum { HEAD_CHUNK = 128 };
+enum { INPUTS = 3 }; /* Q, K, V inputs of an attention; the head uses the first */
+
+/* What an aggregate keeps of a microbatch. */
+struct mudd_stash {
+    void *normed;              /* [N, D] RMSNorm(X_i), the generator's input */
+    float *rstd;               /* [N] */
+    void *inner;               /* [N, K] before GELU */
+    void *hidden;              /* [N, K] after it */
+    float *weights;            /* [N, C*n] A_i */
+    void *mixed[WAYS_MAX]; /* C x [N, D], the ways formed */
+};
+
+struct stash {
+    void *out; /* [N, D] the key this unit produces; NULL for the head */
+    struct mudd_stash mudd;
+    /* attention (head: normed[0], mean[0], rstd[0] only) */
+    void *normed[INPUTS]; /* [N, D] normed inputs; all the same buffer where they share input and norm */
+    float *mean[INPUTS], *rstd[INPUTS]; /* [N] */
+    void *q_raw, *k_raw;                /* [N, H, E], [N, G, E] before QK-norm (with it only) */
+    float *q_rstd, *k_rstd;             /* [N*H], [N*G] */
+    void *q, *k, *v, *attended;         /* [N, H, E], [N, G, E] x 2, [N, H, E] */
+    float *lse;                         /* [B, H, T] */
+    /* FFN */
+    void *gate, *up, *product; /* [N, F] */
+    /* head */
+    void *dnormed; /* [N, D] gradient of the normed input, made by the forward */
+};
+
+struct backward {
+    float *dweights; /* [N, C*n] dA */
+    void *dinner;    /* [N, K] */
+    void *dgenerator;/* [N, D] the generator's path into X_i */
+    void *dinput[INPUTS]; /* [N, D] gradients of the inputs of Q, K, V (head: [0]); shared likewise */
+    void *dq, *dk, *dv;   /* [N, H, E], [N, G, E] x 2, of the projections' outputs */
+    void *dgate, *dup;    /* [N, F] */
+    float *dscale[INPUTS]; /* [D] this microbatch's share of the norm scales' gradients */
+    float *dq_scale, *dk_scale; /* [E] */
+};
+
+/* Shapes of one attention, FFN or head, from the tables. */
+struct unit_shape {
+    const struct unit *unit;
+    const struct consumer *consumer; /* that feeds it; NULL for embed, FFN and layer 1 */
+    size_t N, B, T, D, H, G, E, F, V, C, n, K;
+    bool shared_input; /* Q, K, V have one input and one norm */
+    bool separate_norms; /* attention_norms.0/1/2 */
+    bool fused;        /* wqkv */
+    bool qk_norm;
+};
+void unit_shape(const struct model *model, int unit, struct unit_shape *out);
+/* The FFN width and the like of the largest unit, for the kernels' workspace. */
+void model_limits(const struct model *model, int threads, struct kernel_limits *out);
+
+void stash_layout(const struct model *model, int unit, bool training, struct arena *arena,
+                  struct stash *out);
+void backward_layout(const struct model *model, int unit, struct arena *arena,
+                     struct backward *out);
+
+/* ---- inside a part ---- */
+
+struct frame {
+    struct stash *stash;     /* [units of the part] */
+    void **key;              /* [keys of the graph] */
+    const int32_t *inputs, *targets;
+};
+
+struct part {
+    const struct model *model;
+    const struct kernels *kernels;
+    struct kernel_ctx ctx;
+    int first_unit, units, frames;
+    bool training;
+    int first_param, params;
+    size_t *offset; /* [params] elements from the start of each of the four arenas below */
+    float *weights, *gradients, *first_moment, *second_moment;
+    struct frame *frame;
+    struct backward *backward; /* [units] */
+    void **key_gradient;       /* [keys] of the microbatch in backward */
+    float *cosine, *sine;      /* [T, R/2] rotary table */
+    void *scratch[2];          /* [N, max(D, H*E, F, K)] */
+    float *logits;             /* [HEAD_CHUNK, V], part with the head */
+    struct arena parameter_arena, frame_arena, backward_arena, workspace_arena;
+};
+
+struct stash *part_stash(const struct part *part, int unit, int frame);
+struct backward *part_back(const struct part *part, int unit);
+/* Weight, gradient of the unit's parameter with this role; NULL if the unit has none such. */
+const float *unit_weight(const struct part *part, int unit, enum param_role role, int index);
+float *unit_gradient(const struct part *part, int unit, enum param_role role, int index);
+/* Rows [first, ..) of wq/wk/wv, wherever they live (fused or not); way = WAY_Q/K/V. */
+const float *projection_weight(const struct part *part, const struct unit_shape *shape, int unit,
+                               int way);
+float *projection_gradient(const struct part *part, const struct unit_shape *shape, int unit,
+                           int way);
+
+void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
+                  struct mudd_stash *stash);
+void mudd_backward(struct part *part, const struct unit_shape *shape, int unit, int frame);
+void mudd_weight_gradient(struct part *part, const struct unit_shape *shape, int unit, int frame);
+/* The tensor that way `way` of the unit takes: the aggregate's, or X_i itself. */
+const void *way_input(const struct part *part, const struct unit_shape *shape, int unit, int frame,
+                      int way);
+/* Gradient of that tensor: dinput, or for R the gradient of H_i. */
+const void *way_gradient(const struct part *part, const struct unit_shape *shape, int unit, int way);
+bool way_mixed(const struct unit_shape *shape, int way);
+
+void attention_forward(struct part *part, int unit, int frame);
+void attention_backward(struct part *part, int unit, int frame);
+void attention_weight_gradient(struct part *part, int unit, int frame);
+void ffn_forward(struct part *part, int unit, int frame);
+void ffn_backward(struct part *part, int unit, int frame);
+void ffn_weight_gradient(struct part *part, int unit, int frame);
+void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
+void head_backward(struct part *part, int unit, int frame);
+void head_weight_gradient(struct part *part, int unit, int frame);
+
+#endif

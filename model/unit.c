@@ -1,0 +1,65 @@
+/* unit.c - forward, backward and weight gradients of any unit: one switch each. */
+#include "model/model_internal.h"
+
+void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
+{
+    const struct model *model = part->model;
+    const int32_t *inputs = part->frame[frame].inputs;
+    switch (model->graph.unit[unit].kind) {
+    case UNIT_EMBED:
+        CHECK(inputs, "frame %d has no input tokens", frame);
+        part->kernels->embed_forward(&part->ctx, part_stash(part, unit, frame)->out,
+                                     unit_weight(part, unit, PARAM_EMBED, 0), inputs,
+                                     (size_t)(model->B * model->T), (size_t)model->config.dim);
+        break;
+    case UNIT_ATTENTION:
+        attention_forward(part, unit, frame);
+        break;
+    case UNIT_FFN:
+        ffn_forward(part, unit, frame);
+        break;
+    case UNIT_HEAD:
+        head_forward(part, unit, frame, loss_scale, out_loss);
+        break;
+    }
+}
+
+void part_backward(struct part *part, int unit, int frame)
+{
+    CHECK(part->training, "backward on a part made for evaluation");
+    switch (part->model->graph.unit[unit].kind) {
+    case UNIT_EMBED: /* tokens have no gradient */
+        break;
+    case UNIT_ATTENTION:
+        attention_backward(part, unit, frame);
+        break;
+    case UNIT_FFN:
+        ffn_backward(part, unit, frame);
+        break;
+    case UNIT_HEAD:
+        head_backward(part, unit, frame);
+        break;
+    }
+}
+
+void part_weight_gradient(struct part *part, int unit, int frame)
+{
+    const struct model *model = part->model;
+    switch (model->graph.unit[unit].kind) {
+    case UNIT_EMBED:
+        part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
+                                      part->key_gradient[model_hidden_key(model, 0)],
+                                      part->frame[frame].inputs, (size_t)(model->B * model->T),
+                                      (size_t)model->config.dim);
+        break;
+    case UNIT_ATTENTION:
+        attention_weight_gradient(part, unit, frame);
+        break;
+    case UNIT_FFN:
+        ffn_weight_gradient(part, unit, frame);
+        break;
+    case UNIT_HEAD:
+        head_weight_gradient(part, unit, frame);
+        break;
+    }
+}
