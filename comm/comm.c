@@ -1,0 +1,469 @@
+/* comm.c - the verbs of comm.h: argument checks, then the class of the group or wire. */
+#include "comm/comm.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/trace.h"
+#include "comm/transport.h"
+
+enum { NAME_SIZE = 64 };
+
+static const struct wire_class *const wire_classes[] = {
+#ifdef COMM_HAVE_UCX
+    &ucx_wire_class,
+#endif
+    &mpi_wire_class,
+    &loop_wire_class,
+};
+enum { WIRE_CLASSES = sizeof wire_classes / sizeof wire_classes[0] };
+
+const char *const wire_transports[] = {
+#ifdef COMM_HAVE_UCX
+    "ucx",
+#endif
+    "mpi", "threads", NULL,
+};
+
+/* ---- bell ---- */
+
+bool bell_sleep(struct bell *bell, int64_t until) {
+    struct timespec at = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
+
+    return pthread_cond_timedwait(&bell->ring, bell->mutex, &at) != ETIMEDOUT ||
+           trace_now() < until;
+}
+
+void bell_ring(struct bell *bell) {
+    pthread_cond_broadcast(&bell->ring);
+}
+
+static void bell_init(struct bell *bell, pthread_mutex_t *shared) {
+    pthread_condattr_t attributes;
+
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&bell->ring, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&bell->own_mutex, NULL);
+    bell->mutex = shared != NULL ? shared : &bell->own_mutex;
+}
+
+/* ---- group ---- */
+
+void group_init(struct group *group, const struct group_class *class, int rank, int size,
+                const struct group_options *options, pthread_mutex_t *shared) {
+    memset(group, 0, sizeof *group);
+    group->class = class;
+    group->rank = rank;
+    group->size = size;
+    group->local_rank = rank;
+    group->local_size = size;
+    if (options != NULL) {
+        group->options = *options;
+    }
+    bell_init(&group->bell, shared);
+    pthread_mutex_init(&group->watch_mutex, NULL);
+}
+
+void group_fini(struct group *group) {
+    pthread_cond_destroy(&group->bell.ring);
+    pthread_mutex_destroy(&group->bell.own_mutex);
+    pthread_mutex_destroy(&group->watch_mutex);
+}
+
+const char *group_doing(struct group *group, char *buffer, size_t size) {
+    pthread_mutex_lock(&group->watch_mutex);
+    if (group->describe != NULL) {
+        buffer[0] = '\0';
+        group->describe(group->describe_arg, buffer, size);
+    } else {
+        snprintf(buffer, size, "%s", group->inside != NULL ? group->inside : "its own work");
+    }
+    pthread_mutex_unlock(&group->watch_mutex);
+    return buffer;
+}
+
+static void group_enter(struct group *group, const char *collective) {
+    pthread_mutex_lock(&group->watch_mutex);
+    group->inside = collective;
+    pthread_mutex_unlock(&group->watch_mutex);
+}
+
+void group_fail(struct group *group, bool locked, const char *reason) {
+    if (!locked) {
+        pthread_mutex_lock(group->bell.mutex);
+    }
+    if (!group->failed) {
+        snprintf(group->reason, sizeof group->reason, "%s", reason);
+        group->failed = true;
+    }
+    bell_ring(&group->bell);
+    if (!locked) {
+        pthread_mutex_unlock(group->bell.mutex);
+    }
+}
+
+status_t group_lost(struct group *group) {
+    char doing[DOING_SIZE];
+
+    if (!group->told) {
+        group->told = true;
+        log_error("%s while rank %d was in %s", group->reason, group->rank,
+                  group_doing(group, doing, sizeof doing));
+    }
+    return STATUS_PEER;
+}
+
+int64_t group_deadline(const struct group *group) {
+    double limit = group->options.deadline_s;
+
+    return limit > 0 && limit < 1e9 ? trace_now() + (int64_t)(limit * 1e9) : INT64_MAX;
+}
+
+void group_close(struct group *group) {
+    if (group != NULL) {
+        group_enter(group, "the shut-down");
+        group->class->close(group);
+    }
+}
+
+void group_abandon(struct group *group, int code) {
+    if (group != NULL) {
+        group->class->abandon(group, code != 0 ? code : 1);
+    }
+}
+
+int group_rank(const struct group *group) {
+    return group->rank;
+}
+
+int group_size(const struct group *group) {
+    return group->size;
+}
+
+int group_local_rank(const struct group *group) {
+    return group->local_rank;
+}
+
+int group_local_size(const struct group *group) {
+    return group->local_size;
+}
+
+bool group_is_threads(const struct group *group) {
+    return group->class->threads;
+}
+
+void group_watch(struct group *group, group_describe_fn describe, void *arg) {
+    pthread_mutex_lock(&group->watch_mutex);
+    group->describe = describe;
+    group->describe_arg = arg;
+    pthread_mutex_unlock(&group->watch_mutex);
+}
+
+/* ---- collectives ---- */
+
+status_t group_barrier(struct group *group) {
+    group_enter(group, "a barrier");
+    status_t status = group->class->barrier(group);
+    group_enter(group, NULL);
+    return status;
+}
+
+status_t group_broadcast(struct group *group, void *data, size_t bytes, int root) {
+    CHECK(root >= 0 && root < group->size, "broadcast from rank %d of %d", root, group->size);
+    group_enter(group, "a broadcast");
+    status_t status = group->class->broadcast(group, data, bytes, root);
+    group_enter(group, NULL);
+    return status;
+}
+
+status_t group_allgatherv(struct group *group, const void *data, const size_t *counts, void *out) {
+    group_enter(group, "an exchange of values");
+    status_t status = group->class->allgatherv(group, data, counts, out);
+    group_enter(group, NULL);
+    return status;
+}
+
+status_t group_allgather(struct group *group, const void *data, size_t bytes, void *out) {
+    size_t *counts = malloc((size_t)group->size * sizeof *counts);
+
+    if (counts == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for the sizes of an exchange of %d ranks",
+                    group->size);
+    }
+    for (int i = 0; i < group->size; i++) {
+        counts[i] = bytes;
+    }
+    status_t status = group_allgatherv(group, data, counts, out);
+    free(counts);
+    return status;
+}
+
+status_t group_agree(struct group *group, status_t mine) {
+    int own = (int)mine;
+    int *all = malloc((size_t)group->size * sizeof *all);
+    status_t result = mine;
+
+    if (all == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for an agreement of %d ranks", group->size);
+    }
+    status_t status = group_allgather(group, &own, sizeof own, all);
+    if (status != STATUS_OK) {
+        free(all);
+        return mine != STATUS_OK ? mine : status;
+    }
+    for (int i = 0; i < group->size && result == STATUS_OK; i++) {
+        if (all[i] != STATUS_OK) {
+            result = FAIL(STATUS_PEER, "rank %d failed (%s), so rank %d ends too; the message of "
+                          "rank %d says why", i, status_name((status_t)all[i]), group->rank, i);
+        }
+    }
+    free(all);
+    return result;
+}
+
+/* "1, 3, 4 and 12 more" */
+static void print_differing(const uint64_t *values, int size, char *buffer, size_t room) {
+    size_t used = 0;
+    int shown = 0, differing = 0;
+
+    for (int i = 1; i < size; i++) {
+        if (values[i] == values[0]) {
+            continue;
+        }
+        differing++;
+        if (used + 40 < room) {
+            used += (size_t)snprintf(buffer + used, room - used, "%s%d", shown > 0 ? ", " : "", i);
+            shown++;
+        }
+    }
+    if (differing > shown) {
+        snprintf(buffer + used, room - used, " and %d more", differing - shown);
+    }
+}
+
+status_t group_same(struct group *group, uint64_t value, const char *what) {
+    uint64_t *all = malloc((size_t)group->size * sizeof *all);
+    status_t status = STATUS_OK;
+    char ranks[256];
+
+    if (all == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for a comparison of %d ranks", group->size);
+    }
+    TRY_GOTO(group_allgather(group, &value, sizeof value, all), free_all);
+    for (int i = 1; i < group->size; i++) {
+        if (all[i] != all[0]) {
+            status = STATUS_MISMATCH;
+        }
+    }
+    if (status != STATUS_OK) {
+        print_differing(all, group->size, ranks, sizeof ranks);
+        status = FAIL(STATUS_MISMATCH, "%s on rank 0 is not the same on rank %s (rank %d has %016"
+                      PRIx64 ", rank 0 %016" PRIx64 "); start every rank with the same program, "
+                      "files and arguments", what, ranks, group->rank, value, all[0]);
+    }
+
+free_all:
+    free(all);
+    return status;
+}
+
+/* ---- wire: creation ---- */
+
+static const struct wire_class *find_class(const char *name) {
+    for (int i = 0; i < WIRE_CLASSES; i++) {
+        if (strcmp(wire_classes[i]->name, name) == 0) {
+            return wire_classes[i];
+        }
+    }
+    return NULL;
+}
+
+static status_t check_transport(const struct group *group, const char *name) {
+    const struct wire_class *class = find_class(name);
+
+    if (class == NULL) {
+        if (strcmp(name, "ucx") == 0) {
+            return FAIL(STATUS_UNSUPPORTED, "transport ucx is not in this build (UCX was not found "
+                        "when it was configured); use mpi");
+        }
+        return FAIL(STATUS_INVALID, "unknown transport '%s'; there are ucx, mpi and threads", name);
+    }
+    if (class->threads && !group->class->threads) {
+        return FAIL(STATUS_INVALID, "transport threads is for ranks of one process, and these are "
+                    "%d processes of a launcher; use ucx or mpi", group->size);
+    }
+    if (!class->threads && group->class->threads) {
+        return FAIL(STATUS_INVALID, "transport %s is for processes started by mpirun or srun, and "
+                    "these %d ranks are threads of one process; use threads", name, group->size);
+    }
+    return STATUS_OK;
+}
+
+static uint64_t check_channels(const struct group *group, const struct wire_channel *channels,
+                               int count) {
+    uint64_t hash = hash_bytes(&count, sizeof count, 0);
+
+    for (int i = 0; i < count; i++) {
+        const struct wire_channel *c = &channels[i];
+        CHECK(c->from >= 0 && c->from < group->size && c->to >= 0 && c->to < group->size &&
+              c->from != c->to, "channel %d goes from rank %d to rank %d of %d", i, c->from, c->to,
+              group->size);
+        CHECK(c->bytes > 0 && c->slots > 0, "channel %d has %zu bytes and %d slots", i, c->bytes,
+              c->slots);
+        CHECK(c->to != group->rank || c->slot != NULL, "channel %d has no slots here", i);
+        uint64_t fields[] = {(uint64_t)c->from, (uint64_t)c->to, c->bytes, (uint64_t)c->slots};
+        hash = hash_bytes(fields, sizeof fields, hash);
+    }
+    return hash;
+}
+
+/* Copies the channels and the slot addresses of this rank's arrivals. */
+static status_t copy_channels(struct wire *wire, const struct wire_channel *channels) {
+    size_t slots = 0, used = 0;
+
+    for (int i = 0; i < wire->count; i++) {
+        slots += channels[i].to == wire->group->rank ? (size_t)channels[i].slots : 0;
+    }
+    wire->channel = calloc((size_t)wire->count + 1, sizeof *wire->channel);
+    wire->counts = calloc((size_t)wire->count + 1, sizeof *wire->counts);
+    wire->addresses = calloc(slots + 1, sizeof *wire->addresses);
+    if (wire->channel == NULL || wire->counts == NULL || wire->addresses == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for %d channels with %zu slots", wire->count, slots);
+    }
+    for (int i = 0; i < wire->count; i++) {
+        struct wire_channel *copy = &wire->channel[i];
+        *copy = channels[i];
+        copy->slot = NULL;
+        if (copy->to == wire->group->rank) {
+            size_t bytes = (size_t)copy->slots * sizeof *wire->addresses;
+            memcpy(wire->addresses + used, channels[i].slot, bytes);
+            copy->slot = wire->addresses + used;
+            used += (size_t)copy->slots;
+        }
+    }
+    return STATUS_OK;
+}
+
+static void wire_free(struct wire *wire) {
+    free(wire->channel);
+    free(wire->counts);
+    free(wire->addresses);
+    free(wire);
+}
+
+status_t wire_create(struct group *group, const char *transport,
+                     const struct wire_channel *channels, int count, struct wire **out) {
+    status_t status;
+
+    CHECK(count >= 0 && (count == 0 || group->size > 1), "%d channels among %d ranks", count,
+          group->size);
+    if (group->size > 1) {
+        TRY(check_transport(group, transport));
+        TRY(group_same(group, check_channels(group, channels, count), "the list of channels"));
+    }
+    struct wire *wire = calloc(1, sizeof *wire);
+    if (wire == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for a wire");
+    }
+    wire->group = group;
+    wire->count = count;
+    TRY_GOTO(copy_channels(wire, channels), free_wire);
+    if (count > 0) {
+        wire->class = find_class(transport);
+        TRY_GOTO(wire->class->create(wire), free_wire);
+    }
+    *out = wire;
+    return STATUS_OK;
+
+free_wire:
+    wire_free(wire);
+    return status;
+}
+
+void wire_destroy(struct wire *wire) {
+    if (wire == NULL) {
+        return;
+    }
+    if (wire->class != NULL) {
+        wire->class->destroy(wire);
+    }
+    wire_free(wire);
+}
+
+/* ---- wire: verbs ---- */
+
+static const struct wire_channel *check_end(const struct wire *wire, int channel, bool sending) {
+    CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
+    const struct wire_channel *c = &wire->channel[channel];
+    CHECK((sending ? c->from : c->to) == wire->group->rank, "rank %d is not the %s of channel %d",
+          wire->group->rank, sending ? "sender" : "receiver", channel);
+    return c;
+}
+
+static void check_slot(const struct wire_channel *c, int channel, int slot) {
+    CHECK(slot >= 0 && slot < c->slots, "slot %d of channel %d, which has %d", slot, channel,
+          c->slots);
+}
+
+status_t wire_post(struct wire *wire, int channel, int slot, int64_t message) {
+    check_slot(check_end(wire, channel, false), channel, slot);
+    if (wire->group->failed) {
+        return group_lost(wire->group);
+    }
+    return wire->class->post(wire, channel, slot, message);
+}
+
+status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, const void *source) {
+    check_slot(check_end(wire, channel, true), channel, slot);
+    if (wire->group->failed) {
+        return group_lost(wire->group);
+    }
+    return wire->class->put(wire, channel, slot, message, source);
+}
+
+status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
+                   struct wire_stamp *out_stamp) {
+    struct wire_stamp stamp;
+
+    check_slot(check_end(wire, channel, false), channel, slot);
+    TRY(wire->class->wait(wire, channel, slot, message, &stamp));
+    if (out_stamp != NULL) {
+        *out_stamp = stamp;
+    }
+    return STATUS_OK;
+}
+
+status_t wire_sent(struct wire *wire, int channel, int64_t message) {
+    check_end(wire, channel, true);
+    return wire->class->sent(wire, channel, message);
+}
+
+void wire_counts(const struct wire *wire, int channel, struct wire_count *out) {
+    CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
+    pthread_mutex_lock(wire->group->bell.mutex);
+    *out = wire->counts[channel];
+    pthread_mutex_unlock(wire->group->bell.mutex);
+}
+
+status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb) {
+    const struct wire_channel *c = &wire->channel[channel];
+    struct group *group = wire->group;
+    char doing[DOING_SIZE];
+
+    if (group->failed) {
+        return group_lost(group);
+    }
+    return FAIL(STATUS_TIMEOUT, "message %" PRId64 " of channel %d (rank %d to rank %d, %zu bytes) "
+                "has not %s within %g s, rank %d was in %s; see what rank %d did last, or raise "
+                "health.deadline_s", message, channel, c->from, c->to, c->bytes, verb,
+                group->options.deadline_s, group->rank, group_doing(group, doing, sizeof doing),
+                group->rank == c->from ? c->to : c->from);
+}

@@ -1,0 +1,134 @@
+/* transport.h - what the houses of comm/ share: the insides of a group and of a wire.
+ *
+ *     comm.c    the verbs of comm.h: checks arguments, then calls the class
+ *     alone.c   group of one
+ *     loop.c    group of threads          loop_wire.c   "threads"
+ *     mpi.c     group of processes        mpi_wire.c    "mpi"
+ *     health.c  who is alive              ucx.c         "ucx"
+ *     pump.c    tickets between a rank's main thread and a wire's progress thread (mpi, ucx)
+ *
+ * A rank sleeps in one way only: on its group's bell, a mutex with a condition. Whoever completes
+ * something that it may wait for rings it, and so does whoever learns that a peer is lost.
+ */
+#ifndef COMM_TRANSPORT_H
+#define COMM_TRANSPORT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "comm/comm.h"
+
+enum { REASON_SIZE = 256, DOING_SIZE = 512 };
+
+/* ---- group ---- */
+
+struct bell {
+    pthread_mutex_t *mutex; /* own_mutex, or one shared by all ranks of a process */
+    pthread_mutex_t own_mutex;
+    pthread_cond_t ring; /* CLOCK_MONOTONIC */
+};
+
+struct group_class {
+    bool threads;
+    void (*close)(struct group *group);
+    void (*abandon)(struct group *group, int code);
+    status_t (*barrier)(struct group *group);
+    status_t (*broadcast)(struct group *group, void *data, size_t bytes, int root);
+    status_t (*allgatherv)(struct group *group, const void *data, const size_t *counts, void *out);
+    /* ns to subtract from a stamp of each rank's clock to have it on ours; [size], collective. */
+    status_t (*clocks)(struct group *group, int64_t *out_ahead);
+};
+
+struct group {
+    const struct group_class *class;
+    int rank, size, local_rank, local_size;
+    struct group_options options;
+    struct bell bell;
+
+    atomic_bool failed;       /* a peer is lost: every wait returns STATUS_PEER */
+    atomic_bool told;         /* ... and this rank has said so */
+    char reason[REASON_SIZE]; /* "rank 2 died (killed?)"; written once, before `failed` */
+
+    pthread_mutex_t watch_mutex;
+    group_describe_fn describe;
+    void *describe_arg;
+    const char *inside; /* the collective that runs now, if any; a literal */
+
+    void *state; /* of the class */
+};
+
+/* Fields of `group` but class and state; `shared` NULL = a mutex of its own. */
+void group_init(struct group *group, const struct group_class *class, int rank, int size,
+                const struct group_options *options, pthread_mutex_t *shared);
+void group_fini(struct group *group);
+
+/* What this rank does now: its description, or the collective it is in; `buffer`. */
+const char *group_doing(struct group *group, char *buffer, size_t size);
+/* A peer is lost. First call wins; rings the bell. `locked`: the caller holds bell.mutex. */
+void group_fail(struct group *group, bool locked, const char *reason);
+/* What a wait returns when `failed` is set: STATUS_PEER, and says why once if nobody has. */
+status_t group_lost(struct group *group);
+
+/* now + deadline_s in CLOCK_MONOTONIC ns; INT64_MAX without a deadline. */
+int64_t group_deadline(const struct group *group);
+/* Sleeps on the bell (mutex held) until rung or `until`; false when `until` has passed. */
+bool bell_sleep(struct bell *bell, int64_t until);
+void bell_ring(struct bell *bell); /* mutex held */
+
+/* ---- wire ---- */
+
+struct wire_class {
+    const char *name;
+    bool threads; /* needs a threads group; otherwise an mpi group */
+    status_t (*create)(struct wire *wire);
+    void (*destroy)(struct wire *wire);
+    status_t (*post)(struct wire *wire, int channel, int slot, int64_t message);
+    status_t (*put)(struct wire *wire, int channel, int slot, int64_t message, const void *source);
+    status_t (*wait)(struct wire *wire, int channel, int slot, int64_t message,
+                     struct wire_stamp *out_stamp);
+    status_t (*sent)(struct wire *wire, int channel, int64_t message);
+};
+
+struct wire {
+    const struct wire_class *class; /* NULL: no channels */
+    struct group *group;
+    int count;
+    struct wire_channel *channel; /* [count] copies; slot arrays too */
+    void **addresses;             /* all slot arrays of this rank */
+    struct wire_count *counts;    /* [count] under the bell's mutex */
+    void *state;                  /* of the class */
+};
+
+/* Ends a wait that did not complete: STATUS_PEER if the group failed, otherwise the deadline has
+ * passed, which is said with channel, message and what the rank does. `verb` is "landed" or "left". */
+status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb);
+
+extern const struct wire_class loop_wire_class;
+extern const struct wire_class mpi_wire_class;
+extern const struct wire_class ucx_wire_class;
+
+/* mpi.c for mpi_wire.c: sleeps until all `requests` (MPI_Request [count]) are complete. */
+status_t mpi_settle(struct group *group, void *requests, int count, const char *what);
+
+/* loop.c for loop_wire.c: what the ranks of one process share. */
+struct loop_world {
+    pthread_mutex_t mutex;
+    struct group *group; /* [ranks] */
+    int ranks;
+    struct loop_faults faults;
+    int64_t *puts;       /* [ranks] so far */
+    bool *dead;          /* [ranks] by fault */
+    bool *left;          /* [ranks] the body has returned or closed */
+    int arrived;         /* in the collective `generation` */
+    int64_t generation;
+    unsigned char *stage[2]; /* bytes of a collective, by the parity of its generation */
+    size_t stage_size[2];
+    int64_t *wires_created;    /* [ranks] */
+    struct loop_wire *wires;   /* those some rank still holds */
+};
+
+#endif
