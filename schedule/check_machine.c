@@ -1,0 +1,522 @@
+/* check_machine.c - all ranks' lists run against each other on an abstract machine.
+ *
+ * Its memory holds, instead of tensors, what they stand for: which microbatch a frame, a slot or a
+ * backward buffer belongs to, in which state, and how many uses are still to come. A message lands
+ * when it has been put and its slot posted for it. A rank stops at a WAIT or SENT whose message has
+ * not landed and at NORM until all are there; every other operation must be lawful at once. What
+ * blocks depends on messages alone, so one interleaving stands for all.
+ *
+ *     slot   free -post-> posted -landing-> landed -wait-> held [-grad-> formed] -last use-> free
+ *     frame  first F of a microbatch takes it, if the one before has had its last use
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "schedule/plan_internal.h"
+
+enum slot_state { SLOT_FREE, SLOT_POSTED, SLOT_LANDED, SLOT_HELD, SLOT_FORMED };
+
+/* An arrival slot, or a slot of a gradient (both in one where a sum is received). */
+struct slot {
+    enum slot_state state;
+    int microbatch;
+    int uses; /* still to come */
+};
+
+/* A frame, or what B of a unit leaves for GRAD and W. */
+struct buffer {
+    int microbatch;
+    int uses;
+};
+
+struct message {
+    bool put, landed;
+};
+
+struct machine {
+    const struct checker *checker;
+    const struct plan *plan;
+    int *next;     /* [ranks] operation */
+    bool *at_norm; /* [ranks] */
+    struct slot *slot;
+    size_t *shipment_slot;   /* [shipments] first slot; a backward one's is the gradient's */
+    int *arrival;            /* [stages * keys] forward shipment that brings the key */
+    size_t *grad_slot;       /* [stages * keys] first slot */
+    struct buffer *frame;    /* all stages' */
+    size_t *frame_first;     /* [stages] */
+    int *frame_uses;         /* [stages] uses of a frame by a microbatch */
+    struct buffer *backward; /* [units] */
+    bool *made;              /* [units][microbatches] F done */
+    int *weights;            /* [units] microbatches whose weight gradient is in */
+    struct message *message; /* [shipments][microbatches] */
+};
+
+enum outcome { OUTCOME_DONE, OUTCOME_BLOCKED, OUTCOME_WRONG };
+
+/* Operation under execution, for messages. */
+struct place {
+    struct machine *machine;
+    int rank, index;
+    const struct op *op;
+};
+
+#define WRONG(place, ...)                                                                          \
+    (check_refuse((place)->machine->checker, (place)->rank, (place)->index, __VA_ARGS__),          \
+     OUTCOME_WRONG)
+
+static size_t at(const struct plan *plan, int stage, int key) {
+    return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
+}
+
+static struct message *message_of(const struct machine *machine, const struct op *op) {
+    size_t row = (size_t)op->shipment * (size_t)machine->plan->microbatches;
+    return &machine->message[row + (size_t)op->microbatch];
+}
+
+static bool *made_of(const struct machine *machine, int unit, int microbatch) {
+    return &machine->made[(size_t)unit * (size_t)machine->plan->microbatches + (size_t)microbatch];
+}
+
+static struct buffer *frame_of(const struct machine *machine, const struct op *op) {
+    return &machine->frame[machine->frame_first[op->stage] + (size_t)op->frame];
+}
+
+static struct slot *grad_of(const struct machine *machine, const struct op *op, int key) {
+    int slots = machine->plan->stage[op->stage].grad_slots[key];
+    size_t first = machine->grad_slot[at(machine->plan, op->stage, key)];
+    return &machine->slot[first + (size_t)(op->microbatch % slots)];
+}
+
+/* Arrival slot in which `key` of the operation's microbatch comes to its stage. */
+static struct slot *arrival_of(const struct machine *machine, const struct op *op, int key) {
+    int shipment = machine->arrival[at(machine->plan, op->stage, key)];
+    int slots = machine->plan->shipment[shipment].slots;
+    return &machine->slot[machine->shipment_slot[shipment] + (size_t)(op->microbatch % slots)];
+}
+
+static bool holds(const struct slot *slot, enum slot_state state, int microbatch) {
+    return slot->state == state && slot->microbatch == microbatch;
+}
+
+static void slot_use(struct slot *slot) {
+    slot->uses--;
+    slot->state = slot->uses == 0 ? SLOT_FREE : slot->state;
+}
+
+static bool is_home(const struct plan *plan, int stage, int key) {
+    const struct stage_plan *s = &plan->stage[stage];
+    int producer = plan->graph->key[key].producer;
+    return producer >= s->first_unit && producer < s->first_unit + s->units;
+}
+
+static int readers_of(const struct plan *plan, int stage, int key) {
+    const struct stage_plan *s = &plan->stage[stage];
+    int readers = 0;
+    for (int unit = s->first_unit; unit < s->first_unit + s->units; unit++) {
+        readers += graph_reads(plan->graph, unit, key) != 0;
+    }
+    return readers;
+}
+
+/* Uses of a formed gradient: B and W of its producer here, or one send. */
+static int grad_uses(const struct plan *plan, int stage, int key) {
+    return is_home(plan, stage, key) ? 2 : 1;
+}
+
+/* ---- the wire ---- */
+
+static void land(struct machine *machine, const struct op *op) {
+    const struct shipment *s = &machine->plan->shipment[op->shipment];
+    struct slot *slot =
+        &machine->slot[machine->shipment_slot[op->shipment] + (size_t)(op->microbatch % s->slots)];
+    struct message *message = message_of(machine, op);
+    if (message->put && !message->landed && holds(slot, SLOT_POSTED, op->microbatch)) {
+        slot->state = SLOT_LANDED;
+        message->landed = true;
+    }
+}
+
+static enum outcome run_post(struct place *p) {
+    struct machine *machine = p->machine;
+    struct slot *slot =
+        &machine->slot[machine->shipment_slot[p->op->shipment] + (size_t)p->op->slot];
+    if (slot->state != SLOT_FREE) {
+        return WRONG(p, "its slot still belongs to microbatch %d", slot->microbatch);
+    }
+    *slot = (struct slot){.state = SLOT_POSTED, .microbatch = p->op->microbatch};
+    land(machine, p->op);
+    return OUTCOME_DONE;
+}
+
+static enum outcome run_wait(struct place *p) {
+    struct machine *machine = p->machine;
+    const struct plan *plan = machine->plan;
+    const struct shipment *s = &plan->shipment[p->op->shipment];
+    struct slot *slot =
+        &machine->slot[machine->shipment_slot[p->op->shipment] + (size_t)p->op->slot];
+    if (holds(slot, SLOT_POSTED, p->op->microbatch)) {
+        return OUTCOME_BLOCKED;
+    }
+    if (!holds(slot, SLOT_LANDED, p->op->microbatch)) {
+        return WRONG(p, "its slot was not posted for it");
+    }
+    slot->state = SLOT_HELD;
+    slot->uses = s->backward ? 1 : readers_of(plan, s->to, s->key) * (1 + plan->training);
+    return OUTCOME_DONE;
+}
+
+static enum outcome run_put(struct place *p) {
+    struct machine *machine = p->machine;
+    const struct op *op = p->op;
+    if (machine->plan->shipment[op->shipment].backward) {
+        if (!holds(grad_of(machine, op, op->key), SLOT_FORMED, op->microbatch)) {
+            return WRONG(p, "the gradient has not been formed");
+        }
+    } else if (frame_of(machine, op)->microbatch != op->microbatch ||
+               !*made_of(machine, machine->plan->graph->key[op->key].producer, op->microbatch)) {
+        return WRONG(p, "the key has not been made");
+    }
+    message_of(machine, op)->put = true;
+    land(machine, op);
+    return OUTCOME_DONE;
+}
+
+static enum outcome run_sent(struct place *p) {
+    struct machine *machine = p->machine;
+    const struct op *op = p->op;
+    const struct message *message = message_of(machine, op);
+    if (!message->put) {
+        return WRONG(p, "nothing was put");
+    }
+    if (!message->landed) {
+        return OUTCOME_BLOCKED;
+    }
+    if (machine->plan->shipment[op->shipment].backward) {
+        slot_use(grad_of(machine, op, op->key));
+    } else {
+        frame_of(machine, op)->uses--;
+    }
+    return OUTCOME_DONE;
+}
+
+/* ---- compute ---- */
+
+/* All keys that the unit reads are there; remote ones lose a use. */
+static enum outcome read_keys(struct place *p) {
+    struct machine *machine = p->machine;
+    const struct graph *graph = machine->plan->graph;
+    for (int key = 0; key < graph->keys; key++) {
+        if (!graph_reads(graph, p->op->unit, key)) {
+            continue;
+        }
+        char name[32];
+        key_print(&graph->key[key], name, sizeof name);
+        if (is_home(machine->plan, p->op->stage, key)) {
+            if (!*made_of(machine, graph->key[key].producer, p->op->microbatch)) {
+                return WRONG(p, "%s has not been made", name);
+            }
+            continue;
+        }
+        struct slot *slot = arrival_of(machine, p->op, key);
+        if (!holds(slot, SLOT_HELD, p->op->microbatch)) {
+            return WRONG(p, "%s is not there", name);
+        }
+        slot_use(slot);
+    }
+    return OUTCOME_DONE;
+}
+
+/* A use of the microbatch's frame; false if the frame is another's. */
+static bool frame_use(struct place *p) {
+    struct buffer *frame = frame_of(p->machine, p->op);
+    frame->uses--;
+    return frame->microbatch == p->op->microbatch;
+}
+
+/* Weight gradients take the microbatches in ascending order. */
+static enum outcome weights_add(struct place *p) {
+    int *weights = &p->machine->weights[p->op->unit];
+    if (*weights != p->op->microbatch) {
+        return WRONG(p, "the weight gradient is due for microbatch %d", *weights);
+    }
+    *weights += 1;
+    return OUTCOME_DONE;
+}
+
+static enum outcome run_f(struct place *p) {
+    struct machine *machine = p->machine;
+    const struct op *op = p->op;
+    struct buffer *frame = frame_of(machine, op);
+    if (frame->microbatch != op->microbatch) {
+        if (frame->uses > 0) {
+            return WRONG(p, "its frame is still needed for microbatch %d", frame->microbatch);
+        }
+        *frame = (struct buffer){op->microbatch, machine->frame_uses[op->stage]};
+    }
+    frame->uses--;
+    *made_of(machine, op->unit, op->microbatch) = true;
+    return read_keys(p);
+}
+
+/* The gradient of what the unit produced is formed, and is used once. */
+static enum outcome read_produced_grad(struct place *p) {
+    int key = graph_produced(p->machine->plan->graph, p->op->unit);
+    if (key < 0) {
+        return OUTCOME_DONE;
+    }
+    struct slot *slot = grad_of(p->machine, p->op, key);
+    if (!holds(slot, SLOT_FORMED, p->op->microbatch)) {
+        return WRONG(p, "the gradient of its output has not been formed");
+    }
+    slot_use(slot);
+    return OUTCOME_DONE;
+}
+
+/* A gradient is written: into the sum received, or into a free slot. */
+static enum outcome form_grad(struct place *p, int key, bool received) {
+    struct slot *slot = grad_of(p->machine, p->op, key);
+    if (received && !holds(slot, SLOT_HELD, p->op->microbatch)) {
+        return WRONG(p, "the sum of the later stages is not there");
+    }
+    if (!received && slot->state != SLOT_FREE) {
+        return WRONG(p, "its slot still belongs to microbatch %d", slot->microbatch);
+    }
+    *slot = (struct slot){SLOT_FORMED, p->op->microbatch,
+                          grad_uses(p->machine->plan, p->op->stage, key)};
+    return OUTCOME_DONE;
+}
+
+static enum outcome run_b(struct place *p) {
+    struct machine *machine = p->machine;
+    const struct graph *graph = machine->plan->graph;
+    struct buffer *left = &machine->backward[p->op->unit];
+    if (!frame_use(p) || !*made_of(machine, p->op->unit, p->op->microbatch)) {
+        return WRONG(p, "its forward has not been run");
+    }
+    if (left->uses > 0) {
+        return WRONG(p, "what it left for microbatch %d is still needed", left->microbatch);
+    }
+    enum outcome outcome = read_produced_grad(p);
+    if (outcome == OUTCOME_DONE) {
+        outcome = read_keys(p);
+    }
+    *left = (struct buffer){p->op->microbatch, 1}; /* its W, and the GRADs that add it */
+    for (int key = 0; key < graph->keys && outcome == OUTCOME_DONE; key++) {
+        uint8_t use = graph_reads(graph, p->op->unit, key);
+        if (use & READ_MID) {
+            outcome = form_grad(p, key, false);
+        } else {
+            left->uses += use != 0;
+        }
+    }
+    return outcome;
+}
+
+static enum outcome run_grad(struct place *p) {
+    struct machine *machine = p->machine;
+    bool received = false;
+    int before = -1;
+    for (int i = 0; i < p->op->adds; i++) {
+        const struct add *add = &machine->plan->add[p->op->first_add + i];
+        if (add->kind == ADD_RECEIVED) {
+            received = true;
+            continue;
+        }
+        struct buffer *left = &machine->backward[add->unit];
+        if (left->microbatch != p->op->microbatch) {
+            return WRONG(p, "unit %d has not contributed yet", add->unit);
+        }
+        left->uses -= add->unit != before;
+        before = add->unit;
+    }
+    if (!frame_use(p)) {
+        return WRONG(p, "its frame is another microbatch's");
+    }
+    return form_grad(p, p->op->key, received);
+}
+
+static enum outcome run_w(struct place *p) {
+    struct buffer *left = &p->machine->backward[p->op->unit];
+    if (!frame_use(p) || left->microbatch != p->op->microbatch) {
+        return WRONG(p, "its backward has not been run");
+    }
+    left->uses--;
+    enum outcome outcome = read_produced_grad(p);
+    return outcome == OUTCOME_DONE ? weights_add(p) : outcome;
+}
+
+static enum outcome run_norm(struct place *p) {
+    p->machine->at_norm[p->rank] = true;
+    for (int rank = 0; rank < p->machine->plan->ranks; rank++) {
+        if (!p->machine->at_norm[rank]) {
+            return OUTCOME_BLOCKED;
+        }
+    }
+    return OUTCOME_DONE;
+}
+
+static enum outcome run_op(struct place *p) {
+    switch (p->op->kind) {
+    case OP_POST:
+        return run_post(p);
+    case OP_WAIT:
+        return run_wait(p);
+    case OP_PUT:
+        return run_put(p);
+    case OP_SENT:
+        return run_sent(p);
+    case OP_F:
+        return run_f(p);
+    case OP_B:
+        return run_b(p);
+    case OP_GRAD:
+        return run_grad(p);
+    case OP_W:
+        return run_w(p);
+    case OP_NORM:
+        return run_norm(p);
+    default:
+        return OUTCOME_DONE;
+    }
+}
+
+/* ---- the run ---- */
+
+static enum outcome machine_run_rank(struct machine *machine, int rank, bool *out_moved) {
+    const struct rank_plan *list = &machine->plan->rank[rank];
+    while (machine->next[rank] < list->ops) {
+        int index = machine->next[rank];
+        struct place place = {machine, rank, index, &list->op[index]};
+        enum outcome outcome = run_op(&place);
+        if (outcome != OUTCOME_DONE) {
+            return outcome;
+        }
+        machine->next[rank]++;
+        *out_moved = true;
+    }
+    return OUTCOME_DONE;
+}
+
+/* All ranks that are not at their end, and what each waits for. */
+static bool machine_deadlock(const struct machine *machine) {
+    char text[400] = "";
+    int used = 0;
+    for (int rank = 0; rank < machine->plan->ranks; rank++) {
+        const struct rank_plan *list = &machine->plan->rank[rank];
+        if (machine->next[rank] < list->ops && used >= 0 && (size_t)used < sizeof text) {
+            char what[160];
+            op_print(machine->plan, &list->op[machine->next[rank]], what, sizeof what);
+            used += snprintf(text + used, sizeof text - (size_t)used, "%s rank %d at %d (%s)",
+                             used > 0 ? "," : "", rank, machine->next[rank], what);
+        }
+    }
+    return check_refuse(machine->checker, -1, -1, "deadlock:%s", text);
+}
+
+static bool machine_run(struct machine *machine) {
+    bool moved = true, done = false;
+    while (moved && !done) {
+        moved = false;
+        done = true;
+        for (int rank = 0; rank < machine->plan->ranks; rank++) {
+            enum outcome outcome = machine_run_rank(machine, rank, &moved);
+            if (outcome == OUTCOME_WRONG) {
+                return false;
+            }
+            done = done && outcome == OUTCOME_DONE;
+        }
+    }
+    return done || machine_deadlock(machine);
+}
+
+/* Numbers all slots and frames; returns the slots in all. */
+static size_t machine_number(struct machine *machine, size_t *out_frames) {
+    const struct plan *plan = machine->plan;
+    size_t slots = 0, frames = 0;
+    for (int stage = 0; stage < plan->stages; stage++) {
+        machine->frame_first[stage] = frames;
+        frames += (size_t)plan->stage[stage].frames;
+        for (int key = 0; key < plan->graph->keys; key++) {
+            machine->grad_slot[at(plan, stage, key)] = slots;
+            slots += (size_t)plan->stage[stage].grad_slots[key];
+        }
+        machine->frame_uses[stage] = plan->stage[stage].units * (plan->training ? 3 : 1);
+    }
+    for (int i = 0; i < plan->shipments; i++) {
+        const struct shipment *s = &plan->shipment[i];
+        machine->shipment_slot[i] =
+            s->backward ? machine->grad_slot[at(plan, s->to, s->key)] : slots;
+        slots += s->backward ? 0 : (size_t)s->slots;
+        if (!s->backward) {
+            machine->frame_uses[s->from]++;
+            machine->arrival[at(plan, s->to, s->key)] = i;
+        }
+    }
+    for (int rank = 0; rank < plan->ranks; rank++) { /* GRADs use the frame of their microbatch */
+        for (int i = 0; i < plan->rank[rank].ops; i++) {
+            const struct op *op = &plan->rank[rank].op[i];
+            machine->frame_uses[op->stage] += op->kind == OP_GRAD && op->microbatch == 0;
+        }
+    }
+    *out_frames = frames;
+    return slots;
+}
+
+static bool machine_init(struct machine *machine) {
+    const struct plan *plan = machine->plan;
+    size_t stages = (size_t)plan->stages, units = (size_t)plan->graph->units;
+    size_t shipments = (size_t)plan->shipments, m = (size_t)plan->microbatches;
+    machine->next = calloc((size_t)plan->ranks, sizeof *machine->next);
+    machine->at_norm = calloc((size_t)plan->ranks, sizeof *machine->at_norm);
+    machine->shipment_slot = calloc(shipments + 1, sizeof *machine->shipment_slot);
+    machine->grad_slot = calloc(stages * (size_t)plan->graph->keys + 1, sizeof *machine->grad_slot);
+    machine->arrival = calloc(stages * (size_t)plan->graph->keys + 1, sizeof *machine->arrival);
+    machine->frame_first = calloc(stages, sizeof *machine->frame_first);
+    machine->frame_uses = calloc(stages, sizeof *machine->frame_uses);
+    machine->backward = calloc(units, sizeof *machine->backward);
+    machine->made = calloc(units * m, sizeof *machine->made);
+    machine->weights = calloc(units, sizeof *machine->weights);
+    machine->message = calloc(shipments * m + 1, sizeof *machine->message);
+    if (machine->next == NULL || machine->at_norm == NULL || machine->shipment_slot == NULL ||
+        machine->grad_slot == NULL || machine->arrival == NULL || machine->frame_first == NULL ||
+        machine->frame_uses == NULL || machine->backward == NULL || machine->made == NULL ||
+        machine->weights == NULL || machine->message == NULL) {
+        return false;
+    }
+    size_t frames = 0, slots = machine_number(machine, &frames);
+    machine->slot = calloc(slots + 1, sizeof *machine->slot);
+    machine->frame = calloc(frames, sizeof *machine->frame);
+    for (size_t i = 0; machine->frame != NULL && i < frames; i++) {
+        machine->frame[i].microbatch = -1;
+    }
+    for (size_t i = 0; i < units; i++) {
+        machine->backward[i].microbatch = -1;
+    }
+    return machine->slot != NULL && machine->frame != NULL;
+}
+
+static void machine_fini(struct machine *machine) {
+    free(machine->next);
+    free(machine->at_norm);
+    free(machine->slot);
+    free(machine->shipment_slot);
+    free(machine->grad_slot);
+    free(machine->arrival);
+    free(machine->frame);
+    free(machine->frame_first);
+    free(machine->frame_uses);
+    free(machine->backward);
+    free(machine->made);
+    free(machine->weights);
+    free(machine->message);
+}
+
+status_t check_machine(const struct checker *checker) {
+    struct machine machine = {.checker = checker, .plan = checker->plan};
+    status_t status = STATUS_NOMEM;
+    if (machine_init(&machine)) {
+        status = machine_run(&machine) ? STATUS_OK : STATUS_INTERNAL;
+    }
+    machine_fini(&machine);
+    return status;
+}

@@ -1,0 +1,218 @@
+/* plan.c - makes plans, and answers what can be counted from one. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "schedule/plan_internal.h"
+
+static const struct builder *const builders[] = {&gpipe_builder, &one_f_one_b_builder,
+                                                 &forward_builder};
+
+static status_t builder_find(const char *name, const struct builder **out) {
+    for (size_t i = 0; i < sizeof builders / sizeof builders[0]; i++) {
+        if (strcmp(builders[i]->name, name) == 0) {
+            *out = builders[i];
+            return STATUS_OK;
+        }
+    }
+    return FAIL(STATUS_INVALID, "no schedule is called \"%s\"; use gpipe or 1f1b", name);
+}
+
+void phase_add(struct phase_list *list, enum phase_kind kind, int microbatch) {
+    list->phase[list->count++] = (struct phase){.kind = kind, .microbatch = microbatch};
+}
+
+void phase_add_backward(struct phase_list *list, int microbatch) {
+    phase_add(list, PHASE_B, microbatch);
+    phase_add(list, PHASE_K, microbatch);
+    phase_add(list, PHASE_W, microbatch);
+}
+
+void plan_destroy(struct plan *plan) {
+    if (plan == NULL) {
+        return;
+    }
+    for (int stage = 0; plan->stage != NULL && stage < plan->stages; stage++) {
+        free(plan->stage[stage].grad_slots);
+    }
+    for (int rank = 0; plan->rank != NULL && rank < plan->ranks; rank++) {
+        free(plan->rank[rank].op);
+    }
+    free(plan->stage);
+    free(plan->rank);
+    free(plan->shipment);
+    free(plan->add);
+    free(plan);
+}
+
+int plan_stage_of(const struct plan *plan, int unit) {
+    int stage = 0;
+    while (stage + 1 < plan->stages && unit >= plan->stage[stage + 1].first_unit) {
+        stage++;
+    }
+    return stage;
+}
+
+int plan_rank_of(const struct plan *plan, int stage) {
+    return stage % plan->ranks;
+}
+
+static status_t plan_alloc(struct plan *plan) {
+    plan->stage = calloc((size_t)plan->stages, sizeof *plan->stage);
+    plan->rank = calloc((size_t)plan->ranks, sizeof *plan->rank);
+    bool ok = plan->stage != NULL && plan->rank != NULL;
+    for (int stage = 0; ok && stage < plan->stages; stage++) {
+        size_t keys = (size_t)plan->graph->keys;
+        plan->stage[stage].grad_slots = calloc(keys + 1, sizeof *plan->stage[stage].grad_slots);
+        ok = plan->stage[stage].grad_slots != NULL;
+    }
+    return ok ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for a plan of %d stages", plan->stages);
+}
+
+static status_t plan_options_check(const struct plan_options *options) {
+    if (options->ranks < 1) {
+        return FAIL(STATUS_INVALID, "a plan for %d pipeline ranks; use 1 or more (parallel.pp)",
+                    options->ranks);
+    }
+    if (options->microbatches < 1) {
+        return FAIL(STATUS_INVALID, "%d microbatches a step; use 1 or more (parallel.microbatches)",
+                    options->microbatches);
+    }
+    if (options->chunks != 1) {
+        return FAIL(STATUS_UNSUPPORTED, "%d stages a rank; only 1 can be planned so far",
+                    options->chunks);
+    }
+    if (options->prefetch < 0) {
+        return FAIL(STATUS_INVALID, "%d prefetched microbatches; use 0 or more (parallel.prefetch)",
+                    options->prefetch);
+    }
+    return STATUS_OK;
+}
+
+static status_t plan_build(struct plan *plan, const struct builder *builder,
+                           const struct plan_options *options) {
+    TRY(plan_alloc(plan));
+    TRY(partition_make(plan, options->partition));
+    struct needs *needs = NULL;
+    TRY(needs_create(plan, &needs));
+    plan_size_slots(plan, needs, builder, options->prefetch);
+    status_t status = plan_expand(plan, needs, builder);
+    needs_destroy(needs);
+    TRY(status);
+
+    char why[512] = "";
+    status = plan_check(plan, why, sizeof why);
+    if (status == STATUS_NOMEM) {
+        return FAIL(status, "no memory to check the plan");
+    }
+    CHECK(status == STATUS_OK, "the %s plan is wrong: %s", plan->schedule, why);
+    return STATUS_OK;
+}
+
+status_t plan_create(const struct graph *graph, const struct plan_options *options,
+                     struct plan **out) {
+    const struct builder *builder = NULL;
+    TRY(plan_options_check(options));
+    TRY(builder_find(options->schedule, &builder));
+    TRY(graph_check(graph));
+    if (options->ranks > graph->units) {
+        return FAIL(STATUS_INVALID, "%d stages for a model of %d units; use fewer (parallel.pp)",
+                    options->ranks, graph->units);
+    }
+    struct plan *plan = calloc(1, sizeof *plan);
+    if (plan == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for a plan");
+    }
+    plan->graph = graph;
+    plan->ranks = options->ranks;
+    plan->stages = options->ranks * options->chunks;
+    plan->microbatches = options->microbatches;
+    plan->training = builder->training;
+    memcpy(plan->schedule, builder->name, strlen(builder->name) + 1);
+
+    status_t status = plan_build(plan, builder, options);
+    if (status != STATUS_OK) {
+        plan_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return STATUS_OK;
+}
+
+/* ---- hash ---- */
+
+static uint64_t hash_shipment(const struct shipment *s, uint64_t hash) {
+    const int64_t field[] = {s->key, s->from, s->to, s->backward, s->plain, s->bytes, s->slots};
+    return hash_bytes(field, sizeof field, hash);
+}
+
+/* Structures of ints alone have no padding and are hashed as they are. */
+_Static_assert(sizeof(struct op) == 11 * sizeof(int), "struct op has padding");
+_Static_assert(sizeof(struct add) == 3 * sizeof(int), "struct add has padding");
+
+uint64_t plan_hash(const struct plan *plan) {
+    const struct graph *graph = plan->graph;
+    const int size[] = {graph->units,       graph->keys,    plan->ranks,     plan->stages,
+                        plan->microbatches, plan->training, plan->shipments, plan->adds};
+    uint64_t hash = hash_bytes(size, sizeof size, 0);
+    hash = hash_bytes(plan->schedule, strlen(plan->schedule), hash);
+    hash = hash_bytes(graph->reads, (size_t)graph->units * (size_t)graph->keys, hash);
+    for (int key = 0; key < graph->keys; key++) {
+        const struct key *k = &graph->key[key];
+        const int64_t field[] = {k->kind, k->index, k->producer, k->bytes};
+        hash = hash_bytes(field, sizeof field, hash);
+    }
+    for (int stage = 0; stage < plan->stages; stage++) {
+        const struct stage_plan *s = &plan->stage[stage];
+        const int field[] = {s->first_unit, s->units, s->frames};
+        hash = hash_bytes(field, sizeof field, hash);
+        hash = hash_bytes(s->grad_slots, (size_t)graph->keys * sizeof *s->grad_slots, hash);
+    }
+    for (int i = 0; i < plan->shipments; i++) {
+        hash = hash_shipment(&plan->shipment[i], hash);
+    }
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        const struct rank_plan *r = &plan->rank[rank];
+        hash = hash_bytes(&r->ops, sizeof r->ops, hash);
+        hash = hash_bytes(r->op, (size_t)r->ops * sizeof *r->op, hash);
+    }
+    return hash_bytes(plan->add, (size_t)plan->adds * sizeof *plan->add, hash);
+}
+
+/* ---- bytes ---- */
+
+void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense) {
+    size_t pairs = (size_t)plan->ranks * (size_t)plan->ranks;
+    memset(plain, 0, pairs * sizeof *plain);
+    memset(dense, 0, pairs * sizeof *dense);
+    for (int i = 0; i < plan->shipments; i++) {
+        const struct shipment *s = &plan->shipment[i];
+        int from = plan_rank_of(plan, s->from), to = plan_rank_of(plan, s->to);
+        (s->plain ? plain : dense)[from * plan->ranks + to] += s->bytes * plan->microbatches;
+    }
+}
+
+void plan_memory(const struct plan *plan, int rank, struct plan_memory *out) {
+    struct plan_memory memory = {0};
+    for (int stage = rank; stage < plan->stages; stage += plan->ranks) {
+        const struct stage_plan *s = &plan->stage[stage];
+        for (int i = 0; i < s->units; i++) {
+            const struct unit *unit = &plan->graph->unit[s->first_unit + i];
+            memory.parameters += unit->parameter_bytes;
+            memory.frames += unit->stash_bytes * s->frames;
+            memory.backward += plan->training ? unit->backward_bytes : 0;
+        }
+        for (int key = 0; key < plan->graph->keys; key++) {
+            memory.gradient_slots += plan->graph->key[key].bytes * s->grad_slots[key];
+        }
+    }
+    for (int i = 0; i < plan->shipments; i++) {
+        const struct shipment *s = &plan->shipment[i];
+        if (!s->backward && plan_rank_of(plan, s->to) == rank) {
+            memory.arrivals += s->bytes * s->slots;
+        }
+    }
+    memory.gradients = plan->training ? memory.parameters : 0;
+    memory.optimizer = plan->training ? 2 * memory.parameters : 0; /* two moments */
+    *out = memory;
+}
