@@ -14,6 +14,19 @@ static bool may_cut(const struct graph *graph, int unit) {
     return unit == 0 || unit == graph->units || graph->unit[unit].may_start;
 }
 
+status_t partition_check_stages(const struct graph *graph, int stages) {
+    int most = 0;
+    for (int unit = 0; unit < graph->units; unit++) {
+        most += may_cut(graph, unit);
+    }
+    if (stages > most) {
+        return FAIL(STATUS_INVALID,
+                    "%d stages, but the model can be cut into at most %d; use parallel.pp=%d",
+                    stages, most, most);
+    }
+    return STATUS_OK;
+}
+
 static void stages_set(struct plan *plan, int stage, int first, int end) {
     plan->stage[stage].first_unit = first;
     plan->stage[stage].units = end - first;
@@ -121,15 +134,6 @@ static void search_least(struct search *search) {
 }
 
 static status_t partition_auto(struct plan *plan) {
-    int most = 0;
-    for (int unit = 0; unit < plan->graph->units; unit++) {
-        most += may_cut(plan->graph, unit);
-    }
-    if (plan->stages > most) {
-        return FAIL(STATUS_INVALID,
-                    "%d stages, but the model can be cut into at most %d; use parallel.pp=%d",
-                    plan->stages, most, most);
-    }
     struct search search;
     status_t status = search_init(&search, plan);
     if (status == STATUS_OK) {

@@ -115,10 +115,7 @@ status_t plan_create(const struct graph *graph, const struct plan_options *optio
     TRY(plan_options_check(options));
     TRY(builder_find(options->schedule, &builder));
     TRY(graph_check(graph));
-    if (options->ranks > graph->units) {
-        return FAIL(STATUS_INVALID, "%d stages for a model of %d units; use fewer (parallel.pp)",
-                    options->ranks, graph->units);
-    }
+    TRY(partition_check_stages(graph, options->ranks));
     struct plan *plan = calloc(1, sizeof *plan);
     if (plan == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for a plan");

@@ -19,6 +19,8 @@ int graph_produced(const struct graph *graph, int unit);
 
 /* ---- partition.c ---- */
 
+/* Refuses more stages than cuts allow, however they are placed. */
+MUST_USE status_t partition_check_stages(const struct graph *graph, int stages);
 /* Fills plan->stage[].first_unit and .units as `text` says: "auto", "layers" or "5,4,4,5". */
 MUST_USE status_t partition_make(struct plan *plan, const char *text);
 
