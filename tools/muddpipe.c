@@ -1,0 +1,68 @@
+/* muddpipe.c - main: finds the subcommand. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/config.h"
+#include "kernels/kernels.h"
+#include "tools/tools.h"
+
+static const struct command {
+    const char *name;
+    int (*main)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    {"train", train_main, "train a model on the ranks that were started"},
+    {"eval", eval_main, "loss of a model on held-out tokens"},
+    {"plan", plan_main, "what each stage does, sends and holds, without running it"},
+    {"check", check_main, "compare with a golden folder: loss, logits, gradients, steps"},
+    {"data", data_main, "make token files and look into them"},
+};
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+static int help_print(void) {
+    printf(
+        "muddpipe - pipeline-parallel training of MUDDFormer\n\n"
+        "usage: muddpipe COMMAND [arguments]       (several ranks: mpirun -n N muddpipe ...)\n\n");
+    for (int i = 0; i < COMMANDS; i++) {
+        printf("  %-8s %s\n", commands[i].name, commands[i].help);
+    }
+    printf("\n  muddpipe COMMAND --help          its arguments\n"
+           "  muddpipe --help-config           every configuration key ('markdown' as a table)\n"
+           "  muddpipe --version\n");
+    return EXIT_SUCCESS;
+}
+
+static int command_unknown(const char *name) {
+    struct option names[COMMANDS] = {0};
+
+    for (int i = 0; i < COMMANDS; i++) {
+        names[i].name = commands[i].name;
+    }
+    const char *nearest = option_nearest(names, COMMANDS, name);
+    fprintf(stderr, "muddpipe: there is no command '%s'", name);
+    fprintf(stderr, nearest != NULL ? "; did you mean %s?\n" : "; see muddpipe --help\n", nearest);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv) {
+    kernels_guard(argv);
+    const char *name = argc > 1 ? argv[1] : "--help";
+
+    for (int i = 0; i < COMMANDS; i++) {
+        if (strcmp(name, commands[i].name) == 0) {
+            return commands[i].main(argc - 1, argv + 1);
+        }
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        return help_print();
+    }
+    if (strcmp(name, "--version") == 0) {
+        return printf("muddpipe %s\n", MUDDPIPE_VERSION) > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    if (strcmp(name, "--help-config") == 0) {
+        help_config(argc > 2 && strcmp(argv[2], "markdown") == 0);
+        return EXIT_SUCCESS;
+    }
+    return command_unknown(name);
+}
