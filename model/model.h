@@ -146,7 +146,8 @@ struct part_options {
     int frames;    /* activation frames */
     bool training; /* gradients, optimizer state and backward memory too */
     int threads;
-    struct trace *trace; /* borrowed, may be NULL */
+    struct trace *trace;     /* borrowed, may be NULL */
+    struct part *weights_of; /* use this part's weights (same units, outlives us); NULL = own */
 };
 
 MUST_USE status_t part_create(const struct part_options *options, struct part **out);

@@ -17,7 +17,7 @@ static bool part_has(const struct part *part, int unit)
 
 /* ---- creation ---- */
 
-static status_t create_parameters(struct part *part)
+static status_t create_parameters(struct part *part, const struct part *weights_of)
 {
     const struct model *model = part->model;
     part->first_param = model->unit_param[part->first_unit];
@@ -34,6 +34,13 @@ static status_t create_parameters(struct part *part)
     }
     part->offset[part->params] = total;
     size_t bytes = total * sizeof(float);
+    if (weights_of) {
+        CHECK(weights_of->first_param == part->first_param && weights_of->params == part->params &&
+                  !part->training,
+              "weights are shared by parts of the same units, gradients are not");
+        part->weights = weights_of->weights;
+        return STATUS_OK;
+    }
     TRY(arena_create(&part->parameter_arena, bytes * (part->training ? 4 : 1),
                      "parameters and optimizer state"));
     part->weights = arena_alloc(&part->parameter_arena, bytes);
@@ -152,7 +159,7 @@ status_t part_create(const struct part_options *options, struct part **out)
     part->units = options->units;
     part->frames = options->frames;
     part->training = options->training;
-    TRY_GOTO(create_parameters(part), destroy_part);
+    TRY_GOTO(create_parameters(part, options->weights_of), destroy_part);
     TRY_GOTO(create_frames(part), destroy_part);
     TRY_GOTO(create_workspace(part), destroy_part);
     *out = part;

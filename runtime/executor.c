@@ -1,0 +1,153 @@
+/* executor.c - walks the plan's operations of this rank: one switch, no decisions. */
+#include "runtime/stage.h"
+
+struct walk {
+    struct stage *stage;
+    const struct batch *batch;
+    float loss_scale;
+    const struct stage_hooks *hooks;
+};
+
+static int64_t message_of(const struct stage *stage, const struct op *op)
+{
+    return stage->steps * stage->plan->microbatches + op->microbatch;
+}
+
+/* Books the time of a wait: what passed before both ends were ready is the peer's or the schedule's
+ * (the bubble), the rest is bytes on the wire. */
+static void book_wait(struct stage *stage, const struct shipment *shipment, int64_t start,
+                      int64_t end, const struct wire_stamp *stamp)
+{
+    int64_t wire_start = stamp->put > start ? stamp->put : start;
+    if (wire_start < end) {
+        trace_move(stage->trace, TRACE_WAIT,
+                   shipment->plain ? TRACE_EXPOSED_PLAIN : TRACE_EXPOSED_DENSE, end - wire_start);
+    }
+}
+
+static status_t walk_wait(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    const struct plan *plan = stage->plan;
+    const struct shipment *shipment = &plan->shipment[op->shipment];
+    struct wire_stamp stamp;
+    int64_t start = trace_now();
+    enum trace_category before = trace_switch(stage->trace, TRACE_WAIT);
+    status_t status =
+        wire_wait(stage->wire, op->shipment, op->slot, message_of(stage, op), &stamp);
+    trace_switch(stage->trace, before);
+    if (status != STATUS_OK) {
+        return status;
+    }
+    book_wait(stage, shipment, start, trace_now(), &stamp);
+    if (!shipment->backward) {
+        int frame = op->microbatch % plan->stage[op->stage].frames;
+        part_set_key(stage->part, frame, op->key, stage->arrival[op->shipment][op->slot]);
+    }
+    return STATUS_OK;
+}
+
+static status_t walk_put(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    const void *source = op->source >= 0 ? stage->gradient[op->key][op->source]
+                                         : part_key(stage->part, op->frame, op->key);
+    return wire_put(stage->wire, op->shipment, op->slot, message_of(stage, op), source);
+}
+
+static status_t walk_sent(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    enum trace_category before = trace_switch(stage->trace, TRACE_WAIT);
+    status_t status = wire_sent(stage->wire, op->shipment, message_of(stage, op));
+    trace_switch(stage->trace, before);
+    return status;
+}
+
+static void walk_forward(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    const struct model *model = stage->model;
+    int last = model->graph.units - 1;
+    int64_t offset = (int64_t)op->microbatch * model->B * model->T;
+    if (op->unit == 0 || op->unit == last) {
+        const int32_t *inputs = walk->batch->inputs, *targets = walk->batch->targets;
+        part_set_tokens(stage->part, op->frame, inputs ? inputs + offset : NULL,
+                        targets ? targets + offset : NULL);
+    }
+    part_forward(stage->part, op->unit, op->frame, walk->loss_scale,
+                 op->unit == last ? &stage->loss[op->microbatch] : NULL);
+    if (op->unit == last && stage->on_head) {
+        stage->on_head(stage->head_arg, stage->part, op->frame, op->microbatch);
+    }
+}
+
+/* An FFN's backward writes the gradient of the H_i it reads, into the slot that the plan names. */
+static void walk_backward(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    const struct unit *unit = &stage->model->graph.unit[op->unit];
+    if (unit->kind == UNIT_FFN) {
+        int key = model_mid_key(stage->model, unit->layer);
+        part_set_key_gradient(stage->part, key, stage->gradient[key][op->slot]);
+    }
+    part_backward(stage->part, op->unit, op->frame);
+}
+
+static void walk_gradient(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    part_set_key_gradient(stage->part, op->key, stage->gradient[op->key][op->slot]);
+    part_key_gradient(stage->part, op->key, op->frame, stage->plan->add + op->first_add, op->adds);
+}
+
+static status_t walk_op(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    switch (op->kind) {
+    case OP_POST:
+        return wire_post(stage->wire, op->shipment, op->slot, message_of(stage, op));
+    case OP_WAIT:
+        return walk_wait(walk, op);
+    case OP_F:
+        walk_forward(walk, op);
+        return STATUS_OK;
+    case OP_PUT:
+        return walk_put(walk, op);
+    case OP_SENT:
+        return walk_sent(walk, op);
+    case OP_B:
+        walk_backward(walk, op);
+        return STATUS_OK;
+    case OP_GRAD:
+        walk_gradient(walk, op);
+        return STATUS_OK;
+    case OP_W:
+        part_weight_gradient(stage->part, op->unit, op->frame);
+        return STATUS_OK;
+    case OP_NORM:
+        return walk->hooks->norm(walk->hooks->arg);
+    case OP_STEP:
+        return walk->hooks->step(walk->hooks->arg);
+    case OP_KINDS:
+        break;
+    }
+    return FAIL(STATUS_INTERNAL, "operation %d is not one", (int)op->kind);
+}
+
+status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
+                    const struct stage_hooks *hooks)
+{
+    struct walk walk = {stage, batch, loss_scale, hooks};
+    const struct rank_plan *plan = &stage->plan->rank[stage->rank];
+    status_t status = STATUS_OK;
+    for (int i = 0; i < plan->ops && status == STATUS_OK; i++) {
+        atomic_store_explicit(&stage->now, &plan->op[i], memory_order_release);
+        status = walk_op(&walk, &plan->op[i]);
+    }
+    if (status == STATUS_OK) {
+        atomic_store_explicit(&stage->now, NULL, memory_order_release);
+        stage->steps++;
+    }
+    return status;
+}

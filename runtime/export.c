@@ -1,0 +1,80 @@
+/* export.c - the whole model as an official folder, written by all ranks side by side.
+ *
+ * Rank 0 makes config.json and a model.safetensors of the final size under temporary names; every rank
+ * writes its own tensors in place; after all have said so rank 0 renames. So a folder holds a whole
+ * model or none.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/trainer.h"
+
+static status_t join(char *out, size_t size, const char *folder, const char *name)
+{
+    int length = snprintf(out, size, "%s/%s", folder, name);
+    if (length < 0 || (size_t)length >= size) {
+        return FAIL(STATUS_INVALID, "the path %s/%s is too long", folder, name);
+    }
+    return STATUS_OK;
+}
+
+static status_t export_begin(struct trainer *trainer, const char *folder, const char *temporary,
+                             const struct tensor_entry *entries)
+{
+    char config[PATH_MAX];
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
+        return FAIL(STATUS_IO, "cannot make the folder %s: %s", folder, strerror(errno));
+    }
+    TRY(join(config, sizeof config, folder, "config.json"));
+    TRY(model_config_save(&trainer->model->config, config));
+    return tensor_writer_create(temporary, entries, trainer->model->params);
+}
+
+static status_t export_own(struct trainer *trainer, const char *temporary,
+                           const struct tensor_entry *entries)
+{
+    const struct part *part = trainer_weights(trainer);
+    for (int p = 0; p < trainer->model->params; p++) {
+        if (part_owns(part, p)) {
+            TRY(tensor_writer_write(temporary, entries, trainer->model->params, p,
+                                    part_weight(part, p)));
+        }
+    }
+    return STATUS_OK;
+}
+
+static status_t export_end(const char *temporary, const char *final)
+{
+    if (rename(temporary, final) != 0) {
+        return FAIL(STATUS_IO, "cannot rename %s to %s: %s", temporary, final, strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+status_t trainer_export(struct trainer *trainer, const char *folder)
+{
+    char temporary[PATH_MAX], final[PATH_MAX];
+    struct tensor_entry *entries = NULL;
+    bool root = group_rank(trainer->group) == 0;
+    TRY(join(final, sizeof final, folder, "model.safetensors"));
+    TRY(join(temporary, sizeof temporary, folder, ".model.safetensors.part"));
+    status_t status = model_entries(trainer->model, &entries);
+    if (status == STATUS_OK && root) {
+        status = export_begin(trainer, folder, temporary, entries);
+    }
+    status = group_agree(trainer->group, status);
+    if (status == STATUS_OK) {
+        status = group_agree(trainer->group, export_own(trainer, temporary, entries));
+    }
+    if (status == STATUS_OK && root) {
+        status = export_end(temporary, final);
+    } else if (root) {
+        unlink(temporary);
+    }
+    free(entries);
+    return group_agree(trainer->group, status);
+}

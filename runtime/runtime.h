@@ -1,0 +1,138 @@
+/* runtime.h - the door of runtime/: the only place where model, schedule and comm meet.
+ *
+ *     job      one command on all ranks: configuration, group, agreement, exit code (job.c)
+ *     trainer  model + plan + stage + data of this rank; steps, evaluation, samples, export (trainer.c)
+ *     stage    a part of the model with its arrival slots, gradient slots and wire (stage.c)
+ *     executor walks the plan's operations of this rank for one step (executor.c)
+ */
+#ifndef RUNTIME_RUNTIME_H
+#define RUNTIME_RUNTIME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/config.h"
+#include "comm/comm.h"
+#include "model/model.h"
+#include "runtime/tokens.h" /* token files are seen through this door too */
+#include "schedule/schedule.h"
+
+/* ---- job ---- */
+
+/* One command, as started on this process. */
+struct job {
+    const char *command; /* "train" */
+    int argc;            /* the whole command line, for hints */
+    char **argv;
+    struct run_config config;
+};
+
+/* Opens the group that the configuration asks for (alone, mpi, or threads: then `body` runs once a
+ * rank in its own thread), sees to it that all ranks have the same configuration and that
+ * parallel.pp fits the number of ranks, runs `body`, and leaves in order or, after a failure, without
+ * waiting. Returns the process's exit code. */
+typedef status_t (*job_body_fn)(struct job *job, struct group *group, void *arg);
+int job_run(struct job *job, job_body_fn body, void *arg);
+
+/* SIGUSR1 (and the first SIGINT of a process without a launcher) asks the run to finish its step and
+ * leave its weights. */
+void job_catch_signals(void);
+bool job_stop_requested(void);
+
+/* ---- trainer ---- */
+
+struct trainer;
+
+/* Tokens of one step: [microbatches][B*T] each; whoever hosts the embedding looks at inputs, the head
+ * at targets (-1 counts nothing; NULL = no loss wanted). */
+struct batch {
+    const int32_t *inputs, *targets;
+};
+
+struct trainer_options {
+    const struct run_config *config;
+    const struct model_config *model;
+    struct group *group;
+    int64_t B, T;
+    int microbatches;
+    bool training;       /* false: evaluation only */
+    const char *weights; /* safetensors file or folder; NULL = initialize from config.seed */
+};
+
+/* Builds model tables, plan, stage and wire; every rank compares the plan's hash. Collective. */
+MUST_USE status_t trainer_create(const struct trainer_options *options, struct trainer **out);
+void trainer_destroy(struct trainer *trainer);
+
+const struct model *trainer_model(const struct trainer *trainer);
+const struct plan *trainer_plan(const struct trainer *trainer);
+struct part *trainer_part(const struct trainer *trainer);
+
+struct optimizer_args {
+    double lr, beta1, beta2, eps, weight_decay, clip; /* clip 0 = none */
+};
+
+struct step_result {
+    int64_t step;           /* from 1 */
+    double loss, grad_norm; /* before the update; of the whole job, the same on every rank */
+    bool stop;              /* some rank was asked to stop */
+};
+
+/* What a step cost, mean over ranks; known one step later (it rides on the next exchange). */
+struct step_cost {
+    int64_t step;
+    double seconds;
+    double share[TRACE_CATEGORIES]; /* fractions of the step's time */
+    int64_t bytes_plain, bytes_dense; /* all links */
+};
+
+/* One optimizer step over `microbatches`. A loss or norm that is not finite: STATUS_NUMERIC on every
+ * rank, weights untouched. With optimizer NULL only gradients are made (muddpipe check). */
+MUST_USE status_t trainer_step(struct trainer *trainer, const struct batch *batch,
+                               const struct optimizer_args *optimizer, struct step_result *out);
+/* Cost of the step before the last one made; false if there is none. After trainer_flush the last. */
+bool trainer_cost(const struct trainer *trainer, struct step_cost *out);
+/* Exchanges what the last step cost. Collective. */
+MUST_USE status_t trainer_flush(struct trainer *trainer);
+
+/* Called on the head's rank after the head's forward of each microbatch. */
+typedef void (*trainer_head_fn)(void *arg, struct part *part, int frame, int microbatch);
+void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg);
+
+/* Forward only over `microbatches` with the current weights; *out_loss = sum over counted tokens, on
+ * every rank. Collective. */
+MUST_USE status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch,
+                                   double *out_loss);
+
+/* Measured payload of the steps so far against the plan: STATUS_INTERNAL (our bug) if any shipment's
+ * bytes differ from bytes * microbatches * steps. Local. */
+MUST_USE status_t trainer_check_traffic(const struct trainer *trainer);
+
+/* Writes config.json and model.safetensors of the whole model into `folder` (made if absent, which
+ * every rank must see); files appear whole or not at all. Collective. */
+MUST_USE status_t trainer_export(struct trainer *trainer, const char *folder);
+
+/* Rank 0 gets `count` bytes continuing `prompt` (byte vocabularies: at least 256 entries), drawn by
+ * seed at temperature 0.8; out [count + 1]. Collective. */
+MUST_USE status_t trainer_sample(struct trainer *trainer, const char *prompt, int count,
+                                 uint64_t seed, char *out);
+
+/* Bytes of this rank, predicted by the plan and used. */
+struct trainer_memory {
+    struct plan_memory predicted;
+    struct part_memory used;
+    int64_t arrivals_used, gradient_slots_used;
+};
+void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
+
+/* ---- what tools share ---- */
+
+/* Learning rate of step `step` (from 1): linear warm-up over floor(warmup * steps) steps, then cosine
+ * to min_lr_ratio * lr at the last step. */
+double lr_at(int64_t step, int64_t steps, double lr, double warmup, double min_lr_ratio);
+
+/* The whole of `muddpipe train` and `muddpipe eval` on one rank. */
+status_t train_run(struct job *job, struct group *group, void *arg);
+status_t eval_run(struct job *job, struct group *group, void *arg);
+
+#endif

@@ -1,0 +1,198 @@
+/* stage.c - a stage's memory, allocated once from the plan, and its wire. */
+#include "runtime/stage.h"
+
+#include <stdlib.h>
+
+static bool receives(const struct stage *stage, int shipment)
+{
+    return plan_rank_of(stage->plan, stage->plan->shipment[shipment].to) == stage->rank;
+}
+
+/* The backward shipment that brings this rank the sum for `key`, or -1. */
+static int received_sum(const struct stage *stage, int key)
+{
+    for (int s = 0; s < stage->plan->shipments; s++) {
+        const struct shipment *shipment = &stage->plan->shipment[s];
+        if (shipment->backward && shipment->key == key && receives(stage, s)) {
+            return s;
+        }
+    }
+    return -1;
+}
+
+static void lay_arrivals(struct stage *stage, struct arena *arena)
+{
+    for (int s = 0; s < stage->plan->shipments; s++) {
+        const struct shipment *shipment = &stage->plan->shipment[s];
+        for (int slot = 0; receives(stage, s) && slot < shipment->slots; slot++) {
+            stage->arrival[s][slot] = arena_alloc(arena, (size_t)shipment->bytes);
+        }
+    }
+}
+
+static void lay_gradients(struct stage *stage, struct arena *arena)
+{
+    const struct graph *graph = stage->plan->graph;
+    for (int key = 0; stage->plan->training && key < graph->keys; key++) {
+        int slots = stage->plan->stage[stage->rank].grad_slots[key];
+        int shipment = slots > 0 ? received_sum(stage, key) : -1;
+        for (int slot = 0; slot < slots; slot++) {
+            stage->gradient[key][slot] = shipment >= 0
+                                             ? stage->arrival[shipment][slot]
+                                             : arena_alloc(arena, (size_t)graph->key[key].bytes);
+        }
+    }
+}
+
+static status_t create_tables(struct stage *stage)
+{
+    int shipments = stage->plan->shipments, keys = stage->plan->graph->keys;
+    stage->arrival = calloc((size_t)shipments + 1, sizeof *stage->arrival);
+    stage->gradient = calloc((size_t)keys, sizeof *stage->gradient);
+    stage->loss = calloc((size_t)stage->plan->microbatches, sizeof *stage->loss);
+    bool made = stage->arrival && stage->gradient && stage->loss;
+    for (int s = 0; made && s < shipments; s++) {
+        stage->arrival[s] = calloc((size_t)stage->plan->shipment[s].slots + 1, sizeof(void *));
+        made = stage->arrival[s] != NULL;
+    }
+    for (int key = 0; made && key < keys; key++) {
+        int slots = stage->plan->stage[stage->rank].grad_slots[key];
+        stage->gradient[key] = calloc((size_t)slots + 1, sizeof(void *));
+        made = stage->gradient[key] != NULL;
+    }
+    return made ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the tables of a stage");
+}
+
+static status_t create_slots(struct stage *stage)
+{
+    struct arena measure;
+    TRY(create_tables(stage));
+    arena_init_measure(&measure);
+    lay_arrivals(stage, &measure);
+    stage->arrival_bytes = (int64_t)measure.used;
+    lay_gradients(stage, &measure);
+    stage->gradient_bytes = (int64_t)measure.used - stage->arrival_bytes;
+    TRY(arena_create(&stage->memory, measure.used, "arrival and gradient slots"));
+    lay_arrivals(stage, &stage->memory);
+    lay_gradients(stage, &stage->memory);
+    return STATUS_OK;
+}
+
+static status_t create_wire(struct stage *stage, const char *transport)
+{
+    int shipments = stage->plan->shipments;
+    if (stage->plan->ranks == 1) {
+        return STATUS_OK;
+    }
+    struct wire_channel *channel = calloc((size_t)shipments + 1, sizeof *channel);
+    if (!channel) {
+        return FAIL(STATUS_NOMEM, "no memory for %d channels", shipments);
+    }
+    for (int s = 0; s < shipments; s++) {
+        const struct shipment *shipment = &stage->plan->shipment[s];
+        channel[s] = (struct wire_channel){.from = plan_rank_of(stage->plan, shipment->from),
+                                           .to = plan_rank_of(stage->plan, shipment->to),
+                                           .bytes = (size_t)shipment->bytes,
+                                           .slots = shipment->slots,
+                                           .slot = receives(stage, s) ? stage->arrival[s] : NULL};
+    }
+    status_t status = wire_create(stage->group, transport, channel, shipments, &stage->wire);
+    free(channel);
+    return status;
+}
+
+status_t stage_create(const struct stage_options *options, struct stage **out)
+{
+    struct stage *stage = calloc(1, sizeof *stage);
+    if (!stage) {
+        return FAIL(STATUS_NOMEM, "no memory for a stage");
+    }
+    stage->model = options->model;
+    stage->group = options->group;
+    stage->rank = group_rank(options->group);
+    stage->trace = options->trace;
+    status_t status = plan_create(&options->model->graph, &options->plan, &stage->plan);
+    if (status == STATUS_OK) {
+        const struct stage_plan *own = &stage->plan->stage[stage->rank];
+        struct part_options part = {.model = options->model,
+                                    .kernels = options->kernels,
+                                    .first_unit = own->first_unit,
+                                    .units = own->units,
+                                    .frames = own->frames,
+                                    .training = options->training,
+                                    .threads = options->threads,
+                                    .trace = options->trace,
+                                    .weights_of = options->weights_of};
+        status = part_create(&part, &stage->part);
+    }
+    if (status == STATUS_OK) {
+        status = create_slots(stage);
+    }
+    status = group_agree(options->group, status);
+    if (status == STATUS_OK) {
+        status = group_same(options->group, plan_hash(stage->plan), "the plan");
+    }
+    if (status == STATUS_OK) {
+        status = create_wire(stage, options->transport);
+    }
+    if (status != STATUS_OK) {
+        stage_destroy(stage);
+        return status;
+    }
+    *out = stage;
+    return STATUS_OK;
+}
+
+static void free_table(void ***table, int rows)
+{
+    for (int i = 0; table && i < rows; i++) {
+        free(table[i]);
+    }
+    free(table);
+}
+
+void stage_destroy(struct stage *stage)
+{
+    if (!stage) {
+        return;
+    }
+    wire_destroy(stage->wire);
+    part_destroy(stage->part);
+    if (stage->plan) {
+        free_table(stage->arrival, stage->plan->shipments);
+        free_table(stage->gradient, stage->plan->graph->keys);
+    }
+    arena_destroy(&stage->memory);
+    free(stage->loss);
+    plan_destroy(stage->plan);
+    free(stage);
+}
+
+bool stage_hosts(const struct stage *stage, int unit)
+{
+    return plan_rank_of(stage->plan, plan_stage_of(stage->plan, unit)) == stage->rank;
+}
+
+status_t stage_check_traffic(const struct stage *stage)
+{
+    const struct plan *plan = stage->plan;
+    for (int s = 0; stage->wire && s < plan->shipments; s++) {
+        const struct shipment *shipment = &plan->shipment[s];
+        bool sends = plan_rank_of(plan, shipment->from) == stage->rank;
+        if (!sends && !receives(stage, s)) {
+            continue;
+        }
+        struct wire_count count;
+        char name[32];
+        wire_counts(stage->wire, s, &count);
+        int64_t predicted = shipment->bytes * plan->microbatches * stage->steps;
+        if (count.bytes != predicted) {
+            return FAIL(STATUS_INTERNAL,
+                        "%s from stage %d to %d: %lld bytes %s where the plan says %lld",
+                        key_print(&plan->graph->key[shipment->key], name, sizeof name),
+                        shipment->from, shipment->to, (long long)count.bytes,
+                        sends ? "sent" : "received", (long long)predicted);
+        }
+    }
+    return STATUS_OK;
+}

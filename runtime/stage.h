@@ -1,0 +1,63 @@
+/* stage.h - private to runtime/: one stage of a plan on this rank, with all its memory and its wire.
+ *
+ *     arrival[s][slot]    where shipment s (to this rank) lands
+ *     gradient[k][slot]   where the gradient of key k is formed: the arrival slot itself where a running
+ *                         sum is received, else memory of its own
+ */
+#ifndef RUNTIME_STAGE_H
+#define RUNTIME_STAGE_H
+
+#include <stdatomic.h>
+
+#include "base/arena.h"
+#include "runtime/runtime.h"
+
+struct stage_options {
+    const struct model *model;
+    const struct kernels *kernels;
+    struct group *group;
+    const char *transport;
+    struct plan_options plan;
+    bool training;
+    int threads;
+    struct trace *trace;
+    struct part *weights_of; /* share this part's weights; NULL = own */
+};
+
+struct stage {
+    const struct model *model;
+    struct plan *plan;
+    struct part *part;
+    struct wire *wire; /* NULL with one rank */
+    struct group *group;
+    struct trace *trace;
+    int rank;
+    void ***arrival;  /* [shipments][slots] */
+    void ***gradient; /* [keys][slots] */
+    struct arena memory;
+    int64_t arrival_bytes, gradient_bytes; /* used */
+    int64_t steps;    /* walked so far: message number = steps * microbatches + microbatch */
+    _Atomic(const struct op *) now; /* for the liveness thread */
+
+    trainer_head_fn on_head;
+    void *head_arg;
+    double *loss; /* [microbatches] sums; the head's rank only */
+};
+
+/* Everything that the walk calls back for: the norm's exchange and the optimizer. */
+struct stage_hooks {
+    status_t (*norm)(void *arg);
+    status_t (*step)(void *arg);
+    void *arg;
+};
+
+MUST_USE status_t stage_create(const struct stage_options *options, struct stage **out);
+void stage_destroy(struct stage *stage);
+/* Walks this rank's operations once. loss_scale multiplies gradients. */
+MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
+                             const struct stage_hooks *hooks);
+bool stage_hosts(const struct stage *stage, int unit);
+/* Compares the wire's counters with the plan after `steps` walks. */
+MUST_USE status_t stage_check_traffic(const struct stage *stage);
+
+#endif

@@ -1,0 +1,274 @@
+/* trainer.c - model, plan and stage of this rank; a step, an evaluation. */
+#include "runtime/trainer.h"
+
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* parallel.threads, else OMP_NUM_THREADS, else this host's cores shared among its ranks. */
+static int choose_threads(const struct run_config *config, const struct group *group)
+{
+    const char *environment = getenv("OMP_NUM_THREADS");
+    if (config->parallel.threads > 0) {
+        return (int)config->parallel.threads;
+    }
+    if (environment && atoi(environment) > 0) {
+        return atoi(environment);
+    }
+    cpu_set_t set;
+    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    int threads = cores / group_local_size(group);
+    return threads > 0 ? threads : 1;
+}
+
+static const char *transport_name(const struct run_config *config)
+{
+    static const char *const name[] = {"ucx", "mpi", "threads"};
+    return name[config->parallel.transport];
+}
+
+static status_t make_stage(struct trainer *trainer, bool training, int microbatches,
+                           struct stage **out)
+{
+    static const char *const schedule[] = {"gpipe", "1f1b"};
+    const struct run_config *config = &trainer->config;
+    struct stage_options options = {
+        .model = trainer->model,
+        .kernels = trainer->kernels,
+        .group = trainer->group,
+        .transport = transport_name(config),
+        .plan = {.ranks = group_size(trainer->group),
+                 .microbatches = microbatches,
+                 .chunks = 1,
+                 .schedule = training ? schedule[config->parallel.schedule] : "forward",
+                 .partition = config->parallel.partition,
+                 .prefetch = (int)config->parallel.prefetch},
+        .training = training,
+        .threads = trainer->threads,
+        .trace = &trainer->trace,
+        .weights_of = training || (!trainer->train && !trainer->evaluation)
+                          ? NULL
+                          : trainer_weights(trainer)};
+    return stage_create(&options, out);
+}
+
+static status_t load_weights(struct trainer *trainer, const char *path)
+{
+    struct tensor_file *file;
+    if (!path) {
+        part_init_weights(trainer_weights(trainer), (uint64_t)trainer->config.seed);
+        return STATUS_OK;
+    }
+    TRY(tensor_file_open(path, &file));
+    status_t status = part_import(trainer_weights(trainer), file);
+    tensor_file_close(file);
+    return status;
+}
+
+/* What this rank is doing, for the liveness thread: atomics and constants only. */
+static void describe(void *argument, char *buffer, size_t size)
+{
+    struct trainer *trainer = argument;
+    const struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    const struct op *op = stage ? atomic_load_explicit(&stage->now, memory_order_acquire) : NULL;
+    char operation[160] = "between steps";
+    if (op) {
+        op_print(stage->plan, op, operation, sizeof operation);
+    }
+    snprintf(buffer, size, "step %lld: %s", (long long)atomic_load(&trainer->step), operation);
+}
+
+status_t trainer_create(const struct trainer_options *options, struct trainer **out)
+{
+    struct trainer *trainer = calloc(1, sizeof *trainer);
+    if (!trainer) {
+        return FAIL(STATUS_NOMEM, "no memory for a trainer");
+    }
+    trainer->config = *options->config;
+    trainer->group = options->group;
+    trainer->training = options->training;
+    trainer->microbatches = options->microbatches;
+    trainer->threads = choose_threads(options->config, options->group);
+    trace_reset(&trainer->trace);
+    status_t status = kernels_cpu(&trainer->kernels);
+    if (status == STATUS_OK) {
+        status = model_create(options->model, options->B, options->T, DTYPE_F32, &trainer->model);
+    }
+    status = group_agree(trainer->group, status);
+    if (status == STATUS_OK) {
+        status = make_stage(trainer, options->training, options->microbatches,
+                            options->training ? &trainer->train : &trainer->evaluation);
+    }
+    if (status == STATUS_OK) {
+        status = load_weights(trainer, options->weights);
+        if (status == STATUS_OK && options->training) {
+            status = exchange_create(trainer);
+        }
+        status = group_agree(trainer->group, status);
+    }
+    if (status != STATUS_OK) {
+        trainer_destroy(trainer);
+        return status;
+    }
+    group_watch(trainer->group, describe, trainer);
+    *out = trainer;
+    return STATUS_OK;
+}
+
+void trainer_destroy(struct trainer *trainer)
+{
+    if (!trainer) {
+        return;
+    }
+    group_watch(trainer->group, NULL, NULL);
+    exchange_destroy(&trainer->exchange);
+    stage_destroy(trainer->sampling);
+    stage_destroy(trainer->evaluation);
+    stage_destroy(trainer->train);
+    model_destroy(trainer->model);
+    free(trainer);
+}
+
+struct part *trainer_weights(const struct trainer *trainer)
+{
+    return trainer->train ? trainer->train->part : trainer->evaluation->part;
+}
+
+const struct model *trainer_model(const struct trainer *trainer)
+{
+    return trainer->model;
+}
+
+const struct plan *trainer_plan(const struct trainer *trainer)
+{
+    return trainer->train ? trainer->train->plan : trainer->evaluation->plan;
+}
+
+struct part *trainer_part(const struct trainer *trainer)
+{
+    return trainer_weights(trainer);
+}
+
+void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)
+{
+    struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    stage->on_head = fn;
+    stage->head_arg = arg;
+}
+
+/* ---- a step ---- */
+
+static status_t optimizer_step(void *argument)
+{
+    struct trainer *trainer = argument;
+    const struct optimizer_args *optimizer = trainer->optimizer;
+    if (!optimizer) {
+        return STATUS_OK;
+    }
+    double scale = optimizer->clip > 0 ? optimizer->clip / (trainer->result.grad_norm + 1e-6) : 1;
+    struct adamw_args args = {.lr = (float)optimizer->lr,
+                              .beta1 = (float)optimizer->beta1,
+                              .beta2 = (float)optimizer->beta2,
+                              .eps = (float)optimizer->eps,
+                              .weight_decay = (float)optimizer->weight_decay,
+                              .gradient_scale = (float)(scale < 1 ? scale : 1),
+                              .step = atomic_load(&trainer->step)};
+    part_adamw(trainer->train->part, &args);
+    return STATUS_OK;
+}
+
+/* Payload that this rank has put so far. */
+static void count_bytes(const struct stage *stage, int64_t *out_plain, int64_t *out_dense)
+{
+    *out_plain = *out_dense = 0;
+    for (int s = 0; stage->wire && s < stage->plan->shipments; s++) {
+        const struct shipment *shipment = &stage->plan->shipment[s];
+        if (plan_rank_of(stage->plan, shipment->from) == stage->rank) {
+            struct wire_count count;
+            wire_counts(stage->wire, s, &count);
+            *(shipment->plain ? out_plain : out_dense) += count.bytes;
+        }
+    }
+}
+
+static void close_step(struct trainer *trainer)
+{
+    int64_t plain, dense, now = trace_now();
+    trace_switch(&trainer->trace, TRACE_OTHER);
+    struct report *last = &trainer->last;
+    last->seconds = (double)(now - trainer->step_start) * 1e-9;
+    for (int c = 0; c < TRACE_CATEGORIES; c++) {
+        last->ns[c] = (double)trainer->trace.ns[c];
+    }
+    count_bytes(trainer->train, &plain, &dense);
+    last->bytes_plain = (double)(plain - trainer->plain_so_far);
+    last->bytes_dense = (double)(dense - trainer->dense_so_far);
+    trainer->plain_so_far = plain;
+    trainer->dense_so_far = dense;
+}
+
+status_t trainer_step(struct trainer *trainer, const struct batch *batch,
+                      const struct optimizer_args *optimizer, struct step_result *out)
+{
+    const struct model *model = trainer->model;
+    double tokens = (double)trainer->microbatches * (double)model->B * (double)model->T;
+    struct stage_hooks hooks = {exchange_norm, optimizer_step, trainer};
+    trainer->optimizer = optimizer;
+    trainer->result = (struct step_result){.step = atomic_fetch_add(&trainer->step, 1) + 1};
+    trainer->step_start = trace_now();
+    trace_reset(&trainer->trace);
+    part_zero_gradients(trainer->train->part);
+    TRY(stage_walk(trainer->train, batch, (float)(1.0 / tokens), &hooks));
+    close_step(trainer);
+    *out = trainer->result;
+    return STATUS_OK;
+}
+
+bool trainer_cost(const struct trainer *trainer, struct step_cost *out)
+{
+    *out = trainer->cost;
+    return trainer->has_cost;
+}
+
+status_t trainer_flush(struct trainer *trainer)
+{
+    return exchange_flush(trainer);
+}
+
+status_t trainer_check_traffic(const struct trainer *trainer)
+{
+    return stage_check_traffic(trainer->train ? trainer->train : trainer->evaluation);
+}
+
+/* ---- evaluation ---- */
+
+status_t trainer_evaluation_stage(struct trainer *trainer, int microbatches, struct stage **slot)
+{
+    return *slot ? STATUS_OK : make_stage(trainer, false, microbatches, slot);
+}
+
+status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, double *out_loss)
+{
+    TRY(trainer_evaluation_stage(trainer, trainer->microbatches, &trainer->evaluation));
+    struct stage *stage = trainer->evaluation;
+    TRY(stage_walk(stage, batch, 1.0f, NULL));
+    double loss = 0;
+    int last = trainer->model->graph.units - 1;
+    int root = plan_rank_of(stage->plan, plan_stage_of(stage->plan, last));
+    for (int m = 0; m < stage->plan->microbatches; m++) {
+        loss += stage->loss[m];
+    }
+    TRY(group_broadcast(trainer->group, &loss, sizeof loss, root));
+    *out_loss = loss;
+    return STATUS_OK;
+}
+
+void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
+{
+    const struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    plan_memory(stage->plan, stage->rank, &out->predicted);
+    part_memory(stage->part, &out->used);
+    out->arrivals_used = stage->arrival_bytes;
+    out->gradient_slots_used = stage->gradient_bytes;
+}
