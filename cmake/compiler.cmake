@@ -21,7 +21,9 @@ if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug" AND NOT MUDDPIPE_SANITIZE)
     list(APPEND c_flags -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 endif()
 if(NOT MUDDPIPE_OPENMP)
-    list(APPEND c_flags -fopenmp-simd -Wno-unknown-pragmas)
+    # What only a pragma uses looks unused.
+    list(APPEND c_flags -fopenmp-simd -Wno-unknown-pragmas -Wno-unused-parameter
+                        -Wno-unused-variable -Wno-unused-but-set-variable)
 endif()
 target_compile_options(mudd_compiler INTERFACE "$<$<COMPILE_LANGUAGE:C>:${c_flags}>")
 
