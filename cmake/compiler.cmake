@@ -28,7 +28,7 @@ endif()
 target_compile_options(mudd_compiler INTERFACE "$<$<COMPILE_LANGUAGE:C>:${c_flags}>")
 
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
-    target_link_options(mudd_compiler INTERFACE LINKER:-z,relro,-z,now)
+    target_link_options(mudd_compiler INTERFACE LINKER:-z,relro,-z,now LINKER:--as-needed)
 endif()
 
 if(MUDDPIPE_SANITIZE)

@@ -7,9 +7,9 @@
 find_package(PkgConfig REQUIRED)
 
 macro(declare_optional name target macro_name)
-    add_library(${name} INTERFACE)
-    if(TARGET ${target})
-        target_link_libraries(${name} INTERFACE ${target})
+    add_library(dep_${name} INTERFACE)
+    if(TARGET ${target} AND NOT ${name} IN_LIST MUDDPIPE_WITHOUT)
+        target_link_libraries(dep_${name} INTERFACE ${target})
         target_compile_definitions(mudd_compiler INTERFACE ${macro_name}=1)
         set(${macro_name} ON)
     else()
@@ -47,27 +47,27 @@ target_link_libraries(dep_mpi INTERFACE MPI::MPI_C)
 # ---- optional ----
 
 pkg_check_modules(ZSTD IMPORTED_TARGET libzstd)
-declare_optional(dep_zstd PkgConfig::ZSTD RUNTIME_HAVE_ZSTD)
+declare_optional(zstd PkgConfig::ZSTD RUNTIME_HAVE_ZSTD)
 pkg_check_modules(PROTOBUF_C IMPORTED_TARGET libprotobuf-c)
-declare_optional(dep_protobuf PkgConfig::PROTOBUF_C RUNTIME_HAVE_PROTOBUF)
+declare_optional(protobuf PkgConfig::PROTOBUF_C RUNTIME_HAVE_PROTOBUF)
 
 # UCX's CMake files follow the folder they lie in; its pkg-config file may name another prefix.
 find_package(ucx CONFIG QUIET)
 if(TARGET ucx::ucp)
     add_library(found_ucx INTERFACE IMPORTED)
     target_link_libraries(found_ucx INTERFACE ucx::ucp ucx::ucs)
-    declare_optional(dep_ucx found_ucx COMM_HAVE_UCX)
+    declare_optional(ucx found_ucx COMM_HAVE_UCX)
 else()
     pkg_check_modules(UCX QUIET IMPORTED_TARGET ucx)
-    declare_optional(dep_ucx PkgConfig::UCX COMM_HAVE_UCX)
+    declare_optional(ucx PkgConfig::UCX COMM_HAVE_UCX)
 endif()
 
 # oneDNN's CMake files ask for OpenCL even where the library does without it.
 find_plain(dnnl dnnl.h)
-declare_optional(dep_dnnl found_dnnl KERNELS_HAVE_DNNL)
+declare_optional(dnnl found_dnnl KERNELS_HAVE_DNNL)
 
 pkg_search_module(OPENBLAS QUIET IMPORTED_TARGET openblas openblas64 cblas)
-declare_optional(dep_openblas PkgConfig::OPENBLAS KERNELS_HAVE_OPENBLAS)
+declare_optional(openblas PkgConfig::OPENBLAS KERNELS_HAVE_OPENBLAS)
 
 # ---- GPU ----
 
