@@ -218,7 +218,7 @@ static int count_read(const char **text, int most) {
     char *end = NULL;
     long count = strtol(*text, &end, 10);
     bool good = end != *text && count >= 1 && count <= most && (*end == ',' || *end == '\0');
-    if (!good || (*end == ',' && end[1] == '\0')) {
+    if (!good) {
         return 0;
     }
     *text = *end == ',' ? end + 1 : end;
