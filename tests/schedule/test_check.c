@@ -1,0 +1,411 @@
+/* The checker finds every single fault: an operation dropped, doubled, exchanged with a neighbour
+ * that it conflicts with, or with a wrong number in it; an addition, a slot or a shipment changed.
+ * Which operations conflict is defined here by what they touch, without the checker. */
+#include "tests/test.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "tests/schedule/graphs.h"
+
+static const struct layout {
+    int layers, dilation, ranks, microbatches;
+    const char *schedule, *partition;
+    int prefetch;
+} layouts[] = {
+    {1, 1, 1, 2, "1f1b", "auto", 1},     {1, 1, 2, 2, "1f1b", "2,2", 0},
+    {2, 1, 2, 3, "1f1b", "layers", 1},   {2, 1, 3, 4, "1f1b", "2,2,2", 0},
+    {3, 1, 3, 4, "1f1b", "3,3,2", 1},    {3, 2, 3, 3, "gpipe", "2,3,3", 1},
+    {2, 1, 4, 3, "gpipe", "1,2,2,1", 0}, {3, 0, 2, 3, "1f1b", "layers", 0},
+    {2, 1, 3, 5, "forward", "2,2,2", 0}, {3, 1, 2, 4, "forward", "layers", 1},
+    {3, 1, 4, 6, "1f1b", "2,2,2,2", 2},  {2, 1, 6, 3, "1f1b", "1,1,1,1,1,1", 1},
+};
+enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
+
+static struct plan *layout_plan(const struct layout *layout, const struct graph *graph) {
+    struct plan_options options = {layout->ranks,    layout->microbatches, 1,
+                                   layout->schedule, layout->partition,    layout->prefetch};
+    struct plan *plan = NULL;
+    assert_ok(plan_create(graph, &options, &plan));
+    return plan;
+}
+
+static void assert_right(const struct plan *plan) {
+    char why[512] = "";
+    if (plan_check(plan, why, sizeof why) != STATUS_OK) {
+        fail_msg("the plan was right before: %s", why);
+    }
+}
+
+/* `what` happened to operation `index` of `rank`. */
+static void assert_found(const struct plan *plan, const char *what, int rank, int index) {
+    char why[512] = "", op[128] = "";
+    status_t status = plan_check(plan, why, sizeof why);
+    if (status != STATUS_INTERNAL || why[0] == '\0') {
+        if (index >= 0) {
+            op_print(plan, &plan->rank[rank].op[index], op, sizeof op);
+        }
+        fail_msg("not found: %s, rank %d, operation %d (now %s)", what, rank, index, op);
+    }
+}
+
+typedef void (*plan_test)(struct plan *plan);
+
+static void for_all_layouts(plan_test test) {
+    for (size_t i = 0; i < LAYOUTS; i++) {
+        struct graph *graph = graph_test_create(layouts[i].layers, layouts[i].dilation);
+        struct plan *plan = layout_plan(&layouts[i], graph);
+        test(plan);
+        assert_right(plan);
+        plan_destroy(plan);
+        graph_test_destroy(graph);
+    }
+}
+
+/* ---- dropped, doubled ---- */
+
+static void drop_and_double(struct plan *plan) {
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        struct rank_plan *list = &plan->rank[rank];
+        struct op *right = list->op;
+        size_t ops = (size_t)list->ops;
+        list->op = malloc((ops + 1) * sizeof *list->op);
+        for (size_t i = 0; i < ops; i++) {
+            memcpy(list->op, right, i * sizeof *right);
+            memcpy(list->op + i, right + i + 1, (ops - i - 1) * sizeof *right);
+            list->ops = (int)ops - 1;
+            assert_found(plan, "dropped", rank, -1);
+
+            memcpy(list->op, right, (i + 1) * sizeof *right);
+            memcpy(list->op + i + 1, right + i, (ops - i) * sizeof *right);
+            list->ops = (int)ops + 1;
+            assert_found(plan, "doubled", rank, (int)i);
+        }
+        free(list->op);
+        list->op = right;
+        list->ops = (int)ops;
+    }
+}
+
+static void test_drop_and_double(void **state) {
+    (void)state;
+    for_all_layouts(drop_and_double);
+}
+
+/* ---- exchanged ---- */
+
+enum resource { FRAME, SLOT, GRADIENT, LEFTOVER, WEIGHTS, MESSAGE, QUEUE, EVERYTHING };
+
+struct touch {
+    enum resource what;
+    int a, b, c; /* which one */
+    bool write;
+};
+struct touches {
+    struct touch touch[64];
+    int count;
+};
+
+static void touch(struct touches *out, bool write, enum resource what, int a, int b, int c) {
+    assert_true(out->count < 64);
+    out->touch[out->count++] = (struct touch){what, a, b, c, write};
+}
+
+/* Slot of a key's gradient on a stage. */
+static void touch_gradient(struct touches *out, const struct plan *plan, int stage, int key, int m,
+                           bool write) {
+    touch(out, write, GRADIENT, stage, key, m % plan->stage[stage].grad_slots[key]);
+}
+
+static void touch_slot(struct touches *out, const struct plan *plan, const struct op *op) {
+    const struct shipment *s = &plan->shipment[op->shipment];
+    if (s->backward) {
+        touch_gradient(out, plan, s->to, s->key, op->microbatch, true);
+    } else {
+        touch(out, true, SLOT, s->to, s->key, op->microbatch % s->slots);
+    }
+}
+
+/* The keys that a unit reads: in this stage's frame or in arrival slots. */
+static void touch_keys_read(struct touches *out, const struct plan *plan, const struct op *op) {
+    for (int key = 0; key < plan->graph->keys; key++) {
+        int producer = plan->graph->key[key].producer;
+        if (!graph_reads(plan->graph, op->unit, key)) {
+            continue;
+        }
+        if (plan_stage_of(plan, producer) == op->stage) {
+            touch(out, false, FRAME, op->stage, producer, op->frame);
+        }
+        for (int i = 0; i < plan->shipments; i++) {
+            const struct shipment *s = &plan->shipment[i];
+            if (!s->backward && s->key == key && s->to == op->stage) {
+                touch(out, false, SLOT, s->to, key, op->microbatch % s->slots);
+            }
+        }
+        if (op->kind == OP_B && (graph_reads(plan->graph, op->unit, key) & READ_MID)) {
+            touch_gradient(out, plan, op->stage, key, op->microbatch, true);
+        }
+    }
+}
+
+static void touch_unit(struct touches *out, const struct plan *plan, const struct op *op) {
+    touch(out, op->kind == OP_F, FRAME, op->stage, op->unit, op->frame);
+    if (op->kind != OP_W) {
+        touch_keys_read(out, plan, op);
+    } else {
+        touch(out, true, WEIGHTS, op->unit, 0, 0);
+    }
+    if (op->kind == OP_F) {
+        return;
+    }
+    touch(out, op->kind == OP_B, LEFTOVER, op->unit, 0, 0);
+    for (int key = 0; key < plan->graph->keys; key++) {
+        if (plan->graph->key[key].producer == op->unit) {
+            touch_gradient(out, plan, op->stage, key, op->microbatch, false);
+        }
+    }
+}
+
+static void touch_send(struct touches *out, const struct plan *plan, const struct op *op) {
+    touch(out, op->kind == OP_PUT, MESSAGE, op->shipment, op->microbatch, 0);
+    if (plan->shipment[op->shipment].backward) {
+        touch_gradient(out, plan, op->stage, op->key, op->microbatch, false);
+    } else {
+        touch(out, false, FRAME, op->stage, plan->graph->key[op->key].producer, op->frame);
+    }
+}
+
+static void touches_of(const struct plan *plan, const struct op *op, struct touches *out) {
+    out->count = 0;
+    touch(out, op->kind == OP_NORM || op->kind == OP_STEP, EVERYTHING, 0, 0, 0);
+    if (op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_PUT) {
+        touch(out, true, QUEUE, (int)op->kind, op->shipment, 0);
+    }
+    if (op->kind == OP_POST || op->kind == OP_WAIT) {
+        touch_slot(out, plan, op);
+    } else if (op->kind == OP_PUT || op->kind == OP_SENT) {
+        touch_send(out, plan, op);
+    } else if (op->kind == OP_F || op->kind == OP_B || op->kind == OP_W) {
+        touch_unit(out, plan, op);
+    } else if (op->kind == OP_GRAD) {
+        touch_gradient(out, plan, op->stage, op->key, op->microbatch, true);
+        for (int i = op->first_add; i < op->first_add + op->adds; i++) {
+            if (plan->add[i].unit >= 0) {
+                touch(out, false, LEFTOVER, plan->add[i].unit, 0, 0);
+            }
+        }
+    }
+}
+
+static bool conflict(const struct plan *plan, const struct op *x, const struct op *y) {
+    struct touches a, b;
+    touches_of(plan, x, &a);
+    touches_of(plan, y, &b);
+    for (int i = 0; i < a.count; i++) {
+        for (int j = 0; j < b.count; j++) {
+            const struct touch *s = &a.touch[i], *t = &b.touch[j];
+            if (s->what == t->what && s->a == t->a && s->b == t->b && s->c == t->c &&
+                (s->write || t->write)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static int exchanged; /* how many pairs conflicted, over all layouts */
+
+static void exchange(struct plan *plan) {
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        struct rank_plan *list = &plan->rank[rank];
+        for (int i = 0; i + 1 < list->ops; i++) {
+            struct op first = list->op[i], second = list->op[i + 1];
+            if (!conflict(plan, &first, &second)) {
+                continue;
+            }
+            list->op[i] = second;
+            list->op[i + 1] = first;
+            assert_found(plan, "exchanged with the next", rank, i);
+            list->op[i] = first;
+            list->op[i + 1] = second;
+            exchanged++;
+        }
+    }
+}
+
+static void test_exchange(void **state) {
+    (void)state;
+    exchanged = 0;
+    for_all_layouts(exchange);
+    assert_true(exchanged > 500);
+}
+
+/* ---- numbers ---- */
+
+static void wrong_numbers(struct plan *plan) {
+    enum { FIELDS = sizeof(struct op) / sizeof(int) };
+    const size_t first_add = offsetof(struct op, first_add) / sizeof(int);
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        for (int i = 0; i < plan->rank[rank].ops; i++) {
+            struct op *op = &plan->rank[rank].op[i], right = *op;
+            for (size_t f = 0; f < 2 * FIELDS; f++) {
+                int field[FIELDS];
+                memcpy(field, &right, sizeof field);
+                field[f / 2] += f % 2 == 0 ? 1 : -1;
+                memcpy(op, field, sizeof field);
+                /* Equal additions may lie elsewhere in the table: that is no fault. */
+                if (f / 2 != first_add || right.kind != OP_GRAD) {
+                    assert_found(plan, "wrong number", rank, i);
+                }
+                *op = right;
+            }
+        }
+    }
+}
+
+static void test_wrong_numbers(void **state) {
+    (void)state;
+    for_all_layouts(wrong_numbers);
+}
+
+static void assert_number_matters(struct plan *plan, int *number, int by, const char *what) {
+    *number += by;
+    assert_found(plan, what, -1, -1);
+    *number -= by;
+}
+
+static void wrong_sizes(struct plan *plan) {
+    for (int i = 0; i < plan->shipments; i++) {
+        struct shipment *s = &plan->shipment[i];
+        assert_number_matters(plan, &s->slots, -1, "a slot less");
+        assert_number_matters(plan, &s->key, 1, "another key");
+        assert_number_matters(plan, &s->from, 1, "another sender");
+        assert_number_matters(plan, &s->to, -1, "another receiver");
+        s->plain = !s->plain;
+        assert_found(plan, "another colour", -1, -1);
+        s->plain = !s->plain;
+        s->bytes++;
+        assert_found(plan, "other bytes", -1, -1);
+        s->bytes--;
+    }
+    for (int stage = 0; stage < plan->stages; stage++) {
+        struct stage_plan *s = &plan->stage[stage];
+        assert_number_matters(plan, &s->frames, -1, "a frame less");
+        assert_number_matters(plan, &s->units, 1, "a unit more");
+        assert_number_matters(plan, &s->first_unit, 1, "another first unit");
+        for (int key = 0; key < plan->graph->keys; key++) {
+            if (s->grad_slots[key] > 0) {
+                assert_number_matters(plan, &s->grad_slots[key], -1, "a gradient slot less");
+            }
+        }
+    }
+}
+
+static void test_wrong_sizes(void **state) {
+    (void)state;
+    for_all_layouts(wrong_sizes);
+}
+
+/* ---- additions ---- */
+
+/* Is the entry of the table used by some gradient together with the one after it? */
+static bool used_with_next(const struct plan *plan, int add) {
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        for (int i = 0; i < plan->rank[rank].ops; i++) {
+            const struct op *op = &plan->rank[rank].op[i];
+            if (op->kind == OP_GRAD && add >= op->first_add && add + 1 < op->first_add + op->adds) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void wrong_additions(struct plan *plan) {
+    for (int i = 0; i + 1 < plan->adds; i++) {
+        struct add first = plan->add[i], second = plan->add[i + 1];
+        if (!used_with_next(plan, i)) {
+            continue;
+        }
+        plan->add[i] = second;
+        plan->add[i + 1] = first;
+        assert_found(plan, "additions exchanged", -1, -1);
+        plan->add[i] = first;
+        plan->add[i + 1] = first;
+        assert_found(plan, "an addition doubled", -1, -1);
+        plan->add[i + 1] = second;
+        assert_number_matters(plan, &plan->add[i].unit, 1, "another unit adds");
+        assert_number_matters(plan, &plan->add[i].key, 1, "another key is added");
+    }
+}
+
+static void test_wrong_additions(void **state) {
+    (void)state;
+    for_all_layouts(wrong_additions);
+}
+
+/* ---- across ranks ---- */
+
+static void op_move(struct rank_plan *list, int from, int to) {
+    struct op op = list->op[from];
+    if (from > to) {
+        memmove(list->op + to + 1, list->op + to, (size_t)(from - to) * sizeof op);
+    } else {
+        memmove(list->op + from, list->op + from + 1, (size_t)(to - from) * sizeof op);
+    }
+    list->op[to] = op;
+}
+
+static int find_op(const struct rank_plan *list, enum op_kind kind) {
+    int i = 0;
+    while (list->op[i].kind != kind) {
+        i++;
+    }
+    return i;
+}
+
+/* Rank 0 wants a gradient before it has sent anything: the sentence names both sides. */
+static void test_deadlock(void **state) {
+    (void)state;
+    struct graph *graph = graph_test_create(2, 1);
+    struct plan *plan = layout_plan(&layouts[2], graph);
+    struct rank_plan *list = &plan->rank[0];
+    op_move(list, find_op(list, OP_WAIT), find_op(list, OP_F));
+    char why[512] = "";
+    assert_status(plan_check(plan, why, sizeof why), STATUS_INTERNAL);
+    assert_non_null(strstr(why, "deadlock: rank 0 at"));
+    assert_non_null(strstr(why, "wait for dX_1 of microbatch 0 from stage 1"));
+    assert_non_null(strstr(why, "rank 1 at"));
+    assert_non_null(strstr(why, "wait for X_0 of microbatch 0 from stage 0"));
+    plan_destroy(plan);
+    graph_test_destroy(graph);
+}
+
+/* A put and its SENT taken away at the sender: a receive that nobody sends. */
+static void test_nobody_sends(void **state) {
+    (void)state;
+    struct graph *graph = graph_test_create(2, 1);
+    struct plan *plan = layout_plan(&layouts[2], graph);
+    struct rank_plan *list = &plan->rank[1];
+    int shipment = list->op[find_op(list, OP_PUT)].shipment;
+    for (int i = list->ops; i-- > 0;) {
+        if ((list->op[i].kind == OP_PUT || list->op[i].kind == OP_SENT) &&
+            list->op[i].shipment == shipment) {
+            op_move(list, i, list->ops - 1);
+            list->ops--;
+        }
+    }
+    assert_found(plan, "a receive that nobody sends", 1, -1);
+    plan_destroy(plan);
+    graph_test_destroy(graph);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_drop_and_double), cmocka_unit_test(test_exchange),
+        cmocka_unit_test(test_wrong_numbers),   cmocka_unit_test(test_wrong_sizes),
+        cmocka_unit_test(test_wrong_additions), cmocka_unit_test(test_deadlock),
+        cmocka_unit_test(test_nobody_sends),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
