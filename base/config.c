@@ -28,6 +28,9 @@ const size_t config_options_count = sizeof config_options / sizeof config_option
 
 /* ---- keys below model and dense ---- */
 
+static const char key_characters[] =
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
+
 static void entries_free(struct config_entries *entries) {
     free(entries->entry);
     *entries = (struct config_entries){0};
@@ -38,9 +41,14 @@ static status_t entries_set(struct config_entries *entries, const char *key, con
     struct config_entry *entry = NULL;
     char place[CONFIG_STRING + 32];
 
-    if (key[0] == '\0' || strlen(key) >= CONFIG_KEY || strlen(value) >= CONFIG_STRING) {
-        return FAIL(STATUS_INVALID, "%s: a key of 1 to %d and a value of up to %d bytes, please",
-                    location_print(where, place, sizeof place), CONFIG_KEY - 1, CONFIG_STRING - 1);
+    location_print(where, place, sizeof place);
+    if (key[0] == '\0' || key[strspn(key, key_characters)] != '\0') {
+        return FAIL(STATUS_INVALID, "%s: '%.80s' is not a key: letters, digits, _ and . only",
+                    place, key);
+    }
+    if (strlen(key) >= CONFIG_KEY || strlen(value) >= CONFIG_STRING) {
+        return FAIL(STATUS_INVALID, "%s: the key or its value is longer than %d or %d bytes", place,
+                    CONFIG_KEY - 1, CONFIG_STRING - 1);
     }
     for (size_t i = 0; i < entries->count && entry == NULL; i++) {
         if (strcmp(entries->entry[i].key, key) == 0) {

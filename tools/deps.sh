@@ -52,9 +52,14 @@ if ((EUID != 0)); then
     as_root=(sudo)
 fi
 echo "deps: installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-if ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; then
-    "${as_root[@]}" apt-get update -qq
+apt() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@"
+}
+install() {
+    apt install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+# Lists may be absent (fresh containers) or too old for the mirror.
+if ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || ! install; then
+    apt update
+    install
 fi
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

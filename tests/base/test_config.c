@@ -219,6 +219,7 @@ static void test_yaml_refused(void **state) {
     assert_file_refused("hello\n", ":1:1: ", "must be a mapping");
     assert_file_refused("seed: 1\n---\nseed: 2\n", ":2:1: ", "a second document");
     assert_file_refused("? [a]\n: 1\n", ":1:3: ", "a key must be a word");
+    assert_file_refused("model: {'a: b': 1}\n", ":1:9: ", "'a: b' is not a key");
     assert_file_refused("seed: \"\\0\"\n", ":1:7: ", "NUL");
     assert_file_refused("data: {train: \"\xff\"}\n", ": ", "UTF-8");
 }
@@ -269,7 +270,8 @@ static void test_arguments_refused(void **state) {
     assert_argument_refused("seed=", "argument 4: seed must be an integer of at least 0, not ''");
     assert_argument_refused("parallel=4", "argument 4: parallel is a group");
     assert_argument_refused("dense=x", "argument 4: dense is a group");
-    assert_argument_refused("model.=4", "argument 4: a key of 1 to");
+    assert_argument_refused("model.=4", "argument 4: '' is not a key");
+    assert_argument_refused("dense.a b=4", "argument 4: 'a b' is not a key");
     assert_argument_refused("parallel.schedule=zb", "one of gpipe|1f1b, not 'zb'");
 }
 
