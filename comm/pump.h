@@ -31,6 +31,7 @@ struct ticket {
     int64_t put, landed; /* ns; `put` of an arrival is ours once it is done */
     void *request;       /* (thread) the backend's */
     int64_t header[2];   /* (thread) the backend's */
+    int pending;         /* (thread) the backend's */
 };
 
 struct pump {

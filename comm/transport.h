@@ -111,9 +111,6 @@ extern const struct wire_class loop_wire_class;
 extern const struct wire_class mpi_wire_class;
 extern const struct wire_class ucx_wire_class;
 
-/* mpi.c for mpi_wire.c: sleeps until all `requests` (MPI_Request [count]) are complete. */
-status_t mpi_settle(struct group *group, void *requests, int count, const char *what);
-
 /* loop.c for loop_wire.c: what the ranks of one process share. */
 struct loop_world {
     pthread_mutex_t mutex;

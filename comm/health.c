@@ -1,0 +1,365 @@
+/* health.c - the liveness thread. */
+#include "comm/health.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/trace.h"
+
+#define MILLISECOND INT64_C(1000000)
+
+enum {
+    TICK_MS = 50,
+    SETTLE_MS = 5,      /* a rank that ended may have said why just before */
+    FAREWELL_MS = 300,  /* for the last notes to leave */
+    TERMINATED_MS = 100 /* the launcher's SIGTERM reaches the others meanwhile */
+};
+
+struct health {
+    struct group *group;
+    struct health_line line;
+    struct health_peer *peer; /* [size] */
+    struct pollfd *fds;       /* [2 + size]: wake, SIGTERM, pidfd of each rank or -1 */
+    bool *poll_pid;           /* [size] no pidfd here: ask with kill(pid, 0) */
+    pthread_t thread;
+    atomic_bool stopping, leaving;
+    atomic_int exit_code; /* asked by health_give_up; 0 = not */
+
+    int lost_rank; /* -1 = none */
+    enum health_cause lost_cause;
+    int64_t lost_at;
+    int64_t beat_sent, beat_heard, last_turn;
+    struct sigaction old_action;
+};
+
+static int term_fd = -1; /* written by the signal handler */
+
+static void on_sigterm(int signal) {
+    uint64_t one = 1;
+    int saved = errno;
+
+    (void)signal;
+    ssize_t written = write(term_fd, &one, sizeof one);
+    (void)written;
+    errno = saved;
+}
+
+static void rest(int64_t ns) {
+    struct timespec time = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    nanosleep(&time, NULL);
+}
+
+/* ---- losing a rank ---- */
+
+static void print_reason(const struct health *health, int rank, enum health_cause cause,
+                         char *buffer, size_t size) {
+    switch (cause) {
+    case CAUSE_DIED:
+        snprintf(buffer, size, "rank %d died (killed?)", rank);
+        break;
+    case CAUSE_STOPPED:
+        snprintf(buffer, size, "rank %d has not answered for %g s (stopped or unreachable)", rank,
+                 health->group->options.heartbeat_s);
+        break;
+    case CAUSE_GAVE_UP:
+        snprintf(buffer, size, "rank %d gave up (its own message says why)", rank);
+        break;
+    case CAUSE_TERMINATED:
+        snprintf(buffer, size, "rank %d was ended by SIGTERM", rank);
+        break;
+    }
+}
+
+static void tell_all(struct health *health, int subject, enum health_cause cause) {
+    struct health_note note = {HEALTH_LOST, subject, (int32_t)cause};
+
+    for (int i = 0; i < health->group->size; i++) {
+        if (i != health->group->rank && i != subject) {
+            health->line.send(health->line.arg, i, &note);
+        }
+    }
+}
+
+static void lose(struct health *health, int rank, enum health_cause cause) {
+    struct group *group = health->group;
+    char reason[REASON_SIZE], doing[DOING_SIZE];
+
+    if (health->leaving || health->lost_rank >= 0) {
+        return;
+    }
+    health->lost_rank = rank;
+    health->lost_cause = cause;
+    health->lost_at = trace_now();
+    print_reason(health, rank, cause, reason, sizeof reason);
+    log_error("%s while rank %d was in %s", reason, group->rank,
+              group_doing(group, doing, sizeof doing));
+    group->told = true;
+    tell_all(health, rank, cause);
+    group_fail(group, false, reason);
+}
+
+static void drain_notes(struct health *health) {
+    struct group *group = health->group;
+    int before = (group->rank + group->size - 1) % group->size;
+    struct health_note note;
+    int from;
+
+    while (health->line.receive(health->line.arg, &from, &note)) {
+        if (from == before) {
+            health->beat_heard = trace_now();
+        }
+        if (note.word == HEALTH_LOST) {
+            lose(health, note.subject, (enum health_cause)note.cause);
+        }
+    }
+}
+
+/* Lets the last notes leave; at least `least_ms`, at most FAREWELL_MS. */
+static void farewell(struct health *health, int least_ms) {
+    int64_t begin = trace_now();
+
+    while (!health->line.idle(health->line.arg) ||
+           trace_now() - begin < least_ms * MILLISECOND) {
+        if (trace_now() - begin > FAREWELL_MS * MILLISECOND) {
+            break;
+        }
+        rest(MILLISECOND / 5);
+    }
+}
+
+static void end_process(struct health *health, int code) {
+    int lost = health->lost_rank;
+
+    if (lost >= 0 && lost != health->group->rank && health->lost_cause == CAUSE_STOPPED &&
+        health->peer[lost].visible) {
+        kill((pid_t)health->peer[lost].pid, SIGKILL); /* it would outlive the job */
+    }
+    _exit(code);
+}
+
+/* ---- one turn of the thread ---- */
+
+static void check_pids(struct health *health) {
+    struct group *group = health->group;
+    bool *gone = calloc((size_t)group->size, sizeof *gone);
+    bool any = false;
+
+    for (int i = 0; gone != NULL && i < group->size; i++) {
+        struct pollfd *fd = &health->fds[2 + i];
+        gone[i] = fd->fd >= 0 && (fd->revents & POLLIN) != 0;
+        if (health->poll_pid[i] && kill((pid_t)health->peer[i].pid, 0) != 0 && errno == ESRCH) {
+            gone[i] = true;
+            health->poll_pid[i] = false;
+        }
+        if (gone[i] && fd->fd >= 0) {
+            close(fd->fd);
+            fd->fd = -1;
+        }
+        any = any || gone[i];
+    }
+    for (int64_t until = trace_now() + SETTLE_MS * MILLISECOND;
+         any && health->lost_rank < 0 && trace_now() < until; rest(MILLISECOND / 5)) {
+        drain_notes(health);
+    }
+    for (int i = 0; any && i < group->size; i++) {
+        if (gone[i]) {
+            lose(health, i, CAUSE_DIED);
+        }
+    }
+    free(gone);
+}
+
+static void check_beats(struct health *health) {
+    struct group *group = health->group;
+    int64_t limit = (int64_t)(group->options.heartbeat_s * 1e9);
+    int64_t now = trace_now();
+    struct health_note beat = {HEALTH_BEAT, 0, 0};
+
+    if (limit <= 0 || health->lost_rank >= 0) {
+        return;
+    }
+    if (now - health->last_turn > limit / 4) { /* this process was stopped: judge nobody yet */
+        health->beat_heard = now;
+    }
+    health->last_turn = now;
+    if (now - health->beat_sent >= limit / 8) {
+        health->beat_sent = now;
+        health->line.send(health->line.arg, (group->rank + 1) % group->size, &beat);
+    }
+    if (now - health->beat_heard > limit) {
+        lose(health, (group->rank + group->size - 1) % group->size, CAUSE_STOPPED);
+    }
+}
+
+static void check_orders(struct health *health) {
+    struct group *group = health->group;
+    char doing[DOING_SIZE];
+    int code = health->exit_code;
+
+    if ((health->fds[1].revents & POLLIN) != 0) {
+        group_doing(group, doing, sizeof doing);
+        if (health->lost_rank < 0) {
+            log_error("rank %d ends on SIGTERM (by the launcher or a user) while it was in %s",
+                      group->rank, doing);
+            tell_all(health, group->rank, CAUSE_TERMINATED);
+            farewell(health, TERMINATED_MS);
+        }
+        end_process(health, 128 + SIGTERM);
+    }
+    if (code != 0) {
+        drain_notes(health);
+        if (health->lost_rank < 0) {
+            tell_all(health, group->rank, CAUSE_GAVE_UP);
+        }
+        farewell(health, 0);
+        end_process(health, code);
+    }
+    if (health->lost_rank >= 0 &&
+        trace_now() - health->lost_at > HEALTH_GRACE_S * 1000 * MILLISECOND) {
+        log_error("rank %d is ended by force: %d s after that it was still in %s", group->rank,
+                  HEALTH_GRACE_S, group_doing(group, doing, sizeof doing));
+        end_process(health, 1);
+    }
+}
+
+static void *health_main(void *arg) {
+    struct health *health = arg;
+    uint64_t woken;
+
+    log_set_rank(health->group->rank);
+    while (!health->stopping) {
+        bool hurry = health->lost_rank >= 0 && !health->line.idle(health->line.arg);
+        int ready = poll(health->fds, 2 + (nfds_t)health->group->size, hurry ? 1 : TICK_MS);
+        if (ready <= 0) {
+            for (int i = 0; i < 2 + health->group->size; i++) {
+                health->fds[i].revents = 0;
+            }
+        }
+        if ((health->fds[0].revents & POLLIN) != 0) {
+            ssize_t got = read(health->fds[0].fd, &woken, sizeof woken);
+            (void)got;
+        }
+        check_pids(health);
+        drain_notes(health);
+        check_beats(health);
+        check_orders(health);
+    }
+    return NULL;
+}
+
+/* ---- start and stop ---- */
+
+static void watch_pid(struct health *health, int rank) {
+    const struct health_peer *peer = &health->peer[rank];
+
+    health->fds[2 + rank].events = POLLIN;
+    health->fds[2 + rank].fd = -1;
+    if (rank == health->group->rank || !peer->visible) {
+        return;
+    }
+    health->fds[2 + rank].fd = (int)syscall(SYS_pidfd_open, (pid_t)peer->pid, 0);
+    if (health->fds[2 + rank].fd < 0) { /* not permitted or an old kernel: poll */
+        health->poll_pid[rank] = true;
+    }
+}
+
+static void health_free(struct health *health) {
+    for (int i = 0; health->fds != NULL && i < 2 + health->group->size; i++) {
+        if (health->fds[i].fd >= 0) {
+            close(health->fds[i].fd);
+        }
+    }
+    free(health->fds);
+    free(health->poll_pid);
+    free(health->peer);
+    free(health);
+}
+
+static status_t health_prepare(struct health *health, const struct health_peer *peers) {
+    size_t size = (size_t)health->group->size;
+
+    health->peer = malloc(size * sizeof *health->peer);
+    health->poll_pid = calloc(size, sizeof *health->poll_pid);
+    health->fds = calloc(2 + size, sizeof *health->fds);
+    if (health->peer == NULL || health->poll_pid == NULL || health->fds == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory to watch %zu ranks", size);
+    }
+    memcpy(health->peer, peers, size * sizeof *peers);
+    for (int i = 0; i < (int)size; i++) {
+        watch_pid(health, i);
+    }
+    for (int i = 0; i < 2; i++) {
+        health->fds[i].events = POLLIN;
+        health->fds[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (health->fds[i].fd < 0) {
+            return FAIL(STATUS_IO, "no eventfd for the liveness thread: %s; raise the limit of "
+                        "open files (ulimit -n)", strerror(errno));
+        }
+    }
+    return STATUS_OK;
+}
+
+status_t health_start(struct group *group, const struct health_peer *peers,
+                      const struct health_line *line, struct health **out) {
+    struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
+    struct health *health = calloc(1, sizeof *health);
+    status_t status;
+
+    if (health == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory to watch %d ranks", group->size);
+    }
+    health->group = group;
+    health->line = *line;
+    health->lost_rank = -1;
+    health->beat_heard = health->last_turn = trace_now();
+    TRY_GOTO(health_prepare(health, peers), free_health);
+
+    term_fd = health->fds[1].fd;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, &health->old_action);
+    if (pthread_create(&health->thread, NULL, health_main, health) != 0) {
+        sigaction(SIGTERM, &health->old_action, NULL);
+        status = FAIL(STATUS_NOMEM, "the liveness thread cannot be started");
+        goto free_health;
+    }
+    *out = health;
+    return STATUS_OK;
+
+free_health:
+    health_free(health);
+    return status;
+}
+
+static void wake(struct health *health) {
+    uint64_t one = 1;
+    ssize_t written = write(health->fds[0].fd, &one, sizeof one);
+    (void)written;
+}
+
+void health_leave(struct health *health) {
+    health->leaving = true;
+}
+
+void health_stop(struct health *health) {
+    health->stopping = true;
+    wake(health);
+    pthread_join(health->thread, NULL);
+    sigaction(SIGTERM, &health->old_action, NULL);
+    health_free(health);
+}
+
+void health_give_up(struct health *health, int code) {
+    health->exit_code = code;
+    wake(health);
+    rest(1000 * MILLISECOND); /* the thread ends the process */
+    _exit(code);
+}

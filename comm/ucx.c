@@ -1,0 +1,437 @@
+/* ucx.c - the "ucx" transport: tag messages into receives posted ahead, moved by a progress thread.
+ *
+ * The thread owns context, worker and endpoints. It sleeps on the worker's file descriptor, which
+ * tells of arrivals, and on an eventfd, by which the main thread tells of new tickets.
+ *
+ * A tag is   channel (14 bits) | message (14 bits) | time of the put (36 bits, us, sender's clock)
+ * and a receive matches the first two fields only, so the stamp travels for free. The top channel is
+ * for connecting.
+ *
+ * Endpoints do without UCX's own error handling, which would shut out shared memory: whether a peer
+ * lives is the business of health.c.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <ucp/api/ucp.h>
+#include <ucs/debug/debug.h>
+
+#include "base/log.h"
+#include "base/trace.h"
+#include "comm/pump.h"
+
+enum {
+    CHANNEL_BITS = 14,
+    MESSAGE_BITS = 14,
+    TIME_BITS = 36,
+    CONNECT_CHANNEL = (1 << CHANNEL_BITS) - 1,
+    NAP = 50000,        /* ns; only while connecting and closing */
+    CLOSE_MS = 1000,    /* for endpoints to flush */
+    SAFETY_POLL_MS = 100 /* in case an event is missed */
+};
+#define TIME_MASK ((UINT64_C(1) << TIME_BITS) - 1)
+#define MATCH_MASK (~TIME_MASK)
+
+struct ucx_wire {
+    struct pump pump; /* first: pump.c finds it as the wire's state */
+    ucp_context_h context;
+    ucp_worker_h worker;
+    ucp_ep_h *endpoint; /* [ranks] NULL for those we do not talk with */
+    int worker_fd, wake_fd;
+    pthread_t thread;
+    bool running;
+    struct ticket *posted; /* receives under way, to cancel at the end (thread) */
+};
+
+static status_t ucx_check(ucs_status_t code, const char *what) {
+    if (code == UCS_OK) {
+        return STATUS_OK;
+    }
+    return FAIL(STATUS_PEER, "UCX refused %s: %s (UCX_TLS and UCX_NET_DEVICES choose transports)",
+                what, ucs_status_string(code));
+}
+
+static ucp_tag_t make_tag(int channel, int64_t message, int64_t ns) {
+    uint64_t low = (uint64_t)message & ((UINT64_C(1) << MESSAGE_BITS) - 1);
+
+    return ((uint64_t)channel << (MESSAGE_BITS + TIME_BITS)) | (low << TIME_BITS) |
+           (((uint64_t)ns / 1000) & TIME_MASK);
+}
+
+/* The full time of a stamp: the latest with these low bits that is not beyond the sender's now, give
+ * or take a second of error between the clocks. */
+static int64_t full_time(const struct ticket *ticket, ucp_tag_t tag) {
+    int from = ticket->pump->wire->channel[ticket->channel].from;
+    int64_t theirs = trace_now() + ticket->pump->ahead[from] + 1000000000;
+    uint64_t now = (uint64_t)theirs / 1000;
+
+    return (int64_t)(now - ((now - tag) & TIME_MASK)) * 1000;
+}
+
+static void ucx_wake(struct pump *pump) {
+    struct ucx_wire *self = (struct ucx_wire *)pump;
+    uint64_t one = 1;
+    ssize_t written = write(self->wake_fd, &one, sizeof one);
+    (void)written;
+}
+
+/* ---- the progress thread ---- */
+
+static void unlink_posted(struct ucx_wire *self, struct ticket *ticket) {
+    struct ticket **link = &self->posted;
+
+    while (*link != NULL && *link != ticket) {
+        link = &(*link)->next;
+    }
+    if (*link != NULL) {
+        *link = ticket->next;
+    }
+}
+
+static bool is_good(const struct ticket *ticket, ucs_status_t code) {
+    if (code != UCS_OK && code != UCS_ERR_CANCELED) {
+        log_error("channel %d: message %lld could not be %s: %s", ticket->channel,
+                  (long long)ticket->message, ticket->sending ? "sent" : "received",
+                  ucs_status_string(code));
+    }
+    return code == UCS_OK;
+}
+
+static void on_sent(void *request, ucs_status_t code, void *arg) {
+    struct ticket *ticket = arg;
+
+    pump_finish(ticket, 0, is_good(ticket, code));
+    ucp_request_free(request);
+}
+
+static void on_landed(void *request, ucs_status_t code, const ucp_tag_recv_info_t *info,
+                      void *arg) {
+    struct ticket *ticket = arg;
+    bool good = is_good(ticket, code);
+
+    unlink_posted((struct ucx_wire *)ticket->pump, ticket);
+    pump_finish(ticket, good ? full_time(ticket, info->sender_tag) : 0, good);
+    ucp_request_free(request);
+}
+
+static void start_send(struct ucx_wire *self, struct ticket *ticket) {
+    ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
+        .cb.send = on_sent,
+        .user_data = ticket,
+    };
+    int to = self->pump.wire->channel[ticket->channel].to;
+    ucs_status_ptr_t request =
+        ucp_tag_send_nbx(self->endpoint[to], ticket->data, ticket->bytes,
+                         make_tag(ticket->channel, ticket->message, ticket->put), &param);
+
+    if (!UCS_PTR_IS_PTR(request)) { /* done, or refused, at once */
+        pump_finish(ticket, 0, is_good(ticket, UCS_PTR_RAW_STATUS(request)));
+    }
+}
+
+static void start_receive(struct ucx_wire *self, struct ticket *ticket) {
+    ucp_tag_recv_info_t info = {0};
+    ucp_request_param_t param = {
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                        UCP_OP_ATTR_FIELD_RECV_INFO,
+        .cb.recv = on_landed,
+        .user_data = ticket,
+        .recv_info.tag_info = &info,
+    };
+
+    ticket->next = self->posted;
+    self->posted = ticket;
+    ucs_status_ptr_t request =
+        ucp_tag_recv_nbx(self->worker, ticket->data, ticket->bytes,
+                         make_tag(ticket->channel, ticket->message, 0), MATCH_MASK, &param);
+    if (UCS_PTR_IS_PTR(request)) {
+        ticket->request = request;
+        return;
+    }
+    bool good = is_good(ticket, UCS_PTR_RAW_STATUS(request));
+    unlink_posted(self, ticket);
+    pump_finish(ticket, good ? full_time(ticket, info.sender_tag) : 0, good);
+}
+
+static bool start_queued(struct ucx_wire *self) {
+    bool stop;
+
+    for (struct ticket *ticket = pump_take(&self->pump, &stop), *next; ticket != NULL;
+         ticket = next) {
+        next = ticket->next;
+        if (ticket->sending) {
+            start_send(self, ticket);
+        } else {
+            start_receive(self, ticket);
+        }
+    }
+    return stop;
+}
+
+static void *progress(void *arg) {
+    struct ucx_wire *self = arg;
+    struct pollfd fds[] = {{.fd = self->worker_fd, .events = POLLIN},
+                           {.fd = self->wake_fd, .events = POLLIN}};
+    uint64_t woken;
+
+    log_set_rank(self->pump.wire->group->rank);
+    for (;;) {
+        bool stop = start_queued(self);
+        if (stop) {
+            return NULL;
+        }
+        if (ucp_worker_progress(self->worker) != 0) {
+            continue;
+        }
+        if (ucp_worker_arm(self->worker) == UCS_ERR_BUSY) {
+            continue;
+        }
+        poll(fds, 2, SAFETY_POLL_MS);
+        ssize_t got = read(self->wake_fd, &woken, sizeof woken);
+        (void)got;
+    }
+}
+
+/* ---- creation ---- */
+
+/* Waits, while the progress thread does not run yet or any more; at most until `until`. */
+static bool ucx_settle(struct ucx_wire *self, ucs_status_ptr_t request, int64_t until) {
+    if (!UCS_PTR_IS_PTR(request)) {
+        return !UCS_PTR_IS_ERR(request);
+    }
+    while (ucp_request_check_status(request) == UCS_INPROGRESS) {
+        if (ucp_worker_progress(self->worker) == 0) {
+            nanosleep(&(struct timespec){0, NAP}, NULL);
+        }
+        if (self->pump.wire->group->failed || trace_now() > until) {
+            return false; /* the request is lost with the worker */
+        }
+    }
+    bool good = ucp_request_check_status(request) == UCS_OK;
+    ucp_request_free(request);
+    return good;
+}
+
+/* UCX catches SIGSEGV and the like from the moment it is loaded; crashes are not its business. */
+static void release_signals(void) {
+    static const int caught[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
+
+    if (getenv("UCX_ERROR_SIGNALS") == NULL) {
+        setenv("UCX_ERROR_SIGNALS", "", 0);
+        for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {
+            ucs_debug_disable_signal(caught[i]);
+        }
+    }
+}
+
+static status_t open_worker(struct ucx_wire *self) {
+    ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
+                           .features = UCP_FEATURE_TAG | UCP_FEATURE_WAKEUP};
+    ucp_worker_params_t worker = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
+                                  .thread_mode = UCS_THREAD_MODE_SERIALIZED};
+    ucp_config_t *config;
+
+    release_signals();
+    TRY(ucx_check(ucp_config_read(NULL, NULL, &config), "its settings"));
+    ucs_status_t code = ucp_init(&params, config, &self->context);
+    ucp_config_release(config);
+    TRY(ucx_check(code, "to start"));
+    TRY(ucx_check(ucp_worker_create(self->context, &worker, &self->worker), "a worker"));
+    TRY(ucx_check(ucp_worker_get_efd(self->worker, &self->worker_fd), "a file descriptor"));
+    self->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (self->wake_fd < 0) {
+        return FAIL(STATUS_IO, "no eventfd for a wire: %s; raise the limit of open files (ulimit "
+                    "-n)", strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+static status_t open_endpoints(struct ucx_wire *self, const unsigned char *addresses,
+                               const size_t *lengths, const bool *talks) {
+    for (int i = 0; i < self->pump.wire->group->size; addresses += lengths[i], i++) {
+        ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS,
+                                  .address = (const ucp_address_t *)addresses};
+        if (talks[i]) {
+            TRY(ucx_check(ucp_ep_create(self->worker, &params, &self->endpoint[i]),
+                          "an endpoint"));
+        }
+    }
+    return STATUS_OK;
+}
+
+/* All ranks' worker addresses, one after the other; frees nothing on failure but its own. */
+static status_t gather_addresses(struct ucx_wire *self, size_t *lengths, unsigned char **out) {
+    struct group *group = self->pump.wire->group;
+    ucp_address_t *mine;
+    size_t length, total = 0;
+    status_t status;
+
+    TRY(ucx_check(ucp_worker_get_address(self->worker, &mine, &length), "an address"));
+    TRY_GOTO(group_allgather(group, &length, sizeof length, lengths), release);
+    for (int i = 0; i < group->size; i++) {
+        total += lengths[i];
+    }
+    unsigned char *all = malloc(total);
+    if (all == NULL) {
+        status = FAIL(STATUS_NOMEM, "no memory for the addresses of %d ranks", group->size);
+        goto release;
+    }
+    status = group_allgatherv(group, mine, lengths, all);
+    if (status != STATUS_OK) {
+        free(all);
+        goto release;
+    }
+    *out = all;
+
+release:
+    ucp_worker_release_address(self->worker, mine);
+    return status;
+}
+
+/* A small message each way with everybody this rank talks with: UCX connects at the first one. */
+static status_t greet_peers(struct ucx_wire *self, const bool *talks) {
+    struct group *group = self->pump.wire->group;
+    int64_t until = group_deadline(group);
+    ucp_request_param_t param = {0};
+    static int32_t hello; /* outlives a failure */
+    static int32_t theirs;
+
+    for (int i = 0; i < group->size; i++) {
+        if (talks[i] && !ucx_settle(self, ucp_tag_send_nbx(self->endpoint[i], &hello, sizeof hello,
+                                    make_tag(CONNECT_CHANNEL, group->rank, 0), &param), until)) {
+            goto failed;
+        }
+    }
+    for (int i = 0; i < group->size; i++) {
+        if (talks[i] && !ucx_settle(self, ucp_tag_recv_nbx(self->worker, &theirs, sizeof theirs,
+                                    make_tag(CONNECT_CHANNEL, i, 0), MATCH_MASK, &param), until)) {
+            goto failed;
+        }
+    }
+    return STATUS_OK;
+
+failed:
+    if (group->failed) {
+        return group_lost(group);
+    }
+    return FAIL(STATUS_TIMEOUT, "UCX could not connect rank %d with its peers within %g s; "
+                "UCX_NET_DEVICES and UCX_TLS choose the network, transport mpi does without UCX",
+                group->rank, group->options.deadline_s);
+}
+
+static status_t connect_peers(struct ucx_wire *self) {
+    size_t size = (size_t)self->pump.wire->group->size;
+    size_t *lengths = calloc(size, sizeof *lengths);
+    bool *talks = calloc(size, sizeof *talks);
+    unsigned char *addresses = NULL;
+    status_t status;
+
+    self->endpoint = calloc(size, sizeof(ucp_ep_h));
+    if (lengths == NULL || talks == NULL || self->endpoint == NULL) {
+        status = FAIL(STATUS_NOMEM, "no memory to connect %zu ranks", size);
+        goto free_lists;
+    }
+    pump_peers(self->pump.wire, talks);
+    TRY_GOTO(gather_addresses(self, lengths, &addresses), free_lists);
+    TRY_GOTO(open_endpoints(self, addresses, lengths, talks), free_lists);
+    TRY_GOTO(greet_peers(self, talks), free_lists);
+
+free_lists:
+    free(addresses);
+    free(talks);
+    free(lengths);
+    return status;
+}
+
+/* ---- destruction ---- */
+
+static void close_endpoints(struct ucx_wire *self) {
+    int64_t until = trace_now() + CLOSE_MS * INT64_C(1000000);
+
+    for (int i = 0; self->endpoint != NULL && i < self->pump.wire->group->size; i++) {
+        if (self->endpoint[i] != NULL) {
+            ucp_request_param_t param = {0}; /* flushes */
+            ucx_settle(self, ucp_ep_close_nbx(self->endpoint[i], &param), until);
+        }
+    }
+}
+
+static void withdraw_posts(struct ucx_wire *self) {
+    for (struct ticket *ticket = self->posted, *next; ticket != NULL; ticket = next) {
+        next = ticket->next;
+        ucp_request_cancel(self->worker, ticket->request);
+    }
+    while (ucp_worker_progress(self->worker) != 0) {
+    }
+}
+
+/* With a lost peer the endpoints cannot be flushed, and the process is about to end: what UCX holds
+ * is left to the operating system. */
+static void ucx_free(struct ucx_wire *self) {
+    if (self->running) {
+        pump_stop(&self->pump);
+        pthread_join(self->thread, NULL);
+    }
+    if (self->worker != NULL && !self->pump.wire->group->failed) {
+        withdraw_posts(self);
+        close_endpoints(self);
+        ucp_worker_destroy(self->worker);
+        ucp_cleanup(self->context);
+    }
+    if (self->wake_fd >= 0) {
+        close(self->wake_fd);
+    }
+    free(self->endpoint);
+    pump_fini(&self->pump);
+    free(self);
+}
+
+static status_t ucx_create(struct wire *wire) {
+    struct ucx_wire *self = calloc(1, sizeof *self);
+    status_t status;
+
+    if (self == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for a wire over UCX");
+    }
+    self->wake_fd = -1;
+    wire->state = self;
+    TRY_GOTO(pump_init(&self->pump, wire, ucx_wake), free_self);
+    if (wire->count >= CONNECT_CHANNEL) {
+        status = FAIL(STATUS_UNSUPPORTED, "%d channels, and a wire over UCX has at most %d",
+                      wire->count, CONNECT_CHANNEL);
+        goto free_self;
+    }
+    TRY_GOTO(open_worker(self), free_self);
+    TRY_GOTO(connect_peers(self), free_self);
+    if (pthread_create(&self->thread, NULL, progress, self) != 0) {
+        status = FAIL(STATUS_NOMEM, "the progress thread of the wire cannot be started");
+        goto free_self;
+    }
+    self->running = true;
+    return STATUS_OK;
+
+free_self:
+    ucx_free(self);
+    return status;
+}
+
+static void ucx_destroy(struct wire *wire) {
+    ucx_free(wire->state);
+}
+
+const struct wire_class ucx_wire_class = {
+    .name = "ucx",
+    .create = ucx_create,
+    .destroy = ucx_destroy,
+    .post = pump_post,
+    .put = pump_put,
+    .wait = pump_wait,
+    .sent = pump_sent,
+};
