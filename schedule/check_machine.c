@@ -10,46 +10,8 @@
  *     frame  first F of a microbatch takes it, if the one before has had its last use
  */
 #include <stdio.h>
-#include <stdlib.h>
 
-#include "schedule/plan_internal.h"
-
-enum slot_state { SLOT_FREE, SLOT_POSTED, SLOT_LANDED, SLOT_HELD, SLOT_FORMED };
-
-/* An arrival slot, or a slot of a gradient (both in one where a sum is received). */
-struct slot {
-    enum slot_state state;
-    int microbatch;
-    int uses; /* still to come */
-};
-
-/* A frame, or what B of a unit leaves for GRAD and W. */
-struct buffer {
-    int microbatch;
-    int uses;
-};
-
-struct message {
-    bool put, landed;
-};
-
-struct machine {
-    const struct checker *checker;
-    const struct plan *plan;
-    int *next;     /* [ranks] operation */
-    bool *at_norm; /* [ranks] */
-    struct slot *slot;
-    size_t *shipment_slot;   /* [shipments] first slot; a backward one's is the gradient's */
-    int *arrival;            /* [stages * keys] forward shipment that brings the key */
-    size_t *grad_slot;       /* [stages * keys] first slot */
-    struct buffer *frame;    /* all stages' */
-    size_t *frame_first;     /* [stages] */
-    int *frame_uses;         /* [stages] uses of a frame by a microbatch */
-    struct buffer *backward; /* [units] */
-    bool *made;              /* [units][microbatches] F done */
-    int *weights;            /* [units] microbatches whose weight gradient is in */
-    struct message *message; /* [shipments][microbatches] */
-};
+#include "schedule/check_machine.h"
 
 enum outcome { OUTCOME_DONE, OUTCOME_BLOCKED, OUTCOME_WRONG };
 
@@ -63,10 +25,6 @@ struct place {
 #define WRONG(place, ...)                                                                          \
     (check_refuse((place)->machine->checker, (place)->rank, (place)->index, __VA_ARGS__),          \
      OUTCOME_WRONG)
-
-static size_t at(const struct plan *plan, int stage, int key) {
-    return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
-}
 
 static struct message *message_of(const struct machine *machine, const struct op *op) {
     size_t row = (size_t)op->shipment * (size_t)machine->plan->microbatches;
@@ -83,13 +41,13 @@ static struct buffer *frame_of(const struct machine *machine, const struct op *o
 
 static struct slot *grad_of(const struct machine *machine, const struct op *op, int key) {
     int slots = machine->plan->stage[op->stage].grad_slots[key];
-    size_t first = machine->grad_slot[at(machine->plan, op->stage, key)];
+    size_t first = machine->grad_slot[machine_pair(machine->plan, op->stage, key)];
     return &machine->slot[first + (size_t)(op->microbatch % slots)];
 }
 
 /* Arrival slot in which `key` of the operation's microbatch comes to its stage. */
 static struct slot *arrival_of(const struct machine *machine, const struct op *op, int key) {
-    int shipment = machine->arrival[at(machine->plan, op->stage, key)];
+    int shipment = machine->arrival[machine_pair(machine->plan, op->stage, key)];
     int slots = machine->plan->shipment[shipment].slots;
     return &machine->slot[machine->shipment_slot[shipment] + (size_t)(op->microbatch % slots)];
 }
@@ -427,88 +385,6 @@ static bool machine_run(struct machine *machine) {
         }
     }
     return done || machine_deadlock(machine);
-}
-
-/* Numbers all slots and frames; returns the slots in all. */
-static size_t machine_number(struct machine *machine, size_t *out_frames) {
-    const struct plan *plan = machine->plan;
-    size_t slots = 0, frames = 0;
-    for (int stage = 0; stage < plan->stages; stage++) {
-        machine->frame_first[stage] = frames;
-        frames += (size_t)plan->stage[stage].frames;
-        for (int key = 0; key < plan->graph->keys; key++) {
-            machine->grad_slot[at(plan, stage, key)] = slots;
-            slots += (size_t)plan->stage[stage].grad_slots[key];
-        }
-        machine->frame_uses[stage] = plan->stage[stage].units * (plan->training ? 3 : 1);
-    }
-    for (int i = 0; i < plan->shipments; i++) {
-        const struct shipment *s = &plan->shipment[i];
-        machine->shipment_slot[i] =
-            s->backward ? machine->grad_slot[at(plan, s->to, s->key)] : slots;
-        slots += s->backward ? 0 : (size_t)s->slots;
-        if (!s->backward) {
-            machine->frame_uses[s->from]++;
-            machine->arrival[at(plan, s->to, s->key)] = i;
-        }
-    }
-    for (int rank = 0; rank < plan->ranks; rank++) { /* GRADs use the frame of their microbatch */
-        for (int i = 0; i < plan->rank[rank].ops; i++) {
-            const struct op *op = &plan->rank[rank].op[i];
-            machine->frame_uses[op->stage] += op->kind == OP_GRAD && op->microbatch == 0;
-        }
-    }
-    *out_frames = frames;
-    return slots;
-}
-
-static bool machine_init(struct machine *machine) {
-    const struct plan *plan = machine->plan;
-    size_t stages = (size_t)plan->stages, units = (size_t)plan->graph->units;
-    size_t shipments = (size_t)plan->shipments, m = (size_t)plan->microbatches;
-    machine->next = calloc((size_t)plan->ranks, sizeof *machine->next);
-    machine->at_norm = calloc((size_t)plan->ranks, sizeof *machine->at_norm);
-    machine->shipment_slot = calloc(shipments + 1, sizeof *machine->shipment_slot);
-    machine->grad_slot = calloc(stages * (size_t)plan->graph->keys + 1, sizeof *machine->grad_slot);
-    machine->arrival = calloc(stages * (size_t)plan->graph->keys + 1, sizeof *machine->arrival);
-    machine->frame_first = calloc(stages, sizeof *machine->frame_first);
-    machine->frame_uses = calloc(stages, sizeof *machine->frame_uses);
-    machine->backward = calloc(units, sizeof *machine->backward);
-    machine->made = calloc(units * m, sizeof *machine->made);
-    machine->weights = calloc(units, sizeof *machine->weights);
-    machine->message = calloc(shipments * m + 1, sizeof *machine->message);
-    if (machine->next == NULL || machine->at_norm == NULL || machine->shipment_slot == NULL ||
-        machine->grad_slot == NULL || machine->arrival == NULL || machine->frame_first == NULL ||
-        machine->frame_uses == NULL || machine->backward == NULL || machine->made == NULL ||
-        machine->weights == NULL || machine->message == NULL) {
-        return false;
-    }
-    size_t frames = 0, slots = machine_number(machine, &frames);
-    machine->slot = calloc(slots + 1, sizeof *machine->slot);
-    machine->frame = calloc(frames, sizeof *machine->frame);
-    for (size_t i = 0; machine->frame != NULL && i < frames; i++) {
-        machine->frame[i].microbatch = -1;
-    }
-    for (size_t i = 0; i < units; i++) {
-        machine->backward[i].microbatch = -1;
-    }
-    return machine->slot != NULL && machine->frame != NULL;
-}
-
-static void machine_fini(struct machine *machine) {
-    free(machine->next);
-    free(machine->at_norm);
-    free(machine->slot);
-    free(machine->shipment_slot);
-    free(machine->grad_slot);
-    free(machine->arrival);
-    free(machine->frame);
-    free(machine->frame_first);
-    free(machine->frame_uses);
-    free(machine->backward);
-    free(machine->made);
-    free(machine->weights);
-    free(machine->message);
 }
 
 status_t check_machine(const struct checker *checker) {

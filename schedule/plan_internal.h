@@ -3,7 +3,7 @@
  *     graph + partition --needs.c--> shipments, who waits where
  *     builder (gpipe.c ...)     --> phases of a stage: F0 F1 B0 K0 W0 ...
  *     passes.c                  --> operations of a rank, with waits, puts, slots and additions
- *     check.c, check_machine.c  --> proof; they share no code with passes.c on purpose
+ *     check*.c                 --> proof; they share no code with passes.c on purpose
  */
 #ifndef SCHEDULE_PLAN_INTERNAL_H
 #define SCHEDULE_PLAN_INTERNAL_H
@@ -67,7 +67,7 @@ void plan_size_slots(struct plan *plan, const struct needs *needs, const struct 
 MUST_USE status_t plan_expand(struct plan *plan, const struct needs *needs,
                               const struct builder *builder);
 
-/* ---- check_machine.c ---- */
+/* ---- check.c, check_ops.c, check_machine.c ---- */
 
 struct checker {
     const struct plan *plan;
@@ -77,6 +77,13 @@ struct checker {
 /* Writes the sentence and returns false; `index` is the operation's place in the rank's list. */
 bool check_refuse(const struct checker *checker, int rank, int index, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+/* Does a unit of the stage read the key? Stage of a key's producer. Stage whose sum of the key's
+ * gradient reaches stage `to`, the next reading one after it; -1 if none. */
+bool check_reads(const struct plan *plan, int stage, int key);
+int check_home(const struct plan *plan, int key);
+int check_sum_sender(const struct plan *plan, int to, int key);
+/* What is written in the lists; stages and shipments are already proved. */
+MUST_USE status_t check_ops(const struct checker *checker);
 /* Runs all ranks against each other. The plan's operations, fields and counts are already proved.
  * STATUS_INTERNAL with a sentence, or STATUS_NOMEM. */
 MUST_USE status_t check_machine(const struct checker *checker);

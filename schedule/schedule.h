@@ -122,7 +122,8 @@ struct op {
     int frame;      /* F, B, GRAD, W: the microbatch's activation frame on this stage;
                        PUT/SENT forward: frame the key is sent from; else -1 */
     int slot;       /* POST, WAIT: arrival slot. GRAD: slot of the key's gradient on this stage (the
-                       arrival slot when a sum is received). PUT: the receiver's arrival slot */
+                       arrival slot when a sum is received). B of an FFN: slot of H_i's gradient.
+                       PUT: the receiver's arrival slot */
     int source;     /* PUT/SENT backward: gradient slot it is sent from; else -1 */
     int first_add, adds; /* OP_GRAD: range of plan.add */
 };

@@ -1,0 +1,52 @@
+/* check_machine.h - the memory of the abstract machine (check_machine.c says what it proves). */
+#ifndef SCHEDULE_CHECK_MACHINE_H
+#define SCHEDULE_CHECK_MACHINE_H
+
+#include "schedule/plan_internal.h"
+
+enum slot_state { SLOT_FREE, SLOT_POSTED, SLOT_LANDED, SLOT_HELD, SLOT_FORMED };
+
+/* An arrival slot, or a slot of a gradient (both in one where a sum is received). */
+struct slot {
+    enum slot_state state;
+    int microbatch;
+    int uses; /* still to come */
+};
+
+/* A frame, or what B of a unit leaves for GRAD and W. */
+struct buffer {
+    int microbatch;
+    int uses;
+};
+
+struct message {
+    bool put, landed;
+};
+
+struct machine {
+    const struct checker *checker;
+    const struct plan *plan;
+    int *next;     /* [ranks] operation */
+    bool *at_norm; /* [ranks] */
+    struct slot *slot;
+    size_t *shipment_slot;   /* [shipments] first slot; a backward one's is the gradient's */
+    int *arrival;            /* [stages * keys] forward shipment that brings the key */
+    size_t *grad_slot;       /* [stages * keys] first slot */
+    struct buffer *frame;    /* all stages' */
+    size_t *frame_first;     /* [stages] */
+    int *frame_uses;         /* [stages] uses of a frame by a microbatch */
+    struct buffer *backward; /* [units] */
+    bool *made;              /* [units][microbatches] F done */
+    int *weights;            /* [units] microbatches whose weight gradient is in */
+    struct message *message; /* [shipments][microbatches] */
+};
+
+static inline size_t machine_pair(const struct plan *plan, int stage, int key) {
+    return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
+}
+
+/* False if there is no memory; fini is due all the same. */
+bool machine_init(struct machine *machine);
+void machine_fini(struct machine *machine);
+
+#endif

@@ -1,0 +1,354 @@
+/* check_ops.c - the lists of operations as they are written.
+ *
+ * Who an operation is (kind, microbatch and unit, shipment or key) fixes all its other fields, so
+ * each operation is compared with the one that it should be and ticked off; then nothing may be
+ * left. The additions of a gradient have one lawful order, and so have the messages of a shipment.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "schedule/plan_internal.h"
+
+/* ---- fields: the operation that this one should be ---- */
+
+static bool in_range(int value, int count) {
+    return value >= 0 && value < count;
+}
+
+static bool op_is_receive(enum op_kind kind) {
+    return kind == OP_POST || kind == OP_WAIT;
+}
+
+static bool op_is_send(enum op_kind kind) {
+    return kind == OP_PUT || kind == OP_SENT;
+}
+
+static bool op_is_unit(enum op_kind kind) {
+    return kind == OP_F || kind == OP_B || kind == OP_W;
+}
+
+/* Gradients of mid keys are formed by the FFN's B, and only handed over where they arrive. */
+static bool grad_lawful(const struct plan *plan, int stage, int key) {
+    bool home = check_home(plan, key) == stage;
+    bool reads = check_reads(plan, stage, key);
+    bool mid = plan->graph->key[key].kind == KEY_MID;
+    return plan->training && (mid ? home && !reads : home || reads);
+}
+
+/* Can an operation with this identity exist at all (fields that decide about the others)? */
+static bool op_lawful(const struct plan *plan, int rank, const struct op *op) {
+    if (op->kind == OP_NORM || op->kind == OP_STEP) {
+        return plan->training;
+    }
+    if (!in_range(op->stage, plan->stages) || op->stage % plan->ranks != rank ||
+        !in_range(op->microbatch, plan->microbatches)) {
+        return false;
+    }
+    const struct stage_plan *stage = &plan->stage[op->stage];
+    if (op_is_unit(op->kind)) {
+        return in_range(op->unit - stage->first_unit, stage->units) &&
+               (plan->training || op->kind == OP_F);
+    }
+    if (op->kind == OP_GRAD) {
+        return in_range(op->key, plan->graph->keys) && grad_lawful(plan, op->stage, op->key);
+    }
+    if (!in_range(op->shipment, plan->shipments)) {
+        return false;
+    }
+    const struct shipment *s = &plan->shipment[op->shipment];
+    return op_is_receive(op->kind) ? s->to == op->stage
+                                   : op_is_send(op->kind) && s->from == op->stage;
+}
+
+/* The key whose gradient B of this unit writes, or -1. */
+static int op_mid(const struct plan *plan, const struct op *op) {
+    for (int key = 0; op->kind == OP_B && key < plan->graph->keys; key++) {
+        if (graph_reads(plan->graph, op->unit, key) & READ_MID) {
+            return key;
+        }
+    }
+    return -1;
+}
+
+static struct op op_expected(const struct plan *plan, int rank, const struct op *op) {
+    struct op e = {.kind = op->kind,
+                   .stage = op->stage,
+                   .microbatch = op->microbatch,
+                   .unit = -1,
+                   .key = -1,
+                   .shipment = -1,
+                   .frame = -1,
+                   .slot = -1,
+                   .source = -1};
+    if (op->kind == OP_NORM || op->kind == OP_STEP) {
+        e.stage = rank;
+        e.microbatch = -1;
+        return e;
+    }
+    const struct stage_plan *stage = &plan->stage[op->stage];
+    int frame = op->microbatch % stage->frames;
+    if (op_is_unit(op->kind)) {
+        int mid = op_mid(plan, op);
+        e.unit = op->unit;
+        e.frame = frame;
+        e.slot = mid >= 0 ? op->microbatch % stage->grad_slots[mid] : -1;
+    } else if (op->kind == OP_GRAD) {
+        e.key = op->key;
+        e.frame = frame;
+        e.slot = op->microbatch % stage->grad_slots[op->key];
+        e.first_add = op->first_add;
+        e.adds = op->adds;
+    } else {
+        const struct shipment *s = &plan->shipment[op->shipment];
+        e.shipment = op->shipment;
+        e.key = s->key;
+        e.slot = op->kind == OP_SENT ? -1 : op->microbatch % s->slots;
+        if (op_is_send(op->kind)) {
+            e.frame = s->backward ? -1 : frame;
+            e.source = s->backward ? op->microbatch % stage->grad_slots[s->key] : -1;
+        }
+    }
+    return e;
+}
+
+static bool check_fields(const struct checker *checker, int rank, int index) {
+    static const char *const name[] = {"kind",   "stage",     "microbatch", "unit",
+                                       "key",    "shipment",  "frame",      "slot",
+                                       "source", "first_add", "adds"};
+    const struct op *op = &checker->plan->rank[rank].op[index];
+    if ((int)op->kind < 0 || op->kind >= OP_KINDS || !op_lawful(checker->plan, rank, op)) {
+        return check_refuse(checker, rank, index, "has no business here");
+    }
+    struct op expected = op_expected(checker->plan, rank, op);
+    int is[sizeof name / sizeof name[0]], should[sizeof name / sizeof name[0]];
+    _Static_assert(sizeof is == sizeof expected, "struct op has a field without a name here");
+    memcpy(is, op, sizeof is);
+    memcpy(should, &expected, sizeof should);
+    for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
+        if (is[i] != should[i]) {
+            return check_refuse(checker, rank, index, "%s is %d and must be %d", name[i], is[i],
+                                should[i]);
+        }
+    }
+    return true;
+}
+
+/* ---- additions ---- */
+
+static bool next_add_is(const struct plan *plan, const struct op *op, int *next, struct add want) {
+    bool found = *next < op->adds;
+    if (found) {
+        const struct add *add = &plan->add[op->first_add + *next];
+        found = add->kind == want.kind && add->unit == want.unit && add->key == want.key;
+    }
+    *next += 1;
+    return found;
+}
+
+static bool adds_of_unit(const struct plan *plan, const struct op *op, int *next, int unit) {
+    static const struct {
+        int uses;
+        enum add_kind kind;
+    } order[] = {{READ_Q | READ_K | READ_V | READ_R, ADD_AGGREGATE},
+                 {READ_GENERATOR, ADD_GENERATOR},
+                 {READ_DIRECT, ADD_DIRECT}};
+    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
+        struct add want = {order[i].kind, unit, -1};
+        if ((graph_reads(plan->graph, unit, op->key) & order[i].uses) &&
+            !next_add_is(plan, op, next, want)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_adds(const struct checker *checker, int rank, int index) {
+    const struct plan *plan = checker->plan;
+    const struct op *op = &plan->rank[rank].op[index];
+    if (op->first_add < 0 || op->adds < 0 || op->adds > plan->adds - op->first_add) {
+        return check_refuse(checker, rank, index, "its additions are not in the table");
+    }
+    int next = 0;
+    const struct add received = {ADD_RECEIVED, -1, -1};
+    if (check_sum_sender(plan, op->stage, op->key) >= 0 &&
+        !next_add_is(plan, op, &next, received)) {
+        return check_refuse(checker, rank, index, "does not begin with the sum received");
+    }
+    const struct stage_plan *stage = &plan->stage[op->stage];
+    for (int unit = stage->first_unit + stage->units - 1; unit >= stage->first_unit; unit--) {
+        if (!adds_of_unit(plan, op, &next, unit)) {
+            char name[32];
+            return check_refuse(checker, rank, index, "the additions of %s are wrong",
+                                unit_print(&plan->graph->unit[unit], name, sizeof name));
+        }
+    }
+    if (next != op->adds) {
+        return check_refuse(checker, rank, index, "%d additions instead of %d", op->adds, next);
+    }
+    return true;
+}
+
+/* ---- exactly once ---- */
+
+/* A number for every operation that can be, microbatch aside. */
+static int op_identity(const struct plan *plan, int rank, const struct op *op) {
+    int units = plan->graph->units, keys = plan->graph->keys;
+    int base = 3 * units + 4 * plan->shipments;
+    switch (op->kind) {
+    case OP_F:
+        return op->unit;
+    case OP_B:
+        return units + op->unit;
+    case OP_W:
+        return 2 * units + op->unit;
+    case OP_POST:
+        return 3 * units + op->shipment;
+    case OP_WAIT:
+        return 3 * units + plan->shipments + op->shipment;
+    case OP_PUT:
+        return 3 * units + 2 * plan->shipments + op->shipment;
+    case OP_SENT:
+        return 3 * units + 3 * plan->shipments + op->shipment;
+    case OP_GRAD:
+        return base + op->stage * keys + op->key;
+    default:
+        return base + plan->stages * keys + 2 * rank + (op->kind == OP_STEP);
+    }
+}
+
+static int identities(const struct plan *plan) {
+    return 3 * plan->graph->units + 4 * plan->shipments + plan->stages * plan->graph->keys +
+           2 * plan->ranks;
+}
+
+/* How many operations of this identity there must be. */
+static int expected_count(const struct plan *plan, int identity) {
+    int units = plan->graph->units, base = 3 * units + 4 * plan->shipments;
+    if (identity < 3 * units) {
+        return plan->training || identity < units ? plan->microbatches : 0;
+    }
+    if (identity < base) {
+        return plan->microbatches;
+    }
+    int pair = identity - base;
+    if (pair < plan->stages * plan->graph->keys) {
+        int stage = pair / plan->graph->keys, key = pair % plan->graph->keys;
+        return grad_lawful(plan, stage, key) ? plan->microbatches : 0;
+    }
+    return plan->training;
+}
+
+static bool check_missing(const struct checker *checker, const int *count) {
+    static const char *const what[] = {"F", "B", "W", "post", "wait", "put", "sent", "gradient"};
+    const struct plan *plan = checker->plan;
+    int units = plan->graph->units, base = 3 * units + 4 * plan->shipments;
+    for (int i = 0; i < identities(plan); i++) {
+        if (count[i] == expected_count(plan, i)) {
+            continue;
+        }
+        const char *kind = "norm or step";
+        int which = 0;
+        if (i < 3 * units) {
+            kind = what[i / units];
+            which = i % units;
+        } else if (i < base) {
+            kind = what[3 + (i - 3 * units) / plan->shipments];
+            which = (i - 3 * units) % plan->shipments;
+        } else if (i < base + plan->stages * plan->graph->keys) {
+            kind = what[7];
+            which = (i - base) % plan->graph->keys;
+        }
+        return check_refuse(checker, -1, -1, "%s of %s %d is there %d times and must be %d times",
+                            kind,
+                            i < 3 * units ? "unit"
+                            : i < base    ? "shipment"
+                                          : "key",
+                            which, count[i], expected_count(plan, i));
+    }
+    return true;
+}
+
+/* Ticks off every operation in `seen` [identities][microbatches], then looks for what is left. */
+static bool check_once(const struct checker *checker, unsigned char *seen, int *count) {
+    const struct plan *plan = checker->plan;
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        for (int index = 0; index < plan->rank[rank].ops; index++) {
+            const struct op *op = &plan->rank[rank].op[index];
+            if (!check_fields(checker, rank, index) ||
+                (op->kind == OP_GRAD && !check_adds(checker, rank, index))) {
+                return false;
+            }
+            int identity = op_identity(plan, rank, op);
+            int m = op->microbatch < 0 ? 0 : op->microbatch;
+            unsigned char *tick = &seen[(size_t)identity * (size_t)plan->microbatches + (size_t)m];
+            if (*tick) {
+                return check_refuse(checker, rank, index, "is there a second time");
+            }
+            *tick = 1;
+            count[identity]++;
+        }
+    }
+    return check_missing(checker, count);
+}
+
+/* ---- the same order on both ends ---- */
+
+/* The n-th put of a shipment must be the n-th post and the n-th wait. `order` [3][shipments][m]. */
+static bool check_order(const struct checker *checker, int *order, int *count) {
+    const struct plan *plan = checker->plan;
+    size_t each = (size_t)plan->shipments * (size_t)plan->microbatches;
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        for (int index = 0; index < plan->rank[rank].ops; index++) {
+            const struct op *op = &plan->rank[rank].op[index];
+            if (!op_is_receive(op->kind) && op->kind != OP_PUT) {
+                continue;
+            }
+            size_t list = op->kind == OP_POST ? 0 : op->kind == OP_WAIT ? 1 : 2;
+            int *n = &count[list * (size_t)plan->shipments + (size_t)op->shipment];
+            size_t first = list * each + (size_t)op->shipment * (size_t)plan->microbatches;
+            order[first + (size_t)(*n)++] = op->microbatch;
+        }
+    }
+    for (size_t i = 0; i < each; i++) {
+        if (order[i] != order[each + i] || order[i] != order[2 * each + i]) {
+            return check_refuse(checker, -1, -1,
+                                "shipment %d: microbatch %d is posted, %d awaited and %d put in "
+                                "the same place",
+                                (int)(i / (size_t)plan->microbatches), order[i], order[each + i],
+                                order[2 * each + i]);
+        }
+    }
+    return true;
+}
+
+/* The step ends with the norm and the optimizer. */
+static bool check_ends(const struct checker *checker) {
+    const struct plan *plan = checker->plan;
+    for (int rank = 0; rank < plan->ranks && plan->training; rank++) {
+        const struct rank_plan *r = &plan->rank[rank];
+        if (r->op[r->ops - 2].kind != OP_NORM || r->op[r->ops - 1].kind != OP_STEP) {
+            return check_refuse(checker, rank, -1, "does not end with norm and step");
+        }
+    }
+    return true;
+}
+
+status_t check_ops(const struct checker *checker) {
+    const struct plan *plan = checker->plan;
+    size_t kinds = (size_t)identities(plan), m = (size_t)plan->microbatches;
+    unsigned char *seen = calloc(kinds * m, 1);
+    int *count = calloc(kinds, sizeof *count);
+    int *order = calloc(3 * (size_t)plan->shipments * m + 1, sizeof *order);
+    int *ordered = calloc(3 * (size_t)plan->shipments + 1, sizeof *ordered);
+    status_t status = STATUS_NOMEM;
+    if (seen != NULL && count != NULL && order != NULL && ordered != NULL) {
+        bool good = check_once(checker, seen, count) && check_order(checker, order, ordered) &&
+                    check_ends(checker);
+        status = good ? STATUS_OK : STATUS_INTERNAL;
+    }
+    free(seen);
+    free(count);
+    free(order);
+    free(ordered);
+    return status;
+}
