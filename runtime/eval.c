@@ -1,0 +1,21 @@
+/* eval.c - the held-out loss of a model folder. */
+#include <math.h>
+
+#include "runtime/setup.h"
+
+status_t eval_run(struct job *job, struct group *group, void *argument)
+{
+    struct setup setup;
+    double loss;
+    int64_t tokens;
+    (void)argument;
+    TRY(setup_create(job, group, false, &setup));
+    status_t status = setup_heldout(&setup, &loss, &tokens);
+    if (status == STATUS_OK && group_rank(group) == 0) {
+        printf("held-out loss %.17g nats over %lld tokens of %s, %.6f %s\n", loss,
+               (long long)tokens, tokens_path(setup.valid), loss / log(2.0),
+               setup_bits_name(&setup));
+    }
+    setup_destroy(&setup);
+    return status;
+}

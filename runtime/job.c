@@ -1,0 +1,176 @@
+/* job.c - one command on all ranks: who takes part, do they agree, what is the exit code. */
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "runtime/runtime.h"
+
+static volatile sig_atomic_t stop_requested;
+
+static void on_stop(int signal_number)
+{
+    stop_requested = 1;
+    if (signal_number == SIGINT) { /* the second Ctrl-C ends the process */
+        signal(SIGINT, SIG_DFL);
+    }
+}
+
+void job_catch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, NULL);
+    if (!group_launched()) {
+        sigaction(SIGINT, &action, NULL);
+    }
+}
+
+bool job_stop_requested(void)
+{
+    return stop_requested != 0;
+}
+
+/* The command line as typed, without key=value of parallel.pp, behind an mpirun of `ranks`. */
+static void print_launch(const struct job *job, int64_t ranks, char *buffer, size_t size)
+{
+    int length = snprintf(buffer, size, "mpirun -n %lld", (long long)ranks);
+    for (int i = 0; i < job->argc && length > 0 && (size_t)length < size; i++) {
+        length += snprintf(buffer + length, size - (size_t)length, " %s", job->argv[i]);
+    }
+}
+
+static status_t check_ranks(const struct job *job, const struct group *group)
+{
+    char line[2048];
+    int64_t pp = job->config.parallel.pp;
+    int size = group_size(group);
+    if (pp == 0 || pp == size) {
+        return STATUS_OK;
+    }
+    print_launch(job, pp, line, sizeof line);
+    return FAIL(STATUS_INVALID,
+                "parallel.pp is %lld but %d rank%s started: run `%s` (or all ranks as threads of one "
+                "process: parallel.transport=threads)",
+                (long long)pp, size, size == 1 ? " was" : "s were", line);
+}
+
+/* ---- the same configuration everywhere ---- */
+
+static status_t print_config(const struct run_config *config, char **out)
+{
+    size_t size;
+    FILE *file = open_memstream(out, &size);
+    if (!file) {
+        return FAIL(STATUS_NOMEM, "no memory to print the configuration");
+    }
+    config_print(config, file);
+    fclose(file);
+    return STATUS_OK;
+}
+
+/* First line in which two texts differ. */
+static status_t compare_lines(char *own, char *other)
+{
+    char *own_rest = own, *other_rest = other;
+    while (own_rest || other_rest) {
+        const char *mine = own_rest ? strsep(&own_rest, "\n") : "(nothing)";
+        const char *theirs = other_rest ? strsep(&other_rest, "\n") : "(nothing)";
+        if (strcmp(mine, theirs) != 0) {
+            while (*mine == ' ') {
+                mine++;
+            }
+            while (*theirs == ' ') {
+                theirs++;
+            }
+            return FAIL(STATUS_MISMATCH,
+                        "this rank was started with another configuration than rank 0: `%s` here, "
+                        "`%s` there; start all ranks with the same file and arguments",
+                        mine, theirs);
+        }
+    }
+    return STATUS_OK;
+}
+
+static status_t same_config(const struct job *job, struct group *group)
+{
+    char *own = NULL, *root = NULL;
+    status_t status = print_config(&job->config, &own);
+    uint64_t length = own ? strlen(own) + 1 : 0;
+    TRY(group_agree(group, status));
+    status = group_broadcast(group, &length, sizeof length, 0);
+    if (status == STATUS_OK) {
+        root = calloc(1, length + 1);
+        if (root && group_rank(group) == 0) {
+            memcpy(root, own, length);
+        }
+        status = group_agree(group, root ? STATUS_OK
+                                         : FAIL(STATUS_NOMEM, "no memory for a configuration"));
+    }
+    if (status == STATUS_OK) {
+        status = group_broadcast(group, root, length, 0);
+    }
+    if (status == STATUS_OK) {
+        status = group_agree(group, compare_lines(own, root));
+    }
+    free(own);
+    free(root);
+    return status;
+}
+
+/* ---- running ---- */
+
+struct body {
+    struct job *job;
+    job_body_fn fn;
+    void *arg;
+};
+
+static status_t run_body(struct group *group, void *argument)
+{
+    struct body *body = argument;
+    TRY(group_agree(group, check_ranks(body->job, group)));
+    TRY(same_config(body->job, group));
+    return body->fn(body->job, group, body->arg);
+}
+
+/* Failures that all ranks know of at the same point (group_agree, the exchange): everybody leaves in
+ * order. After any other, peers may wait for us for ever. */
+static bool left_together(status_t status)
+{
+    return status != STATUS_PEER && status != STATUS_TIMEOUT && status != STATUS_INTERNAL;
+}
+
+static int run_process(struct body *body, struct group *group)
+{
+    status_t status = run_body(group, body);
+    if (status == STATUS_OK) {
+        group_close(group);
+        return 0;
+    }
+    if (group_size(group) == 1 || left_together(status)) {
+        group_close(group);
+    } else {
+        group_abandon(group, 1);
+    }
+    return 1;
+}
+
+int job_run(struct job *job, job_body_fn fn, void *arg)
+{
+    struct body body = {job, fn, arg};
+    struct group_options options = {job->config.health.deadline_s, job->config.health.heartbeat_s};
+    struct group *group;
+    bool threads = job->config.parallel.transport == TRANSPORT_THREADS;
+    job_catch_signals();
+    if (threads && !group_launched()) {
+        int ranks = job->config.parallel.pp > 0 ? (int)job->config.parallel.pp : 1;
+        return group_run_threads(ranks, &options, NULL, run_body, &body) == STATUS_OK ? 0 : 1;
+    }
+    status_t status = group_launched() ? group_open_mpi(&options, &group)
+                                       : group_open_alone(&options, &group);
+    if (status != STATUS_OK) {
+        return 1;
+    }
+    log_set_rank(group_size(group) > 1 ? group_rank(group) : -1);
+    return run_process(&body, group);
+}

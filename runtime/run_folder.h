@@ -1,0 +1,31 @@
+/* run_folder.h - private to runtime/: the folder of a run.
+ *
+ *     config.yaml     the resolved configuration, as config_load reads it
+ *     metrics.jsonl   one object per step, the source of truth
+ *     rank-N.log      messages of rank N, down to debug
+ *     model/          the trained model as an official Hugging Face folder (export.c)
+ */
+#ifndef RUNTIME_RUN_FOLDER_H
+#define RUNTIME_RUN_FOLDER_H
+
+#include <limits.h>
+
+#include "runtime/runtime.h"
+
+struct run_folder {
+    char path[PATH_MAX];
+    char model[PATH_MAX]; /* where the trained model goes */
+    FILE *metrics;        /* rank 0 */
+    FILE *log;            /* every rank */
+};
+
+/* Rank 0 makes the folder: the one that logging.run names must not exist (STATUS_INVALID says so); an
+ * empty logging.run gives runs/<date>-<time>, with -2, -3 ... if that is taken. Collective. */
+MUST_USE status_t run_folder_create(const struct run_config *config, struct group *group,
+                                    struct run_folder *out);
+/* Appends and flushes one line of metrics.jsonl; rank 0 only. */
+void run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
+                        int64_t tokens, const struct step_cost *cost);
+void run_folder_close(struct run_folder *folder);
+
+#endif

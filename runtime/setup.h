@@ -1,0 +1,34 @@
+/* setup.h - private to runtime/: from a run configuration to a trainer with data, for train and eval. */
+#ifndef RUNTIME_SETUP_H
+#define RUNTIME_SETUP_H
+
+#include "runtime/runtime.h"
+
+enum { DEFAULT_MICROBATCHES = 8 };
+
+struct setup {
+    struct job *job;
+    struct group *group;
+    struct model_config model;
+    const char *weights; /* config's model folder if it holds weights, else NULL */
+    int64_t B, T;
+    int microbatches;
+    struct tokens *train, *valid; /* NULL if not wanted */
+    struct trainer *trainer;
+    int32_t *inputs, *targets; /* [microbatches * B * T] */
+};
+
+/* Collective; on failure everything is undone. `training` also wants data.train, evaluation data.valid. */
+MUST_USE status_t setup_create(struct job *job, struct group *group, bool training,
+                               struct setup *out);
+void setup_destroy(struct setup *setup);
+
+/* Fills the batch of `step` (from 1) from the training tokens. Local; status of this rank only. */
+MUST_USE status_t setup_batch(struct setup *setup, int64_t step);
+/* Mean loss per token over the held-out tokens (data.valid_microbatches of them), in file order.
+ * Collective. */
+MUST_USE status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens);
+/* "bits per byte" where a token is a byte, else "bits per token". */
+const char *setup_bits_name(const struct setup *setup);
+
+#endif

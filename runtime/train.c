@@ -1,0 +1,271 @@
+/* train.c - the training loop of one rank, what it prints, and what it leaves behind. */
+#include <ctype.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "runtime/run_folder.h"
+#include "runtime/setup.h"
+
+/* A step whose cost is not known yet. */
+struct pending {
+    struct step_result result;
+    double lr;
+};
+
+struct totals {
+    double first_loss, last_loss, first_heldout, last_heldout; /* nats per token */
+    double seconds;
+    double share[TRACE_CATEGORIES]; /* weighted by seconds */
+    int64_t steps, bytes_plain, bytes_dense;
+};
+
+struct training {
+    struct setup setup;
+    struct run_folder folder;
+    struct totals totals;
+    struct pending pending;
+    bool root, stopped;
+    int64_t tokens; /* a step */
+};
+
+/* ---- what is printed ---- */
+
+static void print_size(int64_t bytes, char *buffer, size_t size)
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    int u = 0;
+    for (; value >= 1024 && u < 4; u++) {
+        value /= 1024;
+    }
+    snprintf(buffer, size, u > 0 ? "%.1f %s" : "%.0f %s", value, unit[u]);
+}
+
+static void print_start(const struct training *training)
+{
+    const struct setup *setup = &training->setup;
+    const struct model *model = trainer_model(setup->trainer);
+    const struct plan *plan = trainer_plan(setup->trainer);
+    printf("model: %lld parameters, %lld layers of width %lld, %s connections%s\n",
+           (long long)model_parameter_count(model), (long long)setup->model.n_layer,
+           (long long)setup->model.dim, setup->model.dense ? "dense" : "no dense",
+           setup->weights ? ", weights read from its folder" : "");
+    printf("step: %d microbatches of %lld x %lld tokens; %d stages, schedule %s\n\n",
+           setup->microbatches, (long long)setup->B, (long long)setup->T, plan->stages,
+           plan->schedule);
+    plan_print_partition(plan, stdout);
+    printf("\nrun folder: %s\n\n", training->folder.path);
+    fflush(stdout);
+}
+
+static void print_eta(double seconds, char *buffer, size_t size)
+{
+    long whole = (long)seconds;
+    if (whole >= 3600) {
+        snprintf(buffer, size, "%ldh%02ldm", whole / 3600, whole / 60 % 60);
+    } else {
+        snprintf(buffer, size, "%ldm%02lds", whole / 60, whole % 60);
+    }
+}
+
+static double exposed(const double *share)
+{
+    return share[TRACE_EXPOSED_PLAIN] + share[TRACE_EXPOSED_DENSE];
+}
+
+static void print_step(const struct training *training, const struct step_cost *cost)
+{
+    const struct pending *step = &training->pending;
+    int64_t steps = training->setup.job->config.optimizer.steps;
+    char eta[32];
+    double mean = training->totals.seconds / (double)training->totals.steps;
+    print_eta(mean * (double)(steps - step->result.step), eta, sizeof eta);
+    printf("step %4lld/%lld  loss %.4f  grad norm %.3f  %6.0f tokens/s  bubble %4.1f%%  "
+           "exposed %4.1f%%  ETA %s\n",
+           (long long)step->result.step, (long long)steps, step->result.loss,
+           step->result.grad_norm,
+           cost->seconds > 0 ? (double)training->tokens / cost->seconds : 0.0,
+           100 * cost->share[TRACE_WAIT], 100 * exposed(cost->share), eta);
+    fflush(stdout);
+}
+
+static void print_shares(const struct totals *totals)
+{
+    printf("time of a step (mean over ranks):");
+    for (int c = 0; c < TRACE_CATEGORIES; c++) {
+        printf("%s %s %.1f%%", c > 0 ? "," : "", trace_category_name(c),
+               totals->seconds > 0 ? 100 * totals->share[c] / totals->seconds : 0.0);
+    }
+    printf("\n");
+}
+
+static void print_summary(const struct training *training)
+{
+    const struct totals *totals = &training->totals;
+    char plain[32], dense[32];
+    double share[TRACE_CATEGORIES];
+    for (int c = 0; c < TRACE_CATEGORIES; c++) {
+        share[c] = totals->seconds > 0 ? totals->share[c] / totals->seconds : 0;
+    }
+    print_size(totals->bytes_plain, plain, sizeof plain);
+    print_size(totals->bytes_dense, dense, sizeof dense);
+    printf("\nloss           %.4f -> %.4f in %lld steps%s\n", totals->first_loss,
+           totals->last_loss, (long long)totals->steps,
+           training->stopped ? " (stopped by a signal)" : "");
+    if (training->setup.valid) {
+        printf("held-out loss  %.4f -> %.4f nats, %.4f -> %.4f %s\n", totals->first_heldout,
+               totals->last_heldout, totals->first_heldout / log(2.0),
+               totals->last_heldout / log(2.0), setup_bits_name(&training->setup));
+    }
+    printf("speed          %.0f tokens/s; bubble %.1f%%, exposed communication %.2f%% (plain "
+           "%.2f%%, dense %.2f%%)\n",
+           totals->seconds > 0
+               ? (double)(training->tokens * totals->steps) / totals->seconds
+               : 0.0,
+           100 * share[TRACE_WAIT], 100 * exposed(share), 100 * share[TRACE_EXPOSED_PLAIN],
+           100 * share[TRACE_EXPOSED_DENSE]);
+    printf("shipped        %s plain, %s dense\n", plain, dense);
+    print_shares(totals);
+}
+
+/* Control characters would upset terminals. */
+static void print_sample(const char *prompt, const char *text)
+{
+    printf("\nsample         %s|", prompt);
+    for (const char *c = text; *c; c++) {
+        putchar(isprint((unsigned char)*c) || *c == '\n' ? *c : '.');
+    }
+    printf("\n");
+}
+
+/* ---- the loop ---- */
+
+/* The pending step's line, now that its cost is known. */
+static void settle(struct training *training)
+{
+    struct step_cost cost;
+    struct totals *totals = &training->totals;
+    if (!trainer_cost(training->setup.trainer, &cost)) {
+        return;
+    }
+    totals->steps++;
+    totals->seconds += cost.seconds;
+    totals->bytes_plain += cost.bytes_plain;
+    totals->bytes_dense += cost.bytes_dense;
+    for (int c = 0; c < TRACE_CATEGORIES; c++) {
+        totals->share[c] += cost.share[c] * cost.seconds;
+    }
+    if (training->root) {
+        run_folder_metrics(&training->folder, &training->pending.result, training->pending.lr,
+                           training->tokens, &cost);
+        print_step(training, &cost);
+    }
+}
+
+static status_t train_step(struct training *training, int64_t step)
+{
+    struct setup *setup = &training->setup;
+    const struct run_config *config = &setup->job->config;
+    struct batch batch = {setup->inputs, setup->targets};
+    struct optimizer_args optimizer = {
+        .lr = lr_at(step, config->optimizer.steps, config->optimizer.lr, config->optimizer.warmup,
+                    config->optimizer.min_lr_ratio),
+        .beta1 = config->optimizer.beta1,
+        .beta2 = config->optimizer.beta2,
+        .eps = config->optimizer.eps,
+        .weight_decay = config->optimizer.weight_decay,
+        .clip = config->optimizer.clip};
+    struct step_result result;
+    TRY(setup_batch(setup, step));
+    TRY(trainer_step(setup->trainer, &batch, &optimizer, &result));
+    settle(training);
+    training->pending = (struct pending){result, optimizer.lr};
+    if (step == 1) {
+        training->totals.first_loss = result.loss;
+    }
+    training->totals.last_loss = result.loss;
+    training->stopped = result.stop;
+    return STATUS_OK;
+}
+
+static status_t train_loop(struct training *training)
+{
+    int64_t steps = training->setup.job->config.optimizer.steps;
+    for (int64_t step = 1; step <= steps && !training->stopped; step++) {
+        TRY(train_step(training, step));
+    }
+    TRY(trainer_flush(training->setup.trainer));
+    settle(training);
+    return trainer_check_traffic(training->setup.trainer);
+}
+
+static status_t heldout(struct training *training, double *out)
+{
+    int64_t tokens;
+    return training->setup.valid ? setup_heldout(&training->setup, out, &tokens) : STATUS_OK;
+}
+
+static status_t leave_sample(struct training *training)
+{
+    const struct run_config *config = &training->setup.job->config;
+    int count = (int)config->logging.sample_tokens;
+    if (count == 0) {
+        return STATUS_OK;
+    }
+    char *text = calloc(1, (size_t)count + 1);
+    TRY(group_agree(training->setup.group,
+                    text ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for a sample")));
+    status_t status = trainer_sample(training->setup.trainer, config->logging.sample_prompt, count,
+                                     (uint64_t)config->seed, text);
+    if (status == STATUS_OK && training->root) {
+        print_sample(config->logging.sample_prompt, text);
+    }
+    free(text);
+    return status;
+}
+
+static status_t train_all(struct training *training)
+{
+    struct setup *setup = &training->setup;
+    TRY(run_folder_create(&setup->job->config, setup->group, &training->folder));
+    if (training->root) {
+        print_start(training);
+    }
+    TRY(heldout(training, &training->totals.first_heldout));
+    TRY(train_loop(training));
+    TRY(trainer_export(setup->trainer, training->folder.model));
+    TRY(heldout(training, &training->totals.last_heldout));
+    if (training->root) {
+        print_summary(training);
+        fflush(stdout);
+    }
+    TRY(leave_sample(training));
+    if (training->root) {
+        printf("\nrun folder     %s (model/, metrics.jsonl, config.yaml, logs)\n",
+               training->folder.path);
+        fflush(stdout);
+    }
+    return STATUS_OK;
+}
+
+status_t train_run(struct job *job, struct group *group, void *argument)
+{
+    (void)argument;
+    struct training *training = calloc(1, sizeof *training);
+    if (!training) {
+        return FAIL(STATUS_NOMEM, "no memory for a run");
+    }
+    status_t status = setup_create(job, group, true, &training->setup);
+    if (status == STATUS_OK) {
+        training->root = group_rank(group) == 0;
+        training->tokens =
+            training->setup.microbatches * training->setup.B * training->setup.T;
+        status = train_all(training);
+        setup_destroy(&training->setup);
+        run_folder_close(&training->folder);
+    }
+    free(training);
+    return status;
+}

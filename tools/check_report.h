@@ -1,0 +1,26 @@
+/* check_report.h - private to `muddpipe check`: comparing with a reference and telling the outcome. */
+#ifndef TOOLS_CHECK_REPORT_H
+#define TOOLS_CHECK_REPORT_H
+
+#include <stdint.h>
+
+#include "comm/comm.h"
+
+/* One compared tensor: max|a - b| / max|b|, or max|a| where the reference is all zero. NaN counts as
+ * infinite. */
+double check_error(const float *value, const float *reference, int64_t count);
+
+/* Errors by item: this rank fills what it has (others stay negative), then everybody gets all. */
+struct check_report {
+    int items;
+    double *error;       /* [items]; < 0: not looked at by this rank */
+    double *limit;       /* [items] */
+    const char **name;   /* [items], borrowed */
+};
+MUST_USE status_t check_report_create(int items, struct check_report *out);
+void check_report_free(struct check_report *report);
+/* Merges over ranks; rank 0 prints. STATUS_MISMATCH on every rank if an item is over its limit or was
+ * looked at by nobody. */
+MUST_USE status_t check_report_finish(struct check_report *report, struct group *group);
+
+#endif

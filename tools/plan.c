@@ -1,0 +1,91 @@
+/* plan.c - muddpipe plan: partition, shipments, memory and schedule, without running anything. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "runtime/runtime.h"
+#include "tools/arguments.h"
+#include "tools/tools.h"
+
+enum { COLUMNS = 100 };
+
+static int plan_help(void)
+{
+    printf("usage: muddpipe plan CONFIG|FOLDER [parallel.pp=P] [key.path=value ...] [--ops RANK]\n\n"
+           "Prints for P pipeline stages, from one process and without running the model: which\n"
+           "units each stage has, what is shipped over each link in bytes, what each stage holds\n"
+           "in memory, and a time-line of the schedule.\n\n"
+           "  --ops RANK       instead, every operation of that rank's step, one a line\n"
+           "  --print-config   print the resolved configuration and stop\n");
+    return EXIT_SUCCESS;
+}
+
+static status_t make_plan(const struct run_config *config, const struct model *model,
+                          int microbatches, struct plan **out)
+{
+    static const char *const schedule[] = {"gpipe", "1f1b"};
+    struct plan_options options = {
+        .ranks = config->parallel.pp > 0 ? (int)config->parallel.pp : 1,
+        .microbatches = microbatches,
+        .chunks = 1,
+        .schedule = schedule[config->parallel.schedule],
+        .partition = config->parallel.partition,
+        .prefetch = (int)config->parallel.prefetch};
+    return plan_create(&model->graph, &options, out);
+}
+
+static void print_all(const struct model *model, const struct plan *plan)
+{
+    printf("%lld parameters; %d stages, %d microbatches of %lld x %lld tokens, schedule %s\n\n",
+           (long long)model_parameter_count(model), plan->stages, plan->microbatches,
+           (long long)model->B, (long long)model->T, plan->schedule);
+    plan_print_partition(plan, stdout);
+    printf("\n");
+    plan_print_traffic(plan, stdout);
+    printf("\n");
+    plan_print_memory(plan, stdout);
+    printf("\n");
+    plan_print_timeline(plan, COLUMNS, stdout);
+}
+
+static status_t plan_run(const struct arguments *arguments)
+{
+    const struct run_config *config = &arguments->config;
+    struct model_config model_config;
+    struct model *model;
+    struct plan *plan = NULL;
+    TRY(model_config_load(config->model, &config->model_keys, &config->dense_keys, &model_config));
+    int64_t T = config->data.seq_len > 0 ? config->data.seq_len : model_config.block_size;
+    int64_t microbatches = config->parallel.microbatches > 0 ? config->parallel.microbatches : 8;
+    TRY(model_create(&model_config, config->data.micro_batch, T, DTYPE_F32, &model));
+    status_t status = make_plan(config, model, (int)microbatches, &plan);
+    if (status == STATUS_OK && arguments->ops_rank >= plan->ranks) {
+        status = FAIL(STATUS_INVALID, "--ops %d: the ranks are 0 to %d", arguments->ops_rank,
+                      plan->ranks - 1);
+    } else if (status == STATUS_OK && arguments->ops_rank >= 0) {
+        plan_print_ops(plan, arguments->ops_rank, stdout);
+    } else if (status == STATUS_OK) {
+        print_all(model, plan);
+    }
+    plan_destroy(plan);
+    model_destroy(model);
+    return status;
+}
+
+int plan_main(int argc, char **argv)
+{
+    struct arguments arguments;
+    if (arguments_read(argc, argv, &arguments) != STATUS_OK) {
+        return EXIT_FAILURE;
+    }
+    if (arguments.help) {
+        return plan_help();
+    }
+    status_t status = STATUS_OK;
+    if (arguments.print_config) {
+        config_print(&arguments.config, stdout);
+    } else {
+        status = plan_run(&arguments);
+    }
+    config_free(&arguments.config);
+    return status == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE;
+}
