@@ -1,11 +1,11 @@
 /* schedule.h - the door of schedule/: who does what when, as plain data.
  *
  * Input: a graph (units, keys, who reads which key), a number of stages and of microbatches.
- * Output: a plan: partition, shipments, and for every rank the exact list of operations of one step.
- * Builders (gpipe.c, one_f_one_b.c, forward.c) emit coarse compute operations; passes.c expands them
- * to units and adds waits, puts, slots and the order in which every gradient is added up; plan_check
- * proves the result; plan_print draws it; runtime/executor.c walks it. This room sees no CUDA, no
- * MPI and no model.
+ * Output: a plan: partition, shipments, and for every rank the exact operations of one step, in
+ * order. Builders (gpipe.c, one_f_one_b.c, forward.c) emit coarse compute operations; passes.c
+ * expands them to units and adds waits, puts, slots and the order in which every gradient is added
+ * up; plan_check proves the result; plan_print draws it; runtime/executor.c walks it. This room sees
+ * no CUDA, no MPI and no model.
  *
  * Words (docs/architecture.md):
  *   unit      what a partition moves: embedding, attention i, FFN i, head. Numbered 0..units-1 in
@@ -15,8 +15,8 @@
  *   shipment  (key, from stage, to stage, direction): one message per microbatch.
  *
  * Forward a key goes from its producer straight to every stage that reads it. Backward the running
- * sum of its gradient is relayed: from the last reading stage to the one before it, and so on to the
- * producer; each adds its own consumers in descending order. So both directions ship the same
+ * sum of its gradient is relayed: from the last reading stage to the one before it, and so on to
+ * the producer; each adds its own consumers in descending order. So both directions ship the same
  * bytes, and the additions happen in the order of a single rank.
  */
 #ifndef SCHEDULE_SCHEDULE_H
@@ -38,9 +38,9 @@ struct unit {
     int layer;      /* 1..L; 0 for the embedding, L+1 for the head */
     bool may_start; /* a stage may begin with this unit */
     double forward_cost, backward_cost, weight_cost; /* FLOPs of a microbatch */
-    int64_t parameter_bytes; /* of the weights in the compute dtype */
-    int64_t stash_bytes;     /* kept from F to B/W of a microbatch, its own keys' outputs included */
-    int64_t backward_bytes;  /* kept from B to K/W of a microbatch */
+    int64_t parameter_bytes;                         /* of the weights in the compute dtype */
+    int64_t stash_bytes;    /* kept from F to B/W of a microbatch, its own keys included */
+    int64_t backward_bytes; /* kept from B to K/W of a microbatch */
 };
 
 enum key_kind {
@@ -131,9 +131,9 @@ struct op {
 struct shipment {
     int key, from, to; /* stages */
     bool backward;
-    bool plain;        /* newest key or H_i to the next stage, or its gradient */
-    int64_t bytes;     /* a microbatch */
-    int slots;         /* arrival slots at `to` */
+    bool plain;    /* newest key or H_i to the next stage, or its gradient */
+    int64_t bytes; /* a microbatch */
+    int slots;     /* arrival slots at `to` */
 };
 
 struct rank_plan {
@@ -155,22 +155,23 @@ struct plan {
     struct stage_plan *stage;  /* [stages] */
     struct shipment *shipment; /* [shipments], forward ones first */
     int shipments;
-    struct rank_plan *rank;    /* [ranks] */
+    struct rank_plan *rank; /* [ranks] */
     struct add *add;
     int adds;
-    char schedule[16];         /* builder's name */
+    char schedule[16]; /* builder's name */
 };
 
 struct plan_options {
     int ranks, microbatches;
-    int chunks;           /* V, stages a rank; 1 */
-    const char *schedule; /* "gpipe", "1f1b", "forward" */
-    const char *partition;/* "auto", "layers", or units per stage "5,4,4,5" */
-    int prefetch;         /* arrival slots beyond the microbatches in flight */
+    int chunks;            /* V, stages a rank; 1 */
+    const char *schedule;  /* "gpipe", "1f1b", "forward" */
+    const char *partition; /* "auto", "layers", or units per stage "5,4,4,5" */
+    int prefetch;          /* arrival slots beyond the microbatches in flight */
 };
 
 /* Builds, expands and checks a plan. Impossible layouts (more stages than units, a cut where none
- * may be, counts that do not add up) are STATUS_INVALID with the reason and the nearest that works. */
+ * may be, counts that do not add up) are STATUS_INVALID with the reason and the nearest that
+ * works. */
 MUST_USE status_t plan_create(const struct graph *graph, const struct plan_options *options,
                               struct plan **out);
 void plan_destroy(struct plan *plan);

@@ -1,7 +1,7 @@
 /* simulate.c - when everything would happen if only compute took time.
  *
- * Event-driven over the lists themselves: a rank runs until it needs a message that has not been put
- * or posted, then the next rank goes on. A message lands at the later of its put and its post.
+ * Event-driven over the lists themselves: a rank runs until it needs a message that has not been
+ * put or posted, then the next rank goes on. A message lands at the later of its put and its post.
  */
 #include <stdlib.h>
 
