@@ -4,8 +4,8 @@
  * Output: a plan: partition, shipments, and for every rank the exact operations of one step, in
  * order. Builders (gpipe.c, one_f_one_b.c, forward.c) emit coarse compute operations; passes.c
  * expands them to units and adds waits, puts, slots and the order in which every gradient is added
- * up; plan_check proves the result; plan_print draws it; runtime/executor.c walks it. This room sees
- * no CUDA, no MPI and no model.
+ * up; plan_check proves the result; plan_print draws it; runtime/executor.c walks it. This room
+ * sees no CUDA, no MPI and no model.
  *
  * Words (docs/architecture.md):
  *   unit      what a partition moves: embedding, attention i, FFN i, head. Numbered 0..units-1 in
