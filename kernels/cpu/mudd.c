@@ -1,40 +1,42 @@
 /* mudd.c - the aggregates over earlier layers' outputs, and their gradients.
  *
- * All three walk token by token with rows that stay in the first-level cache: mixing and dweights take
- * KEYS keys at a time for all ways, so that each key is read from memory once; a key's gradient is read
- * and written once while all its consumers' rows stream by. The order of the fmaf steps of an element is
- * that of kernels.h and does not depend on this grouping.
+ * All three walk token by token. Mixing and dweights take KEYS keys at a time for all ways, so that each
+ * key is read from memory once; mixing adds up on the stack, COLUMNS at a time, because outputs and keys
+ * that lie the same distance from a page's start would push each other out of the first-level cache. A
+ * key's gradient is read and written once while all its consumers' rows stream by. The order of the
+ * fmaf steps of an element is that of kernels.h and does not depend on this grouping.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-enum { KEYS = 4 };
+enum { KEYS = 4, COLUMNS = 512 };
 
-/* out[c][i..] (+)= sum over `keys` keys from j; `first`: start from zero. */
-INLINE void mix_lanes(float *const *out, const float *const *key, const lanes_t weight[KEYS][WAYS_MAX],
-                      size_t ways, size_t keys, bool first, size_t i, size_t n)
+/* sum[c][i..] += weight * key, `keys` keys ascending. */
+INLINE void mix_lanes(float (*sum)[COLUMNS], const float *const *key,
+                      const lanes_t weight[KEYS][WAYS_MAX], size_t ways, size_t keys, size_t i,
+                      size_t n)
 {
-    lanes_t sum[WAYS_MAX];
+    lanes_t y[WAYS_MAX];
 #pragma GCC unroll 4
     for (size_t c = 0; c < ways; c++) {
-        sum[c] = first ? lanes_zero() : lanes_load_n(out[c] + i, n);
+        y[c] = lanes_load(sum[c] + i);
     }
 #pragma GCC unroll 4
     for (size_t j = 0; j < keys; j++) {
         lanes_t x = lanes_load_n(key[j] + i, n);
 #pragma GCC unroll 4
         for (size_t c = 0; c < ways; c++) {
-            sum[c] = lanes_fma(weight[j][c], x, sum[c]);
+            y[c] = lanes_fma(weight[j][c], x, y[c]);
         }
     }
 #pragma GCC unroll 4
     for (size_t c = 0; c < ways; c++) {
-        lanes_store_n(out[c] + i, sum[c], n);
+        lanes_store(sum[c] + i, y[c]);
     }
 }
 
-INLINE void mix_keys(float *const *out, const float *const *key, const float *weights, size_t n,
-                     size_t ways, size_t keys, bool first, size_t D)
+INLINE void mix_keys(float (*sum)[COLUMNS], const float *const *key, const float *weights, size_t n,
+                     size_t ways, size_t keys, size_t columns)
 {
     lanes_t weight[KEYS][WAYS_MAX];
 #pragma GCC unroll 4
@@ -45,36 +47,44 @@ INLINE void mix_keys(float *const *out, const float *const *key, const float *we
         }
     }
     size_t i = 0;
-    for (; i + LANES <= D; i += LANES) {
-        mix_lanes(out, key, weight, ways, keys, first, i, LANES);
+    for (; i + LANES <= columns; i += LANES) {
+        mix_lanes(sum, key, weight, ways, keys, i, LANES);
     }
-    if (i < D) {
-        mix_lanes(out, key, weight, ways, keys, first, i, D - i);
+    if (i < columns) {
+        mix_lanes(sum, key, weight, ways, keys, i, columns - i);
     }
 }
 
-/* One token: out[c] = sum_j weights[c * n + j] * key[j] with the keys' rows at `offset`. */
-INLINE void mix_row(void *const *out_, const void *const *key_, const float *weights, size_t offset,
-                    size_t D, size_t ways, size_t n)
+/* Some columns of one token, `offset` elements into keys and outputs. */
+INLINE void mix_columns(void *const *out, const void *const *key_, const float *weights,
+                        size_t offset, size_t columns, size_t ways, size_t n)
 {
-    float *out[WAYS_MAX];
-    for (size_t c = 0; c < ways; c++) {
-        out[c] = (float *)out_[c] + offset;
-    }
-    size_t j = 0;
-    for (; j < n; j += KEYS) {
+    float sum[WAYS_MAX][COLUMNS];
+    memset(sum, 0, ways * sizeof *sum);
+    for (size_t j = 0; j < n; j += KEYS) {
         size_t keys = smaller(n - j, KEYS);
         const float *key[KEYS];
         for (size_t k = 0; k < keys; k++) {
             key[k] = (const float *)key_[j + k] + offset;
         }
         if (keys == KEYS) {
-            mix_keys(out, key, weights + j, n, ways, KEYS, j == 0, D);
+            mix_keys(sum, key, weights + j, n, ways, KEYS, columns);
             continue;
         }
         for (size_t k = 0; k < keys; k++) {
-            mix_keys(out, key + k, weights + j + k, n, ways, 1, j + k == 0, D);
+            mix_keys(sum, key + k, weights + j + k, n, ways, 1, columns);
         }
+    }
+    for (size_t c = 0; c < ways; c++) {
+        memcpy((float *)out[c] + offset, sum[c], columns * sizeof(float));
+    }
+}
+
+INLINE void mix_row(void *const *out, const void *const *key, const float *weights, size_t offset,
+                    size_t D, size_t ways, size_t n)
+{
+    for (size_t i = 0; i < D; i += COLUMNS) {
+        mix_columns(out, key, weights, offset + i, smaller(D - i, COLUMNS), ways, n);
     }
 }
 

@@ -18,7 +18,7 @@ enum { LANES = 16 };
 
 #define INLINE static inline __attribute__((always_inline, unused))
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
 
 #include <immintrin.h>
 
@@ -60,6 +60,9 @@ INLINE lanes_t lanes_ldexp(lanes_t a, lanes_t n)
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), shift));
 }
 INLINE lanes_t lanes_abs(lanes_t a) { return _mm512_abs_ps(a); }
+#define LANES_HALVES_
+INLINE __m256 lanes_low_(lanes_t a) { return _mm512_castps512_ps256(a); }
+INLINE __m256 lanes_high_(lanes_t a) { return _mm512_extractf32x8_ps(a, 1); }
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
@@ -130,6 +133,9 @@ INLINE __m256 lanes_ldexp_half_(__m256 a, __m256 n)
 LANES_BINARY_(lanes_ldexp, lanes_ldexp_half_)
 INLINE __m256 lanes_abs_half_(__m256 a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 LANES_UNARY_(lanes_abs, lanes_abs_half_)
+#define LANES_HALVES_
+INLINE __m256 lanes_low_(lanes_t a) { return a.lo; }
+INLINE __m256 lanes_high_(lanes_t a) { return a.hi; }
 
 #else
 
@@ -188,14 +194,19 @@ INLINE void lanes_store_n(float *p, lanes_t a, size_t n)
 /* Lanes i and i+8 first, then i and i+4, 2, 1. */
 INLINE float lanes_sum(lanes_t a)
 {
-    float x[LANES];
-    lanes_store(x, a);
+#if defined(LANES_HALVES_)
+    __m256 eight = _mm256_add_ps(lanes_low_(a), lanes_high_(a));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     for (int half = LANES / 2; half > 0; half /= 2) {
         for (int i = 0; i < half; i++) {
-            x[i] += x[i + half];
+            a.x[i] += a.x[i + half];
         }
     }
-    return x[0];
+    return a.x[0];
+#endif
 }
 
 INLINE float lanes_largest(lanes_t a)
