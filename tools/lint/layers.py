@@ -61,6 +61,8 @@ def check_house(path, header):
 
 def check_room(path, header):
     room, other = path.split("/")[0], header.split("/")[0]
+    if room == "tests" and "/" not in header:
+        return None  # a neighbour in the same folder
     if other not in FLOORS:
         return f'"{header}" is not a path from the root of the tree'
     if other == room:
@@ -120,6 +122,7 @@ def self_test():
         ("model/head.c", "  #  include <cuda_runtime.h>", False),
         ("tests/comm/test_loop.c", '#include "comm/transport.h"', True),
         ("base/log.c", '#include "log.h"', False),
+        ("tests/comm/ranks.c", '#include "contract.h"', True),
         ("base/log.c", "#include <stdio.h>", True),
     ]
     failed = 0
