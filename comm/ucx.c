@@ -10,6 +10,7 @@
  * Endpoints do without UCX's own error handling, which would shut out shared memory: whether a peer
  * lives is the business of health.c.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -136,14 +137,13 @@ static void start_send(struct ucx_wire *self, struct ticket *ticket) {
     }
 }
 
+/* The callback tells the sender's tag; an immediate completion would not (UCX 1.13 leaves it out). */
 static void start_receive(struct ucx_wire *self, struct ticket *ticket) {
-    ucp_tag_recv_info_t info = {0};
     ucp_request_param_t param = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FIELD_RECV_INFO,
+                        UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
         .cb.recv = on_landed,
         .user_data = ticket,
-        .recv_info.tag_info = &info,
     };
 
     ticket->next = self->posted;
@@ -152,12 +152,11 @@ static void start_receive(struct ucx_wire *self, struct ticket *ticket) {
         ucp_tag_recv_nbx(self->worker, ticket->data, ticket->bytes,
                          make_tag(ticket->channel, ticket->message, 0), MATCH_MASK, &param);
     if (UCS_PTR_IS_PTR(request)) {
-        ticket->request = request;
-        return;
+        ticket->request = request; /* to cancel; the callback may have run already */
+    } else {
+        unlink_posted(self, ticket);
+        pump_finish(ticket, 0, is_good(ticket, UCS_PTR_RAW_STATUS(request)));
     }
-    bool good = is_good(ticket, UCS_PTR_RAW_STATUS(request));
-    unlink_posted(self, ticket);
-    pump_finish(ticket, good ? full_time(ticket, info.sender_tag) : 0, good);
 }
 
 static bool start_queued(struct ucx_wire *self) {
@@ -219,14 +218,18 @@ static bool ucx_settle(struct ucx_wire *self, ucs_status_ptr_t request, int64_t 
     return good;
 }
 
-/* UCX catches SIGSEGV and the like from the moment it is loaded; crashes are not its business. */
+/* UCX may catch SIGSEGV and the like from the moment it is loaded (UCX_HANDLE_ERRORS,
+ * UCX_ERROR_SIGNALS). Crashes are not its business unless the user says so. */
 static void release_signals(void) {
-    static const int caught[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
+    static const int signals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
 
-    if (getenv("UCX_ERROR_SIGNALS") == NULL) {
-        setenv("UCX_ERROR_SIGNALS", "", 0);
-        for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {
-            ucs_debug_disable_signal(caught[i]);
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        struct sigaction now;
+        Dl_info owner;
+        if (getenv("UCX_ERROR_SIGNALS") == NULL && sigaction(signals[i], NULL, &now) == 0 &&
+            dladdr((void *)(uintptr_t)now.sa_sigaction, &owner) != 0 && owner.dli_fname != NULL &&
+            strstr(owner.dli_fname, "libucs") != NULL) {
+            ucs_debug_disable_signal(signals[i]);
         }
     }
 }

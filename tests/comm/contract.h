@@ -1,0 +1,22 @@
+/* contract.h - what every transport must do, as a body that any group of ranks can run.
+ *
+ * The same code runs over threads (test_threads.c) and under mpirun (ranks.c). Each part returns a
+ * status and says itself what was wrong.
+ */
+#ifndef TESTS_COMM_CONTRACT_H
+#define TESTS_COMM_CONTRACT_H
+
+#include "comm/comm.h"
+
+status_t contract_collectives(struct group *group);
+/* All parts of the wire's contract, one after the other, each over a wire of its own. */
+status_t contract_wire(struct group *group, const char *transport);
+/* Two messages of channel 0 -> 1 and back, for tests that lose one or kill a rank. */
+status_t contract_exchange(struct group *group, const char *transport, int messages);
+
+/* Prints latency and bandwidth between ranks 0 and 1. */
+status_t contract_bench(struct group *group, const char *transport);
+/* Every rank but 0 waits a second for rank 0, in a wire and in a barrier, and must sleep meanwhile. */
+status_t contract_sleep(struct group *group, const char *transport);
+
+#endif
