@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-void arena_init_measure(struct arena *arena) {
+void arena_init_measure(struct arena *arena)
+{
     *arena = (struct arena){0};
 }
 
-status_t arena_create(struct arena *arena, size_t size, const char *what) {
+status_t arena_create(struct arena *arena, size_t size, const char *what)
+{
     size_t bound = size > 0 ? size : 1; /* an empty arena is bound too: it counts nothing */
     unsigned char *base = NULL;
 
@@ -28,12 +30,14 @@ status_t arena_create(struct arena *arena, size_t size, const char *what) {
     return STATUS_OK;
 }
 
-void arena_destroy(struct arena *arena) {
+void arena_destroy(struct arena *arena)
+{
     free(arena->base);
     *arena = (struct arena){0};
 }
 
-void *arena_alloc(struct arena *arena, size_t bytes) {
+void *arena_alloc(struct arena *arena, size_t bytes)
+{
     size_t offset = arena->used;
 
     if (bytes == 0) {

@@ -31,13 +31,15 @@ const size_t config_options_count = sizeof config_options / sizeof config_option
 static const char key_characters[] =
     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
 
-static void entries_free(struct config_entries *entries) {
+static void entries_free(struct config_entries *entries)
+{
     free(entries->entry);
     *entries = (struct config_entries){0};
 }
 
 static status_t entries_set(struct config_entries *entries, const char *key, const char *value,
-                            const struct location *where) {
+                            const struct location *where)
+{
     struct config_entry *entry = NULL;
     char place[CONFIG_STRING + 32];
 
@@ -72,7 +74,8 @@ static status_t entries_set(struct config_entries *entries, const char *key, con
 
 /* Where a key belongs: below model, below dense, or NULL: in the table. */
 static struct config_entries *config_entries_of(struct run_config *config, const char *key,
-                                                const char **out_rest) {
+                                                const char **out_rest)
+{
     if (strncmp(key, "model.", 6) == 0) {
         *out_rest = key + 6;
         return &config->model_keys;
@@ -86,7 +89,8 @@ static struct config_entries *config_entries_of(struct run_config *config, const
 
 /* ---- from a file ---- */
 
-static bool key_is_group(const char *key) {
+static bool key_is_group(const char *key)
+{
     size_t length = strlen(key);
 
     if (strcmp(key, "model") == 0 || strcmp(key, "dense") == 0) {
@@ -101,7 +105,8 @@ static bool key_is_group(const char *key) {
     return false;
 }
 
-static status_t group_unknown(const struct config_item *item) {
+static status_t group_unknown(const struct config_item *item)
+{
     char place[CONFIG_STRING + 32];
 
     location_print(&item->key_where, place, sizeof place);
@@ -114,7 +119,8 @@ static status_t group_unknown(const struct config_item *item) {
                 place, item->key);
 }
 
-static status_t config_take_option(struct run_config *config, const struct config_item *item) {
+static status_t config_take_option(struct run_config *config, const struct config_item *item)
+{
     char place[CONFIG_STRING + 32];
     const struct option *option = option_find(config_options, config_options_count, item->key);
 
@@ -138,7 +144,8 @@ static status_t config_take_option(struct run_config *config, const struct confi
                       option != NULL ? &item->value_where : &item->key_where);
 }
 
-static status_t config_take_item(void *user, const struct config_item *item) {
+static status_t config_take_item(void *user, const struct config_item *item)
+{
     struct run_config *config = user;
     const char *rest;
     struct config_entries *entries = config_entries_of(config, item->key, &rest);
@@ -159,7 +166,8 @@ static status_t config_take_item(void *user, const struct config_item *item) {
 /* ---- from the command line ---- */
 
 /* A model given as an argument replaces the file's, and with it the keys written there. */
-static void config_drop_file_model(struct run_config *config) {
+static void config_drop_file_model(struct run_config *config)
+{
     struct config_entries *entries = &config->model_keys;
     size_t kept = 0;
 
@@ -171,7 +179,8 @@ static void config_drop_file_model(struct run_config *config) {
     entries->count = kept;
 }
 
-static status_t config_take_argument(struct run_config *config, const char *text, int position) {
+static status_t config_take_argument(struct run_config *config, const char *text, int position)
+{
     struct location where = {.line = position, .column = 1};
     const char *equals = strchr(text, '=');
     const char *rest;
@@ -199,7 +208,8 @@ static status_t config_take_argument(struct run_config *config, const char *text
 }
 
 status_t config_load(const char *path, int nargs, char *const *args, int argument0,
-                     struct run_config *out) {
+                     struct run_config *out)
+{
     struct run_config *config = calloc(1, sizeof *config);
     status_t status = STATUS_OK;
 
@@ -228,7 +238,8 @@ free_config:
     return status;
 }
 
-void config_free(struct run_config *config) {
+void config_free(struct run_config *config)
+{
     entries_free(&config->model_keys);
     entries_free(&config->dense_keys);
 }

@@ -4,7 +4,8 @@
 #include <ctype.h>
 #include <string.h>
 
-static bool text_is_plain(const char *text) {
+static bool text_is_plain(const char *text)
+{
     if (!isalnum((unsigned char)text[0]) && text[0] != '/') {
         return false;
     }
@@ -16,11 +17,13 @@ static bool text_is_plain(const char *text) {
     return true;
 }
 
-static bool text_is_null(const char *text) {
+static bool text_is_null(const char *text)
+{
     return strcmp(text, "null") == 0 || strcmp(text, "Null") == 0 || strcmp(text, "NULL") == 0;
 }
 
-static void text_print_quoted(const char *text, FILE *out) {
+static void text_print_quoted(const char *text, FILE *out)
+{
     fputc('"', out);
     for (const char *c = text; *c != '\0'; c++) {
         unsigned char byte = (unsigned char)*c;
@@ -35,7 +38,8 @@ static void text_print_quoted(const char *text, FILE *out) {
     fputc('"', out);
 }
 
-static void pair_print(int indent, const char *key, const char *value, bool quote, FILE *out) {
+static void pair_print(int indent, const char *key, const char *value, bool quote, FILE *out)
+{
     fprintf(out, "%*s%s: ", indent, "", key);
     if (quote) {
         text_print_quoted(value, out);
@@ -47,7 +51,8 @@ static void pair_print(int indent, const char *key, const char *value, bool quot
 
 /* A model's path and keys cannot share the word `model`: beside a path the keys are dotted. */
 static void entries_print(const struct config_entries *entries, const char *group, bool dotted,
-                          FILE *out) {
+                          FILE *out)
+{
     char key[CONFIG_KEY + 16];
 
     if (entries->count > 0 && !dotted) {
@@ -60,7 +65,8 @@ static void entries_print(const struct config_entries *entries, const char *grou
     }
 }
 
-static void model_print(const struct run_config *config, FILE *out) {
+static void model_print(const struct run_config *config, FILE *out)
+{
     bool has_path = config->model[0] != '\0';
 
     if (has_path) {
@@ -71,7 +77,8 @@ static void model_print(const struct run_config *config, FILE *out) {
     entries_print(&config->dense_keys, "dense", false, out);
 }
 
-void config_print(const struct run_config *config, FILE *out) {
+void config_print(const struct run_config *config, FILE *out)
+{
     char value[CONFIG_STRING];
     const char *group = "";
     size_t group_length = 0;

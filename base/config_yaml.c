@@ -24,7 +24,8 @@ struct reader {
     int depth;
 };
 
-static struct location reader_place(const struct reader *reader, yaml_mark_t mark) {
+static struct location reader_place(const struct reader *reader, yaml_mark_t mark)
+{
     struct location where = {.line = (int)mark.line + 1, .column = (int)mark.column + 1};
 
     snprintf(where.file, sizeof where.file, "%s", reader->path);
@@ -35,7 +36,8 @@ static struct location reader_place(const struct reader *reader, yaml_mark_t mar
 
 __attribute__((format(printf, 4, 5))) static status_t refuse(const struct location *where,
                                                              const char *file, int line,
-                                                             const char *fmt, ...) {
+                                                             const char *fmt, ...)
+{
     char place[CONFIG_STRING + 32], message[512];
     va_list args;
 
@@ -47,7 +49,8 @@ __attribute__((format(printf, 4, 5))) static status_t refuse(const struct locati
 }
 
 /* The next event, to be deleted by the caller; what YAML itself and this subset forbid. */
-static status_t reader_next(struct reader *reader, yaml_event_t *out_event) {
+static status_t reader_next(struct reader *reader, yaml_event_t *out_event)
+{
     yaml_parser_t *parser = &reader->parser;
 
     if (!yaml_parser_parse(parser, out_event)) {
@@ -82,7 +85,8 @@ static status_t reader_next(struct reader *reader, yaml_event_t *out_event) {
 }
 
 static status_t reader_remember(struct reader *reader, const char *key,
-                                const struct location *where) {
+                                const struct location *where)
+{
     for (size_t i = 0; i < reader->seen_count; i++) {
         if (strcmp(reader->seen[i].key, key) == 0) {
             return REFUSE(where, "%s was given before, in line %d; remove one of them", key,
@@ -101,7 +105,8 @@ static status_t reader_remember(struct reader *reader, const char *key,
     return STATUS_OK;
 }
 
-static bool scalar_is_empty(const yaml_event_t *event) {
+static bool scalar_is_empty(const yaml_event_t *event)
+{
     const char *text = (const char *)event->data.scalar.value;
 
     return event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
@@ -111,7 +116,8 @@ static bool scalar_is_empty(const yaml_event_t *event) {
 
 /* A scalar's text if it fits `size` bytes and holds no NUL. */
 static status_t scalar_copy(const struct reader *reader, const yaml_event_t *event, char *out,
-                            size_t size) {
+                            size_t size)
+{
     const char *text = (const char *)event->data.scalar.value;
     size_t length = event->data.scalar.length;
     struct location where = reader_place(reader, event->start_mark);
@@ -127,7 +133,8 @@ static status_t scalar_copy(const struct reader *reader, const yaml_event_t *eve
 }
 
 /* The rest of a sequence as "a,b,c". */
-static status_t reader_list(struct reader *reader, const char *key, char *out, size_t size) {
+static status_t reader_list(struct reader *reader, const char *key, char *out, size_t size)
+{
     char element[CONFIG_STRING];
     size_t used = 0;
     yaml_event_t event;
@@ -160,7 +167,8 @@ static status_t reader_mapping(struct reader *reader, const char *prefix);
 
 /* What stands after a key. The event is deleted here. */
 static status_t reader_value(struct reader *reader, const char *key,
-                             const struct location *key_where, yaml_event_t *event) {
+                             const struct location *key_where, yaml_event_t *event)
+{
     char value[CONFIG_STRING] = "";
     yaml_event_type_t type = event->type;
     status_t status = STATUS_OK;
@@ -190,7 +198,8 @@ static status_t reader_value(struct reader *reader, const char *key,
 }
 
 /* The rest of a mapping whose keys stand below `prefix` ("" at the top). */
-static status_t reader_mapping(struct reader *reader, const char *prefix) {
+static status_t reader_mapping(struct reader *reader, const char *prefix)
+{
     char name[CONFIG_KEY], key[CONFIG_KEY];
     yaml_event_t event;
 
@@ -223,7 +232,8 @@ static status_t reader_mapping(struct reader *reader, const char *prefix) {
 }
 
 /* Stream and document around the one mapping; an empty file is an empty mapping. */
-static status_t reader_document(struct reader *reader) {
+static status_t reader_document(struct reader *reader)
+{
     yaml_event_t event;
     yaml_event_type_t type = YAML_NO_EVENT;
     bool begun = false;
@@ -248,7 +258,8 @@ static status_t reader_document(struct reader *reader) {
     return STATUS_OK;
 }
 
-status_t config_yaml_read(const char *path, config_take *take, void *user) {
+status_t config_yaml_read(const char *path, config_take *take, void *user)
+{
     struct reader reader = {.path = path, .take = take, .user = user};
     FILE *file = fopen(path, "rb");
 

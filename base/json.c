@@ -32,20 +32,24 @@
 static const size_t parse_flags = JSON_REJECT_DUPLICATES | JSON_DECODE_ANY;
 
 /* jansson's macros take json_t pointers without const. */
-static json_t *as_jansson(const struct json *value) {
+static json_t *as_jansson(const struct json *value)
+{
     return (json_t *)(uintptr_t)value;
 }
 
-static const struct json *from_jansson(const json_t *value) {
+static const struct json *from_jansson(const json_t *value)
+{
     return (const struct json *)value;
 }
 
-static status_t parse_failed(const char *what, const json_error_t *error) {
+static status_t parse_failed(const char *what, const json_error_t *error)
+{
     return FAIL(STATUS_INVALID, "%s:%d:%d: not valid JSON: %s", what, error->line, error->column,
                 error->text);
 }
 
-status_t json_load(const char *path, struct json **out_document) {
+status_t json_load(const char *path, struct json **out_document)
+{
     json_error_t error;
     FILE *file = fopen(path, "rb");
 
@@ -67,7 +71,8 @@ status_t json_load(const char *path, struct json **out_document) {
     return STATUS_OK;
 }
 
-status_t json_parse(const char *text, size_t length, const char *what, struct json **out_document) {
+status_t json_parse(const char *text, size_t length, const char *what, struct json **out_document)
+{
     json_error_t error;
     json_t *document = json_loadb(text, length, parse_flags, &error);
 
@@ -78,11 +83,13 @@ status_t json_parse(const char *text, size_t length, const char *what, struct js
     return STATUS_OK;
 }
 
-void json_free(struct json *document) {
+void json_free(struct json *document)
+{
     json_decref((json_t *)document);
 }
 
-enum json_type json_type(const struct json *value) {
+enum json_type json_type(const struct json *value)
+{
     switch (json_typeof(as_jansson(value))) {
     case JANSSON_OBJECT:
         return JSON_OBJECT;
@@ -103,7 +110,8 @@ enum json_type json_type(const struct json *value) {
     return JSON_NULL;
 }
 
-const char *json_type_name(enum json_type type) {
+const char *json_type_name(enum json_type type)
+{
     switch (type) {
     case JSON_NULL:
         return "null";
@@ -123,26 +131,31 @@ const char *json_type_name(enum json_type type) {
     return "unknown";
 }
 
-static bool is_type(const struct json *value, enum json_type type) {
+static bool is_type(const struct json *value, enum json_type type)
+{
     return value != NULL && json_type(value) == type;
 }
 
-const struct json *json_get(const struct json *object, const char *key) {
+const struct json *json_get(const struct json *object, const char *key)
+{
     return from_jansson(json_object_get(as_jansson(object), key));
 }
 
-const struct json *json_at(const struct json *array, size_t index) {
+const struct json *json_at(const struct json *array, size_t index)
+{
     return from_jansson(json_array_get(as_jansson(array), index));
 }
 
-size_t json_size(const struct json *value) {
+size_t json_size(const struct json *value)
+{
     if (is_type(value, JSON_OBJECT)) {
         return json_object_size(as_jansson(value));
     }
     return json_array_size(as_jansson(value));
 }
 
-const struct json *json_member(const struct json *object, size_t i, const char **out_key) {
+const struct json *json_member(const struct json *object, size_t i, const char **out_key)
+{
     json_t *members = as_jansson(object);
     void *member = json_object_iter(members);
 
@@ -156,7 +169,8 @@ const struct json *json_member(const struct json *object, size_t i, const char *
     return from_jansson(json_object_iter_value(member));
 }
 
-bool json_get_int(const struct json *value, int64_t *out) {
+bool json_get_int(const struct json *value, int64_t *out)
+{
     if (!is_type(value, JSON_INT)) {
         return false;
     }
@@ -164,7 +178,8 @@ bool json_get_int(const struct json *value, int64_t *out) {
     return true;
 }
 
-bool json_get_real(const struct json *value, double *out) {
+bool json_get_real(const struct json *value, double *out)
+{
     if (!is_type(value, JSON_INT) && !is_type(value, JSON_REAL)) {
         return false;
     }
@@ -172,7 +187,8 @@ bool json_get_real(const struct json *value, double *out) {
     return true;
 }
 
-bool json_get_bool(const struct json *value, bool *out) {
+bool json_get_bool(const struct json *value, bool *out)
+{
     if (!is_type(value, JSON_BOOL)) {
         return false;
     }
@@ -180,6 +196,7 @@ bool json_get_bool(const struct json *value, bool *out) {
     return true;
 }
 
-const char *json_get_string(const struct json *value) {
+const char *json_get_string(const struct json *value)
+{
     return json_string_value(as_jansson(value));
 }

@@ -21,23 +21,28 @@ static const char *const level_names[] = {
     [LOG_DEBUG] = "debug", [LOG_TRACE] = "trace",
 };
 
-void log_set_level(enum log_level level) {
+void log_set_level(enum log_level level)
+{
     atomic_store_explicit(&stderr_level, (int)level, memory_order_relaxed);
 }
 
-void log_set_rank(int rank) {
+void log_set_rank(int rank)
+{
     thread_rank = rank;
 }
 
-int log_rank(void) {
+int log_rank(void)
+{
     return thread_rank;
 }
 
-void log_set_file(FILE *file) {
+void log_set_file(FILE *file)
+{
     thread_file = file;
 }
 
-void log_capture(char *buffer, size_t size) {
+void log_capture(char *buffer, size_t size)
+{
     capture = size > 0 ? buffer : NULL;
     capture_size = size;
     if (capture != NULL) {
@@ -45,7 +50,8 @@ void log_capture(char *buffer, size_t size) {
     }
 }
 
-static void capture_append(const char *line, size_t length) {
+static void capture_append(const char *line, size_t length)
+{
     size_t used = strlen(capture);
     size_t room = capture_size - used - 1;
     size_t taken = length < room ? length : room;
@@ -55,7 +61,8 @@ static void capture_append(const char *line, size_t length) {
 }
 
 /* One write for the whole line; what a full pipe leaves over is tried again. */
-static void stderr_write(const char *line, size_t length) {
+static void stderr_write(const char *line, size_t length)
+{
     while (length > 0) {
         ssize_t written = write(STDERR_FILENO, line, length);
         if (written < 0) {
@@ -70,7 +77,8 @@ static void stderr_write(const char *line, size_t length) {
 }
 
 /* Info lines are what a user came for and carry no level; all others say theirs. */
-static size_t line_begin(char *line, enum log_level level, const char *file, int position) {
+static size_t line_begin(char *line, enum log_level level, const char *file, int position)
+{
     int length = 0;
 
     if (thread_rank >= 0) {
@@ -85,7 +93,8 @@ static size_t line_begin(char *line, enum log_level level, const char *file, int
     return (size_t)length;
 }
 
-static size_t line_end(char *line, size_t length, const char *fmt, va_list args) {
+static size_t line_end(char *line, size_t length, const char *fmt, va_list args)
+{
     int body = vsnprintf(line + length, LINE_SIZE - 1 - length, fmt, args);
 
     if (body > 0) {
@@ -102,7 +111,8 @@ static size_t line_end(char *line, size_t length, const char *fmt, va_list args)
 }
 
 static void write_line(enum log_level level, const char *file, int position, const char *fmt,
-                       va_list args) {
+                       va_list args)
+{
     char line[LINE_SIZE];
     int threshold = atomic_load_explicit(&stderr_level, memory_order_relaxed);
     int saved_errno = errno;
@@ -126,7 +136,8 @@ static void write_line(enum log_level level, const char *file, int position, con
     errno = saved_errno;
 }
 
-void log_write(enum log_level level, const char *fmt, ...) {
+void log_write(enum log_level level, const char *fmt, ...)
+{
     va_list args;
 
     va_start(args, fmt);
@@ -134,7 +145,8 @@ void log_write(enum log_level level, const char *fmt, ...) {
     va_end(args);
 }
 
-void log_write_from(enum log_level level, const char *file, int line, const char *fmt, ...) {
+void log_write_from(enum log_level level, const char *file, int line, const char *fmt, ...)
+{
     va_list args;
 
     va_start(args, fmt);

@@ -11,7 +11,8 @@ enum { PLACE_SIZE = CONFIG_STRING + 32, EXPECTATION_SIZE = 160 };
 
 static const double no_limit = 9.2e18; /* bounds beyond are not worth printing */
 
-const char *location_print(const struct location *where, char *buffer, size_t size) {
+const char *location_print(const struct location *where, char *buffer, size_t size)
+{
     if (where->file[0] == '\0') {
         snprintf(buffer, size, "argument %d", where->line);
     } else {
@@ -20,7 +21,8 @@ const char *location_print(const struct location *where, char *buffer, size_t si
     return buffer;
 }
 
-const struct option *option_find(const struct option *table, size_t count, const char *name) {
+const struct option *option_find(const struct option *table, size_t count, const char *name)
+{
     for (size_t i = 0; i < count; i++) {
         if (strcmp(table[i].name, name) == 0) {
             return &table[i];
@@ -32,7 +34,8 @@ const struct option *option_find(const struct option *table, size_t count, const
 /* ---- the nearest name ---- */
 
 /* Levenshtein distance; names longer than a key may be are nowhere near. */
-static size_t name_distance(const char *a, const char *b) {
+static size_t name_distance(const char *a, const char *b)
+{
     size_t row[CONFIG_KEY + 1];
     size_t na = strlen(a), nb = strlen(b);
 
@@ -60,13 +63,15 @@ static size_t name_distance(const char *a, const char *b) {
     return row[nb];
 }
 
-static const char *last_part(const char *name) {
+static const char *last_part(const char *name)
+{
     const char *dot = strrchr(name, '.');
     return dot != NULL ? dot + 1 : name;
 }
 
 /* People mistype a letter or forget the group: compare whole names and the parts after the dot. */
-const char *option_nearest(const struct option *table, size_t count, const char *name) {
+const char *option_nearest(const struct option *table, size_t count, const char *name)
+{
     const char *nearest = NULL;
     size_t limit = strlen(name) / 3;
     size_t best = (limit > 2 ? limit : 2) + 1;
@@ -86,7 +91,8 @@ const char *option_nearest(const struct option *table, size_t count, const char 
 
 /* ---- parsing ---- */
 
-static bool parse_bool(const char *text, bool *out) {
+static bool parse_bool(const char *text, bool *out)
+{
     static const char *const words[] = {"false", "true", "no", "yes", "off", "on", "0", "1"};
 
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
@@ -98,7 +104,8 @@ static bool parse_bool(const char *text, bool *out) {
     return false;
 }
 
-static bool parse_int(const char *text, double min, double max, int64_t *out) {
+static bool parse_int(const char *text, double min, double max, int64_t *out)
+{
     char *end;
 
     if (strchr("0123456789+-", text[0]) == NULL) {
@@ -113,7 +120,8 @@ static bool parse_int(const char *text, double min, double max, int64_t *out) {
     return (double)value >= min && (double)value <= max;
 }
 
-static bool parse_real(const char *text, double min, double max, double *out) {
+static bool parse_real(const char *text, double min, double max, double *out)
+{
     char *end;
 
     if (strchr("0123456789+-.", text[0]) == NULL) {
@@ -127,7 +135,8 @@ static bool parse_real(const char *text, double min, double max, double *out) {
     return value >= min && value <= max;
 }
 
-static bool parse_choice(const char *text, const char *choices, int *out) {
+static bool parse_choice(const char *text, const char *choices, int *out)
+{
     size_t length = strlen(text);
 
     for (int i = 0;; i++) {
@@ -144,7 +153,8 @@ static bool parse_choice(const char *text, const char *choices, int *out) {
 }
 
 /* Writes the field only if the text fits. */
-static bool option_parse(const struct option *option, const char *text, void *base) {
+static bool option_parse(const struct option *option, const char *text, void *base)
+{
     void *field = (char *)base + option->offset;
     bool flag;
     int64_t integer;
@@ -187,7 +197,8 @@ static bool option_parse(const struct option *option, const char *text, void *ba
     return false;
 }
 
-static const char *option_expectation(const struct option *option, char *buffer, size_t size) {
+static const char *option_expectation(const struct option *option, char *buffer, size_t size)
+{
     const char *noun = option->type == OPTION_INT ? "an integer" : "a number";
 
     switch (option->type) {
@@ -214,7 +225,8 @@ static const char *option_expectation(const struct option *option, char *buffer,
     return buffer;
 }
 
-void option_defaults(const struct option *table, size_t count, void *base) {
+void option_defaults(const struct option *table, size_t count, void *base)
+{
     for (size_t i = 0; i < count; i++) {
         if (table[i].default_value != NULL) {
             CHECK(option_parse(&table[i], table[i].default_value, base), "default '%s' of %s",
@@ -224,7 +236,8 @@ void option_defaults(const struct option *table, size_t count, void *base) {
 }
 
 status_t option_set(const struct option *table, size_t count, void *base, const char *prefix,
-                    const char *name, const char *text, const struct location *where) {
+                    const char *name, const char *text, const struct location *where)
+{
     char place[PLACE_SIZE], expected[EXPECTATION_SIZE];
     const struct option *option = option_find(table, count, name);
 

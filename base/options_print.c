@@ -12,7 +12,8 @@ static const char *const type_names[] = {
     [OPTION_STRING] = "string", [OPTION_CHOICE] = "choice",
 };
 
-static void choice_print(const char *choices, int index, char *buffer, size_t size) {
+static void choice_print(const char *choices, int index, char *buffer, size_t size)
+{
     for (; index > 0 && strchr(choices, '|') != NULL; index--) {
         choices = strchr(choices, '|') + 1;
     }
@@ -20,7 +21,8 @@ static void choice_print(const char *choices, int index, char *buffer, size_t si
 }
 
 /* The fewest digits that read back as the same number. */
-static void real_print(double value, char *buffer, size_t size) {
+static void real_print(double value, char *buffer, size_t size)
+{
     for (int digits = 6; digits <= 17; digits++) {
         snprintf(buffer, size, "%.*g", digits, value);
         if (strtod(buffer, NULL) == value) {
@@ -29,7 +31,8 @@ static void real_print(double value, char *buffer, size_t size) {
     }
 }
 
-const char *option_print(const struct option *option, const void *base, char *buffer, size_t size) {
+const char *option_print(const struct option *option, const void *base, char *buffer, size_t size)
+{
     const void *field = (const char *)base + option->offset;
 
     switch (option->type) {
@@ -52,7 +55,8 @@ const char *option_print(const struct option *option, const void *base, char *bu
     return buffer;
 }
 
-static const char *range_print(const struct option *option, char *buffer, size_t size) {
+static const char *range_print(const struct option *option, char *buffer, size_t size)
+{
     const double no_limit = 9.2e18;
 
     buffer[0] = '\0';
@@ -69,14 +73,16 @@ static const char *range_print(const struct option *option, char *buffer, size_t
     return buffer;
 }
 
-static const char *default_print(const struct option *option) {
+static const char *default_print(const struct option *option)
+{
     if (option->default_value == NULL || option->default_value[0] == '\0') {
         return "-";
     }
     return option->default_value;
 }
 
-void option_help(const struct option *table, size_t count, const char *prefix, FILE *out) {
+void option_help(const struct option *table, size_t count, const char *prefix, FILE *out)
+{
     int key_width = 3, default_width = 7, range_width = 5;
     char range[RANGE_SIZE];
 

@@ -6,7 +6,8 @@
 
 #include "base/status.h"
 
-uint64_t rng_stream(const char *name) {
+uint64_t rng_stream(const char *name)
+{
     uint64_t hash = 0xcbf29ce484222325u;
 
     for (; *name != '\0'; name++) {
@@ -16,7 +17,8 @@ uint64_t rng_stream(const char *name) {
 }
 
 /* Philox 4x32-10 with counter (index, stream) and key seed; the first two words of four. */
-uint64_t rng_bits(uint64_t seed, uint64_t stream, uint64_t index) {
+uint64_t rng_bits(uint64_t seed, uint64_t stream, uint64_t index)
+{
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
     uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
@@ -35,19 +37,22 @@ uint64_t rng_bits(uint64_t seed, uint64_t stream, uint64_t index) {
 }
 
 /* Centres of 2^52 equal cells: exact in double, and never 0 or 1. */
-double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
+double rng_uniform(uint64_t seed, uint64_t stream, uint64_t index)
+{
     uint64_t cell = rng_bits(seed, stream, index) >> 12;
     return ((double)cell + 0.5) * 0x1p-52;
 }
 
-uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound) {
+uint64_t rng_below(uint64_t seed, uint64_t stream, uint64_t index, uint64_t bound)
+{
     CHECK(bound > 0, "an empty range");
     return (uint64_t)(((unsigned __int128)rng_bits(seed, stream, index) * bound) >> 64);
 }
 
 /* Natural logarithm of a normal positive x: x = m 2^e with m near 1, log m = 2 artanh s with
  * s = (m - 1) / (m + 1), |s| < 0.172, by its series. */
-static double log_portable(double x) {
+static double log_portable(double x)
+{
     const double ln2_high = 0x1.62e42fefa3800p-1, ln2_low = 0x1.ef35793c76730p-45;
     uint64_t bits;
     double m;
@@ -70,7 +75,8 @@ static double log_portable(double x) {
 }
 
 /* c[0] + c[1] x + ... + c[7] x^7 */
-static double polynomial(const double c[8], double x) {
+static double polynomial(const double c[8], double x)
+{
     double value = c[7];
 
     for (int i = 6; i >= 0; i--) {
@@ -80,7 +86,8 @@ static double polynomial(const double c[8], double x) {
 }
 
 /* AS 241, PPND16: relative error about 1e-16. p in (0, 1). */
-static double normal_quantile(double p) {
+static double normal_quantile(double p)
+{
     static const double centre_top[8] = {3.3871328727963666080e0, 1.3314166789178437745e2,
                                          1.9715909503065514427e3, 1.3731693765509461125e4,
                                          4.5921953931549871457e4, 6.7265770927008700853e4,
@@ -133,6 +140,7 @@ static double normal_quantile(double p) {
     return q < 0.0 ? -value : value;
 }
 
-double rng_normal(uint64_t seed, uint64_t stream, uint64_t index) {
+double rng_normal(uint64_t seed, uint64_t stream, uint64_t index)
+{
     return normal_quantile(rng_uniform(seed, stream, index));
 }

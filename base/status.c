@@ -23,7 +23,8 @@ static const char *const names[] = {
     [STATUS_INTERNAL] = "internal error",
 };
 
-const char *status_name(status_t status) {
+const char *status_name(status_t status)
+{
     unsigned index = (unsigned)status;
     if (index >= sizeof names / sizeof names[0]) {
         return "unknown status";
@@ -31,7 +32,8 @@ const char *status_name(status_t status) {
     return names[index];
 }
 
-status_t status_fail(const char *file, int line, status_t status, const char *fmt, ...) {
+status_t status_fail(const char *file, int line, status_t status, const char *fmt, ...)
+{
     char message[MESSAGE_SIZE];
     va_list args;
 
@@ -42,7 +44,8 @@ status_t status_fail(const char *file, int line, status_t status, const char *fm
     return status;
 }
 
-void status_check_failed(const char *file, int line, const char *cond, const char *fmt, ...) {
+void status_check_failed(const char *file, int line, const char *cond, const char *fmt, ...)
+{
     char message[MESSAGE_SIZE];
     va_list args;
 

@@ -15,24 +15,28 @@ static const char *const names[TRACE_CATEGORIES] = {
     [TRACE_EXPOSED_DENSE] = "exposed_dense",
 };
 
-int64_t trace_now(void) {
+int64_t trace_now(void)
+{
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-const char *trace_category_name(enum trace_category category) {
+const char *trace_category_name(enum trace_category category)
+{
     return (unsigned)category < TRACE_CATEGORIES ? names[category] : "unknown";
 }
 
-void trace_reset(struct trace *trace) {
+void trace_reset(struct trace *trace)
+{
     if (trace != NULL) {
         *trace = (struct trace){.last = trace_now(), .current = TRACE_OTHER};
     }
 }
 
-enum trace_category trace_switch(struct trace *trace, enum trace_category next) {
+enum trace_category trace_switch(struct trace *trace, enum trace_category next)
+{
     if (trace == NULL) {
         return TRACE_OTHER;
     }
@@ -44,7 +48,8 @@ enum trace_category trace_switch(struct trace *trace, enum trace_category next) 
     return before;
 }
 
-void trace_move(struct trace *trace, enum trace_category from, enum trace_category to, int64_t ns) {
+void trace_move(struct trace *trace, enum trace_category from, enum trace_category to, int64_t ns)
+{
     if (trace != NULL) {
         trace->ns[from] -= ns;
         trace->ns[to] += ns;

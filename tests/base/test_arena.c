@@ -10,14 +10,16 @@ struct layout {
     void *nothing;
 };
 
-static void layout_point(struct arena *arena, struct layout *layout) {
+static void layout_point(struct arena *arena, struct layout *layout)
+{
     layout->a = arena_alloc(arena, 100 * sizeof(float));
     layout->nothing = arena_alloc(arena, 0);
     layout->b = arena_alloc(arena, ARENA_ALIGN);
     layout->c = arena_alloc(arena, 1);
 }
 
-static void test_measure_then_point(void **state) {
+static void test_measure_then_point(void **state)
+{
     (void)state;
     struct arena arena;
     struct layout layout;
@@ -44,7 +46,8 @@ static void test_measure_then_point(void **state) {
     arena_destroy(&arena);
 }
 
-static void test_empty_arena_is_bound(void **state) {
+static void test_empty_arena_is_bound(void **state)
+{
     (void)state;
     struct arena arena;
 
@@ -54,7 +57,8 @@ static void test_empty_arena_is_bound(void **state) {
     arena_destroy(&arena);
 }
 
-static void test_too_much_is_refused(void **state) {
+static void test_too_much_is_refused(void **state)
+{
     (void)state;
     struct arena arena;
     char lines[256];
@@ -66,7 +70,8 @@ static void test_too_much_is_refused(void **state) {
     assert_memory_equal(lines, "activations: cannot allocate", 28);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_measure_then_point),
         cmocka_unit_test(test_empty_arena_is_bound),

@@ -11,32 +11,37 @@
 
 static char path[64];
 
-static int file_create(void **state) {
+static int file_create(void **state)
+{
     (void)state;
     snprintf(path, sizeof path, "/tmp/test_config_XXXXXX");
     int descriptor = mkstemp(path);
     return descriptor < 0 ? -1 : close(descriptor);
 }
 
-static int file_remove(void **state) {
+static int file_remove(void **state)
+{
     (void)state;
     return unlink(path);
 }
 
-static void file_write(const char *text) {
+static void file_write(const char *text)
+{
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     assert_int_equal(fwrite(text, 1, strlen(text), file), strlen(text));
     assert_int_equal(fclose(file), 0);
 }
 
-static void load(const char *text, struct run_config *out) {
+static void load(const char *text, struct run_config *out)
+{
     file_write(text);
     assert_ok(config_load(path, 0, NULL, 0, out));
 }
 
 /* The message must begin with the place (after the path) and contain the hint. */
-static void assert_file_refused(const char *text, const char *place, const char *hint) {
+static void assert_file_refused(const char *text, const char *place, const char *hint)
+{
     struct run_config config = {.seed = 42};
     char lines[2048], expected[256];
 
@@ -53,7 +58,8 @@ static void assert_file_refused(const char *text, const char *place, const char 
     assert_int_equal(config.seed, 42); /* untouched */
 }
 
-static void assert_argument_refused(char *text, const char *message) {
+static void assert_argument_refused(char *text, const char *message)
+{
     struct run_config config;
     char lines[2048];
     char *args[] = {"seed=5", text};
@@ -67,7 +73,8 @@ static void assert_argument_refused(char *text, const char *message) {
     }
 }
 
-static void test_defaults(void **state) {
+static void test_defaults(void **state)
+{
     (void)state;
     struct run_config config;
 
@@ -85,7 +92,8 @@ static void test_defaults(void **state) {
     config_free(&config);
 }
 
-static void test_file(void **state) {
+static void test_file(void **state)
+{
     (void)state;
     struct run_config config;
 
@@ -118,7 +126,8 @@ static void test_file(void **state) {
     config_free(&config);
 }
 
-static void test_model_mapping(void **state) {
+static void test_model_mapping(void **state)
+{
     (void)state;
     struct run_config config;
 
@@ -136,7 +145,8 @@ static void test_model_mapping(void **state) {
     config_free(&config);
 }
 
-static void test_arguments_override(void **state) {
+static void test_arguments_override(void **state)
+{
     (void)state;
     struct run_config config;
     char *args[] = {"seed=9",        "model.dim=128", "model.n_layer=3",
@@ -156,7 +166,8 @@ static void test_arguments_override(void **state) {
     config_free(&config);
 }
 
-static void test_model_argument_replaces(void **state) {
+static void test_model_argument_replaces(void **state)
+{
     (void)state;
     struct run_config config;
     char *args[] = {"model.n_layer=3", "model=other"};
@@ -169,7 +180,8 @@ static void test_model_argument_replaces(void **state) {
     config_free(&config);
 }
 
-static void test_names_refused(void **state) {
+static void test_names_refused(void **state)
+{
     (void)state;
     assert_file_refused("seed: 1\nsede: 2\n", ":2:1: ", "unknown key sede; did you mean seed?");
     assert_file_refused("parallel:\n  microbatch: 2\n", ":2:3: ", "parallel.microbatches?");
@@ -181,7 +193,8 @@ static void test_names_refused(void **state) {
     assert_file_refused("seed: {a: 1}\n", ":1:1: ", "seed takes a value, not keys");
 }
 
-static void test_values_refused(void **state) {
+static void test_values_refused(void **state)
+{
     (void)state;
     assert_file_refused("seed: one\n",
                         ":1:7: ", "seed must be an integer of at least 0, not 'one'");
@@ -204,7 +217,8 @@ static void test_values_refused(void **state) {
     assert_file_refused("parallel: {partition: [a, [b]]}\n", ":1:27: ", "only hold plain values");
 }
 
-static void test_yaml_refused(void **state) {
+static void test_yaml_refused(void **state)
+{
     (void)state;
     assert_file_refused("seed: 1\nseed: 2\n", ":2:1: ", "was given before, in line 1");
     assert_file_refused("data: {}\nseed: 2\ndata: {}\n", ":3:1: ", "in line 1");
@@ -224,7 +238,8 @@ static void test_yaml_refused(void **state) {
     assert_file_refused("data: {train: \"\xff\"}\n", ": ", "UTF-8");
 }
 
-static void test_long_texts_refused(void **state) {
+static void test_long_texts_refused(void **state)
+{
     (void)state;
     char text[3000];
 
@@ -238,7 +253,8 @@ static void test_long_texts_refused(void **state) {
                         ":1:37: ", "too deep");
 }
 
-static void test_files_refused(void **state) {
+static void test_files_refused(void **state)
+{
     (void)state;
     struct run_config config;
     char lines[512];
@@ -249,7 +265,8 @@ static void test_files_refused(void **state) {
     assert_string_equal(lines, "/nonexistent.yaml: cannot open: No such file or directory\n");
 }
 
-static void test_empty_file(void **state) {
+static void test_empty_file(void **state)
+{
     (void)state;
     struct run_config config;
 
@@ -262,7 +279,8 @@ static void test_empty_file(void **state) {
     config_free(&config);
 }
 
-static void test_arguments_refused(void **state) {
+static void test_arguments_refused(void **state)
+{
     (void)state;
     assert_argument_refused("seed", "argument 4: 'seed' is not of the form key.path=value");
     assert_argument_refused("=1", "argument 4: '=1' is not of the form");
@@ -275,7 +293,8 @@ static void test_arguments_refused(void **state) {
     assert_argument_refused("parallel.schedule=zb", "one of gpipe|1f1b, not 'zb'");
 }
 
-static void assert_same_entries(const struct config_entries *a, const struct config_entries *b) {
+static void assert_same_entries(const struct config_entries *a, const struct config_entries *b)
+{
     assert_int_equal(a->count, b->count);
     for (size_t i = 0; i < a->count; i++) {
         assert_string_equal(a->entry[i].key, b->entry[i].key);
@@ -283,7 +302,8 @@ static void assert_same_entries(const struct config_entries *a, const struct con
     }
 }
 
-static void assert_round_trip(const char *text) {
+static void assert_round_trip(const char *text)
+{
     struct run_config config, again;
     char first[512], second[512];
 
@@ -306,7 +326,8 @@ static void assert_round_trip(const char *text) {
     config_free(&again);
 }
 
-static void test_round_trip(void **state) {
+static void test_round_trip(void **state)
+{
     (void)state;
     assert_round_trip("");
     assert_round_trip("model: {dim: 64, dense_pattern: {way: qkvr}, act: null, s: 'a: b # c'}\n"
@@ -317,7 +338,8 @@ static void test_round_trip(void **state) {
                       "logging: {sample_prompt: 'Once upon a time: '}\n");
 }
 
-static void test_help_names_every_key(void **state) {
+static void test_help_names_every_key(void **state)
+{
     (void)state;
     char *text = NULL;
     size_t size = 0;
@@ -337,7 +359,8 @@ struct flags {
     double scale;
 };
 
-static void test_own_table(void **state) {
+static void test_own_table(void **state)
+{
     (void)state;
     static const struct option table[] = {
         {.name = "on", .type = OPTION_BOOL, .offset = offsetof(struct flags, on), .help = ""},
@@ -366,7 +389,8 @@ static void test_own_table(void **state) {
                                "argument 1: model.on must be true or false, not 'maybe'\n");
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_file),

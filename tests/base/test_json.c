@@ -6,13 +6,15 @@
 #include "base/json.h"
 #include "base/log.h"
 
-static struct json *parse(const char *text) {
+static struct json *parse(const char *text)
+{
     struct json *document = NULL;
     assert_ok(json_parse(text, strlen(text), "text", &document));
     return document;
 }
 
-static void assert_refused(const char *text, const char *place) {
+static void assert_refused(const char *text, const char *place)
+{
     struct json *document = NULL;
     char lines[512];
 
@@ -25,7 +27,8 @@ static void assert_refused(const char *text, const char *place) {
     }
 }
 
-static void test_values(void **state) {
+static void test_values(void **state)
+{
     (void)state;
     struct json *document = parse("{\"i\": 9007199254740993, \"r\": 0.5, \"b\": true, \"s\": \"x\","
                                   " \"a\": [1, 2, 3], \"n\": null, \"o\": {\"z\": 1, \"a\": 2}}");
@@ -48,7 +51,8 @@ static void test_values(void **state) {
     json_free(document);
 }
 
-static void test_wrong_types_give_nothing(void **state) {
+static void test_wrong_types_give_nothing(void **state)
+{
     (void)state;
     struct json *document = parse("{\"r\": 1.0, \"a\": [1], \"s\": \"1\"}");
     int64_t integer = 42;
@@ -71,7 +75,8 @@ static void test_wrong_types_give_nothing(void **state) {
     json_free(NULL);
 }
 
-static void test_members_in_file_order(void **state) {
+static void test_members_in_file_order(void **state)
+{
     (void)state;
     struct json *document = parse("{\"zebra\": 0, \"apple\": 1, \"mango\": 2}");
     const char *const names[] = {"zebra", "apple", "mango"};
@@ -87,7 +92,8 @@ static void test_members_in_file_order(void **state) {
     json_free(document);
 }
 
-static void test_strict(void **state) {
+static void test_strict(void **state)
+{
     (void)state;
     assert_refused("{\"a\": 1,\n \"a\": 2}", "text:2:");
     assert_refused("{\"a\": 1} x", "text:1:");
@@ -97,7 +103,8 @@ static void test_strict(void **state) {
     assert_refused("", "text:");
 }
 
-static void test_files(void **state) {
+static void test_files(void **state)
+{
     (void)state;
     struct json *document = NULL;
     char lines[512];
@@ -111,7 +118,8 @@ static void test_files(void **state) {
     assert_null(document);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values),
         cmocka_unit_test(test_wrong_types_give_nothing),

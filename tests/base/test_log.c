@@ -13,7 +13,8 @@ enum { THREADS = 4, LINES = 200 };
 static FILE *stderr_file;
 static int stderr_saved;
 
-static void stderr_divert(void) {
+static void stderr_divert(void)
+{
     fflush(stderr);
     stderr_file = tmpfile();
     assert_non_null(stderr_file);
@@ -21,7 +22,8 @@ static void stderr_divert(void) {
     assert_int_equal(dup2(fileno(stderr_file), STDERR_FILENO), STDERR_FILENO);
 }
 
-static void stderr_restore(char *text, size_t size) {
+static void stderr_restore(char *text, size_t size)
+{
     dup2(stderr_saved, STDERR_FILENO);
     close(stderr_saved);
     rewind(stderr_file);
@@ -29,7 +31,8 @@ static void stderr_restore(char *text, size_t size) {
     fclose(stderr_file);
 }
 
-static void test_levels(void **state) {
+static void test_levels(void **state)
+{
     (void)state;
     char text[1024];
 
@@ -46,7 +49,8 @@ static void test_levels(void **state) {
     assert_string_equal(text, "step 1\nwarning: slow\ndebug: shown\n");
 }
 
-static void test_long_lines_are_cut(void **state) {
+static void test_long_lines_are_cut(void **state)
+{
     (void)state;
     static char body[20000], text[20000];
 
@@ -61,7 +65,8 @@ static void test_long_lines_are_cut(void **state) {
     assert_string_equal(end + 1, "next\n");
 }
 
-static void *rank_main(void *argument) {
+static void *rank_main(void *argument)
+{
     int rank = *(int *)argument;
 
     log_set_rank(rank);
@@ -71,7 +76,8 @@ static void *rank_main(void *argument) {
     return log_rank() == rank ? argument : NULL;
 }
 
-static void test_ranks_are_threads(void **state) {
+static void test_ranks_are_threads(void **state)
+{
     (void)state;
     static char text[THREADS * LINES * 64];
     pthread_t threads[THREADS];
@@ -100,7 +106,8 @@ static void test_ranks_are_threads(void **state) {
     assert_int_equal(lines, THREADS * LINES);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_long_lines_are_cut),

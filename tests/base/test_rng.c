@@ -8,7 +8,8 @@
 enum { COUNT = 200000 };
 
 /* Words 0 and 1 of the known answers that come with Random123 (kat_vectors, philox4x32 10). */
-static void test_philox_known_answers(void **state) {
+static void test_philox_known_answers(void **state)
+{
     (void)state;
     assert_int_equal(rng_bits(0, 0, 0), 0xe169c58d6627e8d5u);
     assert_int_equal(rng_bits(~0ull, ~0ull, ~0ull), 0x41c83b0e408f276du);
@@ -16,14 +17,16 @@ static void test_philox_known_answers(void **state) {
                      0x94fdccebd16cfe09u);
 }
 
-static void test_stream_is_fnv1a(void **state) {
+static void test_stream_is_fnv1a(void **state)
+{
     (void)state;
     assert_int_equal(rng_stream(""), 0xcbf29ce484222325u);
     assert_int_equal(rng_stream("a"), 0xaf63dc4c8601ec8cu);
     assert_int_equal(rng_stream("foobar"), 0x85944171f73967e8u);
 }
 
-static void test_uniform(void **state) {
+static void test_uniform(void **state)
+{
     (void)state;
     double sum = 0, squares = 0, low = 1, high = 0;
 
@@ -41,7 +44,8 @@ static void test_uniform(void **state) {
     assert_true(low < 1e-4 && high > 1 - 1e-4);
 }
 
-static void test_normal_moments(void **state) {
+static void test_normal_moments(void **state)
+{
     (void)state;
     double sum[5] = {0};
 
@@ -58,7 +62,8 @@ static void test_normal_moments(void **state) {
 }
 
 /* The normal is the quantile of the uniform: its own distribution function must lead back. */
-static void test_normal_is_the_quantile(void **state) {
+static void test_normal_is_the_quantile(void **state)
+{
     (void)state;
     for (uint64_t i = 0; i < COUNT; i++) {
         double u = rng_uniform(7, 9, i), x = rng_normal(7, 9, i);
@@ -68,7 +73,8 @@ static void test_normal_is_the_quantile(void **state) {
     }
 }
 
-static void test_below(void **state) {
+static void test_below(void **state)
+{
     (void)state;
     int counts[7] = {0};
 
@@ -83,7 +89,8 @@ static void test_below(void **state) {
     assert_int_equal(rng_below(3, 4, 5, 1), 0);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_philox_known_answers),
         cmocka_unit_test(test_stream_is_fnv1a),

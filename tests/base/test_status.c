@@ -6,16 +6,19 @@
 
 #include "base/log.h"
 
-static status_t fails(status_t status) {
+static status_t fails(status_t status)
+{
     return FAIL(status, "no layer %d; there are %d", 7, 4);
 }
 
-static status_t forwards(status_t status) {
+static status_t forwards(status_t status)
+{
     TRY(fails(status));
     return STATUS_OK;
 }
 
-static status_t undoes(status_t given, int *undone) {
+static status_t undoes(status_t given, int *undone)
+{
     status_t status;
 
     TRY_GOTO(given, undo);
@@ -25,7 +28,8 @@ undo:
     return status;
 }
 
-static void test_fail_logs_the_message(void **state) {
+static void test_fail_logs_the_message(void **state)
+{
     (void)state;
     char lines[256];
 
@@ -35,7 +39,8 @@ static void test_fail_logs_the_message(void **state) {
     assert_string_equal(lines, "no layer 7; there are 4\n");
 }
 
-static void test_try_goto_undoes(void **state) {
+static void test_try_goto_undoes(void **state)
+{
     (void)state;
     int undone = 0;
 
@@ -45,7 +50,8 @@ static void test_try_goto_undoes(void **state) {
     assert_int_equal(undone, 1);
 }
 
-static void test_every_status_has_a_name(void **state) {
+static void test_every_status_has_a_name(void **state)
+{
     (void)state;
     for (int i = STATUS_OK; i <= STATUS_INTERNAL; i++) {
         assert_string_not_equal(status_name((status_t)i), "unknown status");
@@ -54,7 +60,8 @@ static void test_every_status_has_a_name(void **state) {
     assert_string_equal(status_name((status_t)-1), "unknown status");
 }
 
-static void test_log_file_has_place_and_rank(void **state) {
+static void test_log_file_has_place_and_rank(void **state)
+{
     (void)state;
     char lines[256], text[512] = "";
     FILE *file = tmpfile();
@@ -79,7 +86,8 @@ static void test_log_file_has_place_and_rank(void **state) {
     assert_null(strstr(text, "too much"));
 }
 
-static void test_capture_stops_at_its_size(void **state) {
+static void test_capture_stops_at_its_size(void **state)
+{
     (void)state;
     char lines[16];
 
@@ -90,7 +98,8 @@ static void test_capture_stops_at_its_size(void **state) {
     assert_string_equal(lines, "0123456789\n0123");
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fail_logs_the_message),
         cmocka_unit_test(test_try_goto_undoes),

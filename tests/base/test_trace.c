@@ -5,12 +5,14 @@
 
 #include "base/trace.h"
 
-static void sleep_ms(long ms) {
+static void sleep_ms(long ms)
+{
     struct timespec time = {.tv_nsec = ms * 1000000};
     nanosleep(&time, NULL);
 }
 
-static int64_t trace_total(const struct trace *trace) {
+static int64_t trace_total(const struct trace *trace)
+{
     int64_t total = 0;
     for (int i = 0; i < TRACE_CATEGORIES; i++) {
         total += trace->ns[i];
@@ -18,7 +20,8 @@ static int64_t trace_total(const struct trace *trace) {
     return total;
 }
 
-static void test_sum_is_elapsed(void **state) {
+static void test_sum_is_elapsed(void **state)
+{
     (void)state;
     struct trace trace;
 
@@ -35,7 +38,8 @@ static void test_sum_is_elapsed(void **state) {
     assert_true(trace_now() >= trace.last);
 }
 
-static void test_move_keeps_the_sum(void **state) {
+static void test_move_keeps_the_sum(void **state)
+{
     (void)state;
     struct trace trace = {.ns = {[TRACE_WAIT] = 50}};
 
@@ -45,14 +49,16 @@ static void test_move_keeps_the_sum(void **state) {
     assert_int_equal(trace_total(&trace), 50);
 }
 
-static void test_null_does_nothing(void **state) {
+static void test_null_does_nothing(void **state)
+{
     (void)state;
     trace_reset(NULL);
     trace_switch(NULL, TRACE_GEMM);
     trace_move(NULL, TRACE_WAIT, TRACE_GEMM, 1);
 }
 
-static void test_names(void **state) {
+static void test_names(void **state)
+{
     (void)state;
     for (int i = 0; i < TRACE_CATEGORIES; i++) {
         assert_string_not_equal(trace_category_name((enum trace_category)i), "unknown");
@@ -60,7 +66,8 @@ static void test_names(void **state) {
     assert_string_equal(trace_category_name(TRACE_CATEGORIES), "unknown");
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sum_is_elapsed),
         cmocka_unit_test(test_move_keeps_the_sum),
