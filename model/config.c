@@ -29,7 +29,8 @@ const size_t model_options_count = sizeof model_options / sizeof model_options[0
 
 static const char dense_prefix[] = "dense_pattern.";
 
-size_t config_dense_options(struct option out[DENSE_KEYS_MAX]) {
+size_t config_dense_options(struct option out[DENSE_KEYS_MAX])
+{
     size_t count = 0, length = strlen(dense_prefix);
 
     for (size_t i = 0; i < model_options_count; i++) {
@@ -45,7 +46,8 @@ size_t config_dense_options(struct option out[DENSE_KEYS_MAX]) {
 /* ---- load ---- */
 
 static status_t entries_apply(const struct config_entries *entries, const struct option *table,
-                              size_t count, const char *prefix, struct model_config *config) {
+                              size_t count, const char *prefix, struct model_config *config)
+{
     for (size_t i = 0; entries != NULL && i < entries->count; i++) {
         const struct config_entry *entry = &entries->entry[i];
         if (strcmp(entry->value, "null") != 0) {
@@ -55,7 +57,8 @@ static status_t entries_apply(const struct config_entries *entries, const struct
     return STATUS_OK;
 }
 
-static void config_derive(struct model_config *config) {
+static void config_derive(struct model_config *config)
+{
     if (config->n_local_heads == 0) {
         config->n_local_heads = config->n_head;
     }
@@ -67,7 +70,8 @@ static void config_derive(struct model_config *config) {
     }
 }
 
-static status_t config_read(const char *path, struct model_config *config) {
+static status_t config_read(const char *path, struct model_config *config)
+{
     struct stat info;
     char file[CONFIG_STRING];
 
@@ -83,7 +87,8 @@ static status_t config_read(const char *path, struct model_config *config) {
 }
 
 status_t model_config_load(const char *path, const struct config_entries *model_keys,
-                           const struct config_entries *dense_keys, struct model_config *out) {
+                           const struct config_entries *dense_keys, struct model_config *out)
+{
     struct model_config config;
     struct option dense[DENSE_KEYS_MAX];
     size_t dense_count = config_dense_options(dense);
@@ -106,7 +111,8 @@ status_t model_config_load(const char *path, const struct config_entries *model_
 /* "name": value, with the quotes that its type asks for. Values hold nothing to escape: choices,
  * numbers, and subsets of qkvr. */
 static void config_write_key(const struct option *option, const char *name, const char *indent,
-                             const struct model_config *config, FILE *file) {
+                             const struct model_config *config, FILE *file)
+{
     char text[CONFIG_STRING + 64];
     const char *quote = option->type == OPTION_STRING || option->type == OPTION_CHOICE ? "\"" : "";
 
@@ -114,7 +120,8 @@ static void config_write_key(const struct option *option, const char *name, cons
     fprintf(file, "%s\"%s\": %s%s%s", indent, name, quote, text, quote);
 }
 
-static void config_write(const struct model_config *config, FILE *file) {
+static void config_write(const struct model_config *config, FILE *file)
+{
     struct option dense[DENSE_KEYS_MAX];
     size_t dense_count = config_dense_options(dense);
 
@@ -133,7 +140,8 @@ static void config_write(const struct model_config *config, FILE *file) {
     fprintf(file, "  }\n}\n");
 }
 
-status_t model_config_save(const struct model_config *config, const char *path) {
+status_t model_config_save(const struct model_config *config, const char *path)
+{
     FILE *file = fopen(path, "w");
 
     if (file == NULL) {
@@ -147,7 +155,8 @@ status_t model_config_save(const struct model_config *config, const char *path) 
     return STATUS_OK;
 }
 
-int64_t model_ffn_width(const struct model_config *config, int layer) {
+int64_t model_ffn_width(const struct model_config *config, int layer)
+{
     double width = (double)config->intermediate_size;
 
     if (config->ffn_scale_with_layer) {

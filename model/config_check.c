@@ -5,7 +5,8 @@
 #include "base/log.h"
 #include "model/model.h"
 
-static status_t check_given(const struct model_config *config) {
+static status_t check_given(const struct model_config *config)
+{
     const struct {
         const char *name;
         int64_t value;
@@ -25,7 +26,8 @@ static status_t check_given(const struct model_config *config) {
     return STATUS_OK;
 }
 
-static status_t check_heads(const struct model_config *config) {
+static status_t check_heads(const struct model_config *config)
+{
     long long heads = (long long)config->n_head, width = (long long)config->head_dim;
     long long groups = (long long)config->n_local_heads, dim = (long long)config->dim;
     double rotary = (double)config->head_dim * config->rotary_pct;
@@ -49,7 +51,8 @@ static status_t check_heads(const struct model_config *config) {
     return STATUS_OK;
 }
 
-static status_t check_ffn(const struct model_config *config) {
+static status_t check_ffn(const struct model_config *config)
+{
     if (config->intermediate_size < 1 || model_ffn_width(config, 1) < 1) {
         return FAIL(STATUS_INVALID,
                     "model: intermediate_size %lld leaves the first layer no FFN: widths are "
@@ -60,7 +63,8 @@ static status_t check_ffn(const struct model_config *config) {
     return STATUS_OK;
 }
 
-static status_t check_ways(const char *key, const char *ways) {
+static status_t check_ways(const char *key, const char *ways)
+{
     for (size_t i = 0; ways[i] != '\0'; i++) {
         if (strchr("qkvr", ways[i]) == NULL || strchr(&ways[i + 1], ways[i]) != NULL) {
             return FAIL(STATUS_INVALID, "model: %s takes letters of qkvr, each once, not '%.40s'",
@@ -71,7 +75,8 @@ static status_t check_ways(const char *key, const char *ways) {
 }
 
 /* Patterns that say twice which keys are read. */
-static status_t check_pattern(const struct model_config *config) {
+static status_t check_pattern(const struct model_config *config)
+{
     bool dilation = config->dense_pattern.key_dilation > 1;
     bool window = config->dense_pattern.window > 0;
     bool blocks = config->dense_pattern.block_size > 0;
@@ -88,7 +93,8 @@ static status_t check_pattern(const struct model_config *config) {
     return STATUS_OK;
 }
 
-static status_t check_dense(const struct model_config *config) {
+static status_t check_dense(const struct model_config *config)
+{
     TRY(check_ways("dense_ways", config->dense_ways));
     TRY(check_ways("mudd_postnorm_ways", config->mudd_postnorm_ways));
     if (config->dense && config->dense_type == DENSE_L && config->dense_ways[0] != '\0') {
@@ -100,7 +106,8 @@ static status_t check_dense(const struct model_config *config) {
     return check_pattern(config);
 }
 
-static status_t check_not_yet(const struct model_config *config) {
+static status_t check_not_yet(const struct model_config *config)
+{
     if (config->tie_word_embeddings) {
         return FAIL(STATUS_UNSUPPORTED,
                     "model: tie_word_embeddings is not supported: embedding and head live on "
@@ -129,7 +136,8 @@ static status_t check_not_yet(const struct model_config *config) {
     return STATUS_OK;
 }
 
-status_t model_config_validate(const struct model_config *config) {
+status_t model_config_validate(const struct model_config *config)
+{
     TRY(check_given(config));
     TRY(check_not_yet(config));
     TRY(check_heads(config));

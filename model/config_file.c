@@ -24,7 +24,8 @@ struct config_file {
 /* ---- places ---- */
 
 /* The end of the string that starts at the quote `at`: its closing quote. */
-static size_t string_end(const struct config_file *file, size_t at) {
+static size_t string_end(const struct config_file *file, size_t at)
+{
     for (at++; at < file->length && file->text[at] != '"'; at++) {
         if (file->text[at] == '\\') {
             at++;
@@ -33,7 +34,8 @@ static size_t string_end(const struct config_file *file, size_t at) {
     return at;
 }
 
-static bool is_key(const struct config_file *file, size_t begin, size_t end, const char *name) {
+static bool is_key(const struct config_file *file, size_t begin, size_t end, const char *name)
+{
     if (end - begin != strlen(name) || memcmp(file->text + begin, name, end - begin) != 0) {
         return false;
     }
@@ -43,7 +45,8 @@ static bool is_key(const struct config_file *file, size_t begin, size_t end, con
 }
 
 /* Offset of the key `name` of the object that opens at or after `from`, or file->length. */
-static size_t key_offset(const struct config_file *file, size_t from, const char *name) {
+static size_t key_offset(const struct config_file *file, size_t from, const char *name)
+{
     int depth = 0;
 
     for (size_t at = from; at < file->length; at++) {
@@ -64,7 +67,8 @@ static size_t key_offset(const struct config_file *file, size_t from, const char
 }
 
 static struct location key_location(const struct config_file *file, const char *group,
-                                    const char *name) {
+                                    const char *name)
+{
     struct location where = {.line = 1, .column = 1};
     size_t from = 0;
 
@@ -83,7 +87,8 @@ static struct location key_location(const struct config_file *file, const char *
 
 /* ---- values ---- */
 
-static bool type_fits(enum option_type wanted, enum json_type found) {
+static bool type_fits(enum option_type wanted, enum json_type found)
+{
     switch (wanted) {
     case OPTION_BOOL:
         return found == JSON_BOOL;
@@ -98,7 +103,8 @@ static bool type_fits(enum option_type wanted, enum json_type found) {
     return false;
 }
 
-static const char *type_noun(enum option_type type) {
+static const char *type_noun(enum option_type type)
+{
     switch (type) {
     case OPTION_BOOL:
         return "true or false";
@@ -113,7 +119,8 @@ static const char *type_noun(enum option_type type) {
     return "a string";
 }
 
-static const char *value_text(const struct json *value, char *buffer, size_t size) {
+static const char *value_text(const struct json *value, char *buffer, size_t size)
+{
     int64_t integer;
     double real;
     bool flag;
@@ -141,7 +148,8 @@ struct members { /* of one object: the document or dense_pattern */
 
 /* Keys of other programs pass in silence. */
 static void unknown_warn(const struct config_file *file, const struct members *members,
-                         const char *key) {
+                         const char *key)
+{
     char place[CONFIG_STRING + 32];
     const char *nearest = option_nearest(members->table, members->count, key);
 
@@ -153,7 +161,8 @@ static void unknown_warn(const struct config_file *file, const struct members *m
 }
 
 static status_t member_set(const struct config_file *file, const struct members *members,
-                           const char *key, const struct json *value, struct model_config *config) {
+                           const char *key, const struct json *value, struct model_config *config)
+{
     char place[CONFIG_STRING + 32], buffer[64];
     const struct option *option = option_find(members->table, members->count, key);
 
@@ -175,7 +184,8 @@ static status_t member_set(const struct config_file *file, const struct members 
 }
 
 static status_t members_set(const struct config_file *file, const struct members *members,
-                            const struct json *object, struct model_config *config) {
+                            const struct json *object, struct model_config *config)
+{
     for (size_t i = 0; i < json_size(object); i++) {
         const char *key;
         const struct json *value = json_member(object, i, &key);
@@ -187,7 +197,8 @@ static status_t members_set(const struct config_file *file, const struct members
 }
 
 static status_t document_set(const struct config_file *file, const struct json *document,
-                             struct model_config *config) {
+                             struct model_config *config)
+{
     struct option dense[DENSE_KEYS_MAX];
     struct members top = {"", "", model_options, model_options_count, false};
     struct members pattern = {"dense_pattern", "dense_pattern.", dense, 0, true};
@@ -211,7 +222,8 @@ static status_t document_set(const struct config_file *file, const struct json *
 
 /* ---- file ---- */
 
-static status_t file_slurp(FILE *stream, struct config_file *file) {
+static status_t file_slurp(FILE *stream, struct config_file *file)
+{
     file->text = malloc(CONFIG_FILE_MAX);
     if (file->text == NULL) {
         return FAIL(STATUS_NOMEM, "no memory to read %s", file->path);
@@ -227,7 +239,8 @@ static status_t file_slurp(FILE *stream, struct config_file *file) {
     return STATUS_OK;
 }
 
-status_t config_file_read(const char *path, struct model_config *config) {
+status_t config_file_read(const char *path, struct model_config *config)
+{
     struct config_file file = {.path = path};
     struct json *document = NULL;
     status_t status;

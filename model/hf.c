@@ -5,13 +5,15 @@
 #include "model/model_internal.h"
 #include "model/safetensors.h"
 
-static bool shape_fits(const struct param *param, const struct tensor *tensor) {
+static bool shape_fits(const struct param *param, const struct tensor *tensor)
+{
     return tensor->dims == param->dims && tensor->shape[0] == param->shape[0] &&
            (param->dims < 2 || tensor->shape[1] == param->shape[1]);
 }
 
 static status_t tensor_fits(const struct tensor_file *file, const struct param *param,
-                            const struct tensor *tensor) {
+                            const struct tensor *tensor)
+{
     char expected[64], found[256];
 
     if (!shape_fits(param, tensor)) {
@@ -28,7 +30,8 @@ static status_t tensor_fits(const struct tensor_file *file, const struct param *
 }
 
 /* The whole file, so that every rank finds the same fault and none starts. */
-static status_t file_check(const struct tensor_file *file, const struct model *model) {
+static status_t file_check(const struct tensor_file *file, const struct model *model)
+{
     struct tensor tensor;
 
     for (int i = 0; i < tensor_file_count(file); i++) {
@@ -52,7 +55,8 @@ static status_t file_check(const struct tensor_file *file, const struct model *m
     return STATUS_OK;
 }
 
-status_t part_import(struct part *part, const struct tensor_file *file) {
+status_t part_import(struct part *part, const struct tensor_file *file)
+{
     const struct model *model = part->model;
     struct tensor tensor;
 
@@ -66,7 +70,8 @@ status_t part_import(struct part *part, const struct tensor_file *file) {
 }
 
 /* Entry p is parameter p. */
-status_t model_entries(const struct model *model, struct tensor_entry **out) {
+status_t model_entries(const struct model *model, struct tensor_entry **out)
+{
     struct tensor_entry *entries = calloc((size_t)model->params, sizeof *entries);
 
     if (entries == NULL) {

@@ -20,8 +20,8 @@ struct tensor_file {
 
 /* ---- paths ---- */
 
-static status_t path_join(const char *folder, size_t length, const char *name,
-                          char out[PATH_SIZE]) {
+static status_t path_join(const char *folder, size_t length, const char *name, char out[PATH_SIZE])
+{
     int used = snprintf(out, PATH_SIZE, "%.*s%s", (int)length, folder, name);
 
     if (length >= PATH_SIZE || used < 0 || used >= PATH_SIZE) {
@@ -31,7 +31,8 @@ static status_t path_join(const char *folder, size_t length, const char *name,
 }
 
 /* The file that `path` means: itself, or the one in the folder that it is. */
-static status_t path_resolve(const char *path, char out[PATH_SIZE]) {
+static status_t path_resolve(const char *path, char out[PATH_SIZE])
+{
     static const char *const names[] = {"/model.safetensors", "/model.safetensors.index.json"};
     struct stat info;
 
@@ -53,7 +54,8 @@ static status_t path_resolve(const char *path, char out[PATH_SIZE]) {
                 path);
 }
 
-static bool has_suffix(const char *text, const char *suffix) {
+static bool has_suffix(const char *text, const char *suffix)
+{
     size_t length = strlen(text), tail = strlen(suffix);
     return length >= tail && strcmp(text + length - tail, suffix) == 0;
 }
@@ -61,7 +63,8 @@ static bool has_suffix(const char *text, const char *suffix) {
 /* ---- sets ---- */
 
 /* Opens the shard of that name beside the index, unless it is open. */
-static status_t shard_add(struct tensor_file *file, const char *name) {
+static status_t shard_add(struct tensor_file *file, const char *name)
+{
     char path[PATH_SIZE];
     const char *slash = strrchr(file->path, '/');
     size_t folder = slash != NULL ? (size_t)(slash - file->path) + 1 : 0;
@@ -85,7 +88,8 @@ static status_t shard_add(struct tensor_file *file, const char *name) {
 }
 
 /* Both ways: what the index lists is in its file, and what the files hold is listed. */
-static status_t set_check(const struct tensor_file *file, const struct json *map) {
+static status_t set_check(const struct tensor_file *file, const struct json *map)
+{
     size_t found = 0;
 
     for (int s = 0; s < file->shards; s++) {
@@ -108,7 +112,8 @@ static status_t set_check(const struct tensor_file *file, const struct json *map
     return STATUS_OK;
 }
 
-static status_t set_read(struct tensor_file *file, const struct json *document) {
+static status_t set_read(struct tensor_file *file, const struct json *document)
+{
     const struct json *map = json_get(document, "weight_map");
 
     if (map == NULL || json_type(map) != JSON_OBJECT || json_size(map) > TENSORS_MAX) {
@@ -127,7 +132,8 @@ static status_t set_read(struct tensor_file *file, const struct json *document) 
     return set_check(file, map);
 }
 
-static status_t set_open(struct tensor_file *file) {
+static status_t set_open(struct tensor_file *file)
+{
     struct json *document = NULL;
     struct stat info;
 
@@ -144,11 +150,13 @@ static status_t set_open(struct tensor_file *file) {
 
 /* ---- list ---- */
 
-static int tensor_compare(const void *a, const void *b) {
+static int tensor_compare(const void *a, const void *b)
+{
     return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
 }
 
-static status_t tensors_list(struct tensor_file *file) {
+static status_t tensors_list(struct tensor_file *file)
+{
     size_t total = 0;
 
     for (int s = 0; s < file->shards; s++) {
@@ -167,7 +175,8 @@ static status_t tensors_list(struct tensor_file *file) {
     return STATUS_OK;
 }
 
-static status_t file_open(const char *path, struct tensor_file *file) {
+static status_t file_open(const char *path, struct tensor_file *file)
+{
     TRY(path_resolve(path, file->path));
     if (has_suffix(file->path, ".json")) {
         TRY(set_open(file));
@@ -182,7 +191,8 @@ static status_t file_open(const char *path, struct tensor_file *file) {
     return tensors_list(file);
 }
 
-status_t tensor_file_open(const char *path, struct tensor_file **out) {
+status_t tensor_file_open(const char *path, struct tensor_file **out)
+{
     struct tensor_file *file = calloc(1, sizeof *file);
 
     if (file == NULL) {
@@ -197,7 +207,8 @@ status_t tensor_file_open(const char *path, struct tensor_file **out) {
     return STATUS_OK;
 }
 
-void tensor_file_close(struct tensor_file *file) {
+void tensor_file_close(struct tensor_file *file)
+{
     if (file == NULL) {
         return;
     }
@@ -209,16 +220,19 @@ void tensor_file_close(struct tensor_file *file) {
     free(file);
 }
 
-int tensor_file_count(const struct tensor_file *file) {
+int tensor_file_count(const struct tensor_file *file)
+{
     return file->count;
 }
 
-void tensor_file_at(const struct tensor_file *file, int i, struct tensor *out) {
+void tensor_file_at(const struct tensor_file *file, int i, struct tensor *out)
+{
     CHECK(i >= 0 && i < file->count, "tensor %d of %d", i, file->count);
     *out = file->tensor[i];
 }
 
-bool tensor_file_find(const struct tensor_file *file, const char *name, struct tensor *out) {
+bool tensor_file_find(const struct tensor_file *file, const char *name, struct tensor *out)
+{
     struct tensor wanted = {.name = name};
     const struct tensor *found =
         bsearch(&wanted, file->tensor, (size_t)file->count, sizeof *file->tensor, tensor_compare);
@@ -229,6 +243,7 @@ bool tensor_file_find(const struct tensor_file *file, const char *name, struct t
     return found != NULL;
 }
 
-const char *tensor_file_path(const struct tensor_file *file) {
+const char *tensor_file_path(const struct tensor_file *file)
+{
     return file->path;
 }

@@ -24,7 +24,8 @@ struct header {
 
 /* ---- one tensor ---- */
 
-static status_t tensor_set_dtype(const char *path, const struct json *json, struct tensor *tensor) {
+static status_t tensor_set_dtype(const char *path, const struct json *json, struct tensor *tensor)
+{
     const char *found = json_get_string(json_get(json, "dtype"));
 
     for (int i = 0; found != NULL && i <= TENSOR_I64; i++) {
@@ -38,7 +39,8 @@ static status_t tensor_set_dtype(const char *path, const struct json *json, stru
                 tensor->name, found != NULL ? found : "none");
 }
 
-static status_t tensor_set_shape(const char *path, const struct json *json, struct tensor *tensor) {
+static status_t tensor_set_shape(const char *path, const struct json *json, struct tensor *tensor)
+{
     const struct json *shape = json_get(json, "shape");
     size_t dims = json_size(shape), most = sizeof tensor->shape / sizeof tensor->shape[0];
 
@@ -63,7 +65,8 @@ static status_t tensor_set_shape(const char *path, const struct json *json, stru
 }
 
 static status_t tensor_set_data(const struct header *header, const struct json *json,
-                                struct tensor *tensor, struct span *span) {
+                                struct tensor *tensor, struct span *span)
+{
     const char *path = header->shard->path;
     const struct json *offsets = json_get(json, "data_offsets");
     int64_t begin, end, bytes;
@@ -94,7 +97,8 @@ static status_t tensor_set_data(const struct header *header, const struct json *
 }
 
 static status_t tensor_read(const struct header *header, const char *name, const struct json *json,
-                            struct shard *shard) {
+                            struct shard *shard)
+{
     struct tensor *tensor = &shard->tensor[shard->count];
 
     if (name[0] == '\0' || strlen(name) > TENSOR_NAME_MAX) {
@@ -113,7 +117,8 @@ static status_t tensor_read(const struct header *header, const char *name, const
 
 /* ---- all of them ---- */
 
-static int span_compare(const void *a, const void *b) {
+static int span_compare(const void *a, const void *b)
+{
     const struct span *x = a, *y = b;
 
     if (x->begin != y->begin) {
@@ -123,7 +128,8 @@ static int span_compare(const void *a, const void *b) {
 }
 
 /* Gaps could hide things, overlaps alias them: the tensors must tile the data. */
-static status_t spans_check(const struct header *header, int count) {
+static status_t spans_check(const struct header *header, int count)
+{
     uint64_t at = 0;
     const char *path = header->shard->path;
 
@@ -144,8 +150,8 @@ static status_t spans_check(const struct header *header, int count) {
     return STATUS_OK;
 }
 
-static status_t header_read(const struct json *document, struct header *header,
-                            struct shard *shard) {
+static status_t header_read(const struct json *document, struct header *header, struct shard *shard)
+{
     size_t members = json_size(document);
 
     if (members > TENSORS_MAX) {
@@ -166,7 +172,8 @@ static status_t header_read(const struct json *document, struct header *header,
     return spans_check(header, shard->count);
 }
 
-static status_t shard_parse(struct shard *shard) {
+static status_t shard_parse(struct shard *shard)
+{
     struct header header = {.shard = shard};
     struct json *document = NULL;
     uint64_t length;
@@ -198,7 +205,8 @@ static status_t shard_parse(struct shard *shard) {
 
 /* ---- file ---- */
 
-static status_t shard_map(int fd, struct shard *shard) {
+static status_t shard_map(int fd, struct shard *shard)
+{
     struct stat info;
 
     if (fstat(fd, &info) != 0) {
@@ -217,7 +225,8 @@ static status_t shard_map(int fd, struct shard *shard) {
     return STATUS_OK;
 }
 
-status_t shard_open(const char *path, struct shard *out) {
+status_t shard_open(const char *path, struct shard *out)
+{
     struct shard shard = {.path = strdup(path)};
     status_t status;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not stop us */
@@ -240,7 +249,8 @@ status_t shard_open(const char *path, struct shard *out) {
     return STATUS_OK;
 }
 
-void shard_close(struct shard *shard) {
+void shard_close(struct shard *shard)
+{
     for (int i = 0; i < shard->count; i++) {
         free((char *)(uintptr_t)shard->tensor[i].name);
     }

@@ -18,7 +18,8 @@ struct layout {
     size_t offset, bytes; /* of the tensor asked for, in the file */
 };
 
-static size_t entry_bytes(const struct tensor_entry *entry) {
+static size_t entry_bytes(const struct tensor_entry *entry)
+{
     size_t bytes = sizeof(float);
 
     for (int i = 0; i < entry->dims; i++) {
@@ -30,7 +31,8 @@ static size_t entry_bytes(const struct tensor_entry *entry) {
 }
 
 /* The JSON of the header, padded with spaces so that the data begins at a multiple of eight. */
-static void header_print(const struct tensor_entry *entries, int count, FILE *out) {
+static void header_print(const struct tensor_entry *entries, int count, FILE *out)
+{
     size_t at = 0;
     char shape[128];
 
@@ -52,7 +54,8 @@ static void header_print(const struct tensor_entry *entries, int count, FILE *ou
 
 /* The caller frees out->header. */
 static status_t layout_make(const struct tensor_entry *entries, int count, int index,
-                            struct layout *out) {
+                            struct layout *out)
+{
     uint64_t length = 0;
     struct layout layout = {0};
     FILE *stream = open_memstream(&layout.header, &layout.header_size);
@@ -81,7 +84,8 @@ static status_t layout_make(const struct tensor_entry *entries, int count, int i
     return STATUS_OK;
 }
 
-static status_t write_all(int fd, const char *path, const void *data, size_t size, size_t offset) {
+static status_t write_all(int fd, const char *path, const void *data, size_t size, size_t offset)
+{
     const char *at = data;
 
     while (size > 0) {
@@ -102,14 +106,16 @@ static status_t write_all(int fd, const char *path, const void *data, size_t siz
 }
 
 /* close reports what a network file system found out late. */
-static status_t close_checked(int fd, const char *path, status_t status) {
+static status_t close_checked(int fd, const char *path, status_t status)
+{
     if (close(fd) != 0 && status == STATUS_OK) {
         return FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
     }
     return status;
 }
 
-static status_t file_create(const char *path, const struct layout *layout) {
+static status_t file_create(const char *path, const struct layout *layout)
+{
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 
     if (fd < 0) {
@@ -125,7 +131,8 @@ static status_t file_create(const char *path, const struct layout *layout) {
     return close_checked(fd, path, status);
 }
 
-static status_t file_fill(const char *path, const struct layout *layout, const float *data) {
+static status_t file_fill(const char *path, const struct layout *layout, const float *data)
+{
     struct stat info;
     int fd = open(path, O_WRONLY | O_CLOEXEC);
 
@@ -142,7 +149,8 @@ static status_t file_fill(const char *path, const struct layout *layout, const f
     return close_checked(fd, path, status);
 }
 
-status_t tensor_writer_create(const char *path, const struct tensor_entry *entries, int count) {
+status_t tensor_writer_create(const char *path, const struct tensor_entry *entries, int count)
+{
     struct layout layout;
 
     TRY(layout_make(entries, count, -1, &layout));
@@ -152,7 +160,8 @@ status_t tensor_writer_create(const char *path, const struct tensor_entry *entri
 }
 
 status_t tensor_writer_write(const char *path, const struct tensor_entry *entries, int count,
-                             int index, const float *data) {
+                             int index, const float *data)
+{
     struct layout layout;
 
     CHECK(index >= 0 && index < count, "tensor %d of %d", index, count);

@@ -16,15 +16,18 @@ static const struct {
     [TENSOR_F64] = {"F64", 8}, [TENSOR_I32] = {"I32", 4}, [TENSOR_I64] = {"I64", 8},
 };
 
-const char *tensor_dtype_name(enum tensor_dtype dtype) {
+const char *tensor_dtype_name(enum tensor_dtype dtype)
+{
     return dtypes[dtype].name;
 }
 
-size_t tensor_dtype_size(enum tensor_dtype dtype) {
+size_t tensor_dtype_size(enum tensor_dtype dtype)
+{
     return dtypes[dtype].size;
 }
 
-const char *tensor_shape_print(const int64_t *shape, int dims, char *buffer, size_t size) {
+const char *tensor_shape_print(const int64_t *shape, int dims, char *buffer, size_t size)
+{
     size_t used = 0;
 
     for (int i = 0; i <= dims && used < size; i++) {
@@ -36,13 +39,15 @@ const char *tensor_shape_print(const int64_t *shape, int dims, char *buffer, siz
     return buffer;
 }
 
-static float float_from_bits(uint32_t bits) {
+static float float_from_bits(uint32_t bits)
+{
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static float float_from_half(uint16_t half) {
+static float float_from_half(uint16_t half)
+{
     uint32_t sign = (uint32_t)(half & 0x8000) << 16;
     uint32_t exponent = (half >> 10) & 31, fraction = half & 0x3ff;
 
@@ -56,7 +61,8 @@ static float float_from_half(uint16_t half) {
     return float_from_bits(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-static void halves_to_float(const struct tensor *tensor, float *out) {
+static void halves_to_float(const struct tensor *tensor, float *out)
+{
     const unsigned char *data = tensor->data;
     uint16_t value;
 
@@ -67,7 +73,8 @@ static void halves_to_float(const struct tensor *tensor, float *out) {
     }
 }
 
-static void doubles_to_float(const struct tensor *tensor, float *out) {
+static void doubles_to_float(const struct tensor *tensor, float *out)
+{
     const unsigned char *data = tensor->data;
     double value;
 
@@ -77,7 +84,8 @@ static void doubles_to_float(const struct tensor *tensor, float *out) {
     }
 }
 
-status_t tensor_to_float(const struct tensor *tensor, float *out) {
+status_t tensor_to_float(const struct tensor *tensor, float *out)
+{
     switch (tensor->dtype) {
     case TENSOR_F32:
         memcpy(out, tensor->data, (size_t)tensor->count * sizeof *out);

@@ -28,7 +28,8 @@ struct tokens {
 
 /* ---- reading ---- */
 
-static int64_t token_at(const struct tokens *tokens, int64_t i) {
+static int64_t token_at(const struct tokens *tokens, int64_t i)
+{
     uint16_t narrow;
     uint32_t wide;
 
@@ -46,16 +47,19 @@ static int64_t token_at(const struct tokens *tokens, int64_t i) {
 }
 
 /* The largest token id that can be used: below vocab, and an int32. */
-static int64_t token_limit(const struct tokens *tokens) {
+static int64_t token_limit(const struct tokens *tokens)
+{
     return tokens->vocab > 0 ? tokens->vocab : (int64_t)INT32_MAX + 1;
 }
 
-static bool token_can_exceed(const struct tokens *tokens) {
+static bool token_can_exceed(const struct tokens *tokens)
+{
     static const int64_t ids[] = {1 << 8, 1 << 16, (int64_t)1 << 32};
     return token_limit(tokens) < ids[tokens->format];
 }
 
-static status_t tokens_check(const struct tokens *tokens, int64_t start, int64_t count) {
+static status_t tokens_check(const struct tokens *tokens, int64_t start, int64_t count)
+{
     int64_t limit = token_limit(tokens), end = start + count;
 
     for (int64_t at = start; at < end && token_can_exceed(tokens); at += CHUNK) {
@@ -77,7 +81,8 @@ static status_t tokens_check(const struct tokens *tokens, int64_t start, int64_t
     return STATUS_OK;
 }
 
-status_t tokens_read(const struct tokens *tokens, int64_t start, int64_t count, int32_t *out) {
+status_t tokens_read(const struct tokens *tokens, int64_t start, int64_t count, int32_t *out)
+{
     CHECK(start >= 0 && count >= 0 && start <= tokens->count - count,
           "tokens %lld and %lld more of %lld", (long long)start, (long long)count,
           (long long)tokens->count);
@@ -88,26 +93,31 @@ status_t tokens_read(const struct tokens *tokens, int64_t start, int64_t count, 
     return STATUS_OK;
 }
 
-int64_t tokens_count(const struct tokens *tokens) {
+int64_t tokens_count(const struct tokens *tokens)
+{
     return tokens->count;
 }
 
-enum token_format tokens_format(const struct tokens *tokens) {
+enum token_format tokens_format(const struct tokens *tokens)
+{
     return tokens->format;
 }
 
-const char *tokens_path(const struct tokens *tokens) {
+const char *tokens_path(const struct tokens *tokens)
+{
     return tokens->path;
 }
 
 /* ---- opening ---- */
 
-static bool has_suffix(const char *text, const char *suffix) {
+static bool has_suffix(const char *text, const char *suffix)
+{
     size_t length = strlen(text), tail = strlen(suffix);
     return length >= tail && strcmp(text + length - tail, suffix) == 0;
 }
 
-static status_t tokens_set_bytes(struct tokens *tokens) {
+static status_t tokens_set_bytes(struct tokens *tokens)
+{
     if (has_suffix(tokens->path, ".bin") || has_suffix(tokens->path, ".idx")) {
         return FAIL(STATUS_INVALID,
                     "%s: the name is a token file's, but it does not begin like an llm.c .bin; "
@@ -124,7 +134,8 @@ static status_t tokens_set_bytes(struct tokens *tokens) {
     return STATUS_OK;
 }
 
-static status_t tokens_set_format(struct tokens *tokens) {
+static status_t tokens_set_format(struct tokens *tokens)
+{
     int32_t header[3] = {0};
 
     memcpy(header, tokens->map, tokens->size < sizeof header ? tokens->size : sizeof header);
@@ -150,7 +161,8 @@ static status_t tokens_set_format(struct tokens *tokens) {
     return STATUS_OK;
 }
 
-static status_t tokens_map(int fd, struct tokens *tokens) {
+static status_t tokens_map(int fd, struct tokens *tokens)
+{
     struct stat info;
 
     if (fstat(fd, &info) != 0) {
@@ -169,7 +181,8 @@ static status_t tokens_map(int fd, struct tokens *tokens) {
     return STATUS_OK;
 }
 
-static status_t tokens_load(const char *path, struct tokens *tokens) {
+static status_t tokens_load(const char *path, struct tokens *tokens)
+{
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not stop us */
 
     if (fd < 0) {
@@ -184,7 +197,8 @@ static status_t tokens_load(const char *path, struct tokens *tokens) {
     return (int64_t)tokens->size < scan_limit ? tokens_check(tokens, 0, tokens->count) : STATUS_OK;
 }
 
-status_t tokens_open(const char *path, int64_t vocab, struct tokens **out) {
+status_t tokens_open(const char *path, int64_t vocab, struct tokens **out)
+{
     struct tokens *tokens = calloc(1, sizeof *tokens);
 
     if (tokens == NULL) {
@@ -200,7 +214,8 @@ status_t tokens_open(const char *path, int64_t vocab, struct tokens **out) {
     return STATUS_OK;
 }
 
-void tokens_close(struct tokens *tokens) {
+void tokens_close(struct tokens *tokens)
+{
     if (tokens == NULL) {
         return;
     }
@@ -216,7 +231,8 @@ void tokens_close(struct tokens *tokens) {
 enum { ROUNDS = 4 };
 
 /* A permutation of [0, 4^half_bits): a Feistel network whose round keys follow from seed, epoch. */
-static uint64_t feistel(uint64_t x, unsigned half_bits, uint64_t seed, uint64_t epoch) {
+static uint64_t feistel(uint64_t x, unsigned half_bits, uint64_t seed, uint64_t epoch)
+{
     uint64_t mask = ((uint64_t)1 << half_bits) - 1;
     uint64_t left = x >> half_bits, right = x & mask;
     uint64_t stream = rng_stream("windows") + ROUNDS * epoch;
@@ -230,7 +246,8 @@ static uint64_t feistel(uint64_t x, unsigned half_bits, uint64_t seed, uint64_t 
 }
 
 /* A permutation of [0, n): walks on until it lands inside, at most four steps on average. */
-static uint64_t permute(uint64_t x, uint64_t n, uint64_t seed, uint64_t epoch) {
+static uint64_t permute(uint64_t x, uint64_t n, uint64_t seed, uint64_t epoch)
+{
     unsigned half_bits = 1;
 
     while ((uint64_t)1 << 2 * half_bits < n) {
@@ -242,7 +259,8 @@ static uint64_t permute(uint64_t x, uint64_t n, uint64_t seed, uint64_t epoch) {
     return x;
 }
 
-status_t tokens_windows(const struct tokens *tokens, int64_t T, int64_t *out) {
+status_t tokens_windows(const struct tokens *tokens, int64_t T, int64_t *out)
+{
     CHECK(T > 0, "windows of %lld tokens", (long long)T);
     if (tokens->count <= T) {
         return FAIL(STATUS_INVALID,
@@ -254,7 +272,8 @@ status_t tokens_windows(const struct tokens *tokens, int64_t T, int64_t *out) {
     return STATUS_OK;
 }
 
-int64_t tokens_window(const struct tokens *tokens, int64_t T, uint64_t seed, int64_t s) {
+int64_t tokens_window(const struct tokens *tokens, int64_t T, uint64_t seed, int64_t s)
+{
     int64_t windows = (tokens->count - 1) / T;
 
     CHECK(windows > 0 && s >= 0, "sequence %lld of %lld windows", (long long)s, (long long)windows);

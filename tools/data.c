@@ -9,7 +9,8 @@
 #include "runtime/runtime.h"
 #include "tools/tools.h"
 
-static int data_help(FILE *out, int code) {
+static int data_help(FILE *out, int code)
+{
     fprintf(
         out,
         "usage: muddpipe data encode TEXT... OUT.bin [--valid FRACTION VALID.bin]\n"
@@ -22,7 +23,8 @@ static int data_help(FILE *out, int code) {
     return code;
 }
 
-int data_usage_failed(const char *what) {
+int data_usage_failed(const char *what)
+{
     fprintf(stderr, "muddpipe data: %s\n\n", what);
     return data_help(stderr, EXIT_USAGE);
 }
@@ -36,7 +38,8 @@ struct summary {
     int64_t tokens, distinct, least, most;
 };
 
-static status_t summary_fill(const struct tokens *tokens, struct summary *out) {
+static status_t summary_fill(const struct tokens *tokens, struct summary *out)
+{
     static int32_t chunk[SOME];
 
     out->tokens = tokens_count(tokens);
@@ -56,7 +59,8 @@ static status_t summary_fill(const struct tokens *tokens, struct summary *out) {
     return STATUS_OK;
 }
 
-static void token_print(int64_t id, bool letters) {
+static void token_print(int64_t id, bool letters)
+{
     if (letters && id < 256 && isprint((int)id)) {
         printf("'%c'", (int)id);
     } else {
@@ -64,7 +68,8 @@ static void token_print(int64_t id, bool letters) {
     }
 }
 
-static void frequent_print(const struct summary *summary, bool letters) {
+static void frequent_print(const struct summary *summary, bool letters)
+{
     int64_t last = -1, bound = INT64_MAX;
 
     printf("most frequent");
@@ -86,7 +91,8 @@ static void frequent_print(const struct summary *summary, bool letters) {
     printf("\n");
 }
 
-static status_t beginning_print(const struct tokens *tokens, bool letters) {
+static status_t beginning_print(const struct tokens *tokens, bool letters)
+{
     int32_t first[BEGINNING];
     int64_t most = letters ? BEGINNING : 32, count = tokens_count(tokens);
 
@@ -106,7 +112,8 @@ static status_t beginning_print(const struct tokens *tokens, bool letters) {
     return STATUS_OK;
 }
 
-static status_t inspect_run(const struct tokens *tokens, int64_t *times) {
+static status_t inspect_run(const struct tokens *tokens, int64_t *times)
+{
     static const char *const formats[] = {"bytes, each a token", "llm.c .bin, u16",
                                           "llm.c .bin, u32"};
     struct summary summary = {.times = times};
@@ -125,7 +132,8 @@ static status_t inspect_run(const struct tokens *tokens, int64_t *times) {
     return beginning_print(tokens, letters);
 }
 
-static int data_inspect(int argc, char **argv) {
+static int data_inspect(int argc, char **argv)
+{
     struct tokens *tokens = NULL;
 
     if (argc != 1) {
@@ -145,7 +153,8 @@ static int data_inspect(int argc, char **argv) {
 
 /* ---- check ---- */
 
-static status_t check_run(const struct tokens *tokens) {
+static status_t check_run(const struct tokens *tokens)
+{
     static int32_t chunk[SOME];
 
     for (int64_t at = 0, all = tokens_count(tokens); at < all; at += SOME) {
@@ -154,7 +163,8 @@ static status_t check_run(const struct tokens *tokens) {
     return STATUS_OK;
 }
 
-static int data_check(int argc, char **argv) {
+static int data_check(int argc, char **argv)
+{
     struct tokens *tokens = NULL;
     char *end = NULL;
     long long vocab = argc == 3 && strcmp(argv[1], "--vocab") == 0 ? strtoll(argv[2], &end, 10) : 0;
@@ -173,7 +183,8 @@ static int data_check(int argc, char **argv) {
     return status == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-int data_main(int argc, char **argv) {
+int data_main(int argc, char **argv)
+{
     const char *what = argc > 1 ? argv[1] : "";
 
     if (strcmp(what, "encode") == 0) {

@@ -16,7 +16,8 @@ struct text {
 
 static const size_t text_max = INT32_MAX; /* what the header of a token file can count */
 
-static status_t text_grow(struct text *text) {
+static status_t text_grow(struct text *text)
+{
     size_t room = text->room > 0 ? 2 * text->room : (size_t)1 << 20;
     unsigned char *bytes = realloc(text->bytes, room);
 
@@ -28,7 +29,8 @@ static status_t text_grow(struct text *text) {
     return STATUS_OK;
 }
 
-static status_t text_append(struct text *text, FILE *stream, const char *path) {
+static status_t text_append(struct text *text, FILE *stream, const char *path)
+{
     size_t got;
 
     do {
@@ -46,7 +48,8 @@ static status_t text_append(struct text *text, FILE *stream, const char *path) {
                           : STATUS_OK;
 }
 
-static status_t text_read(struct text *text, const char *path) {
+static status_t text_read(struct text *text, const char *path)
+{
     if (strcmp(path, "-") == 0) {
         return text_append(text, stdin, "standard input");
     }
@@ -59,7 +62,8 @@ static status_t text_read(struct text *text, const char *path) {
     return status;
 }
 
-static void tokens_put(FILE *stream, const unsigned char *bytes, size_t count) {
+static void tokens_put(FILE *stream, const unsigned char *bytes, size_t count)
+{
     int32_t header[TOKENS_HEADER / sizeof(int32_t)] = {TOKENS_U16_MAGIC, TOKENS_U16_VERSION,
                                                        (int32_t)count};
     unsigned char token[2] = {0, 0}; /* little-endian */
@@ -72,7 +76,8 @@ static void tokens_put(FILE *stream, const unsigned char *bytes, size_t count) {
 }
 
 /* Under another name first: a file of that name is always whole. */
-static status_t tokens_save(const char *path, const unsigned char *bytes, size_t count) {
+static status_t tokens_save(const char *path, const unsigned char *bytes, size_t count)
+{
     char part[4096];
     int length = snprintf(part, sizeof part, "%s.part", path);
 
@@ -101,7 +106,8 @@ struct encode {
     double fraction;
 };
 
-static status_t encode_run(const struct encode *encode, struct text *text) {
+static status_t encode_run(const struct encode *encode, struct text *text)
+{
     for (int i = 0; i < encode->count; i++) {
         TRY(text_read(text, encode->texts[i]));
     }
@@ -116,7 +122,8 @@ static status_t encode_run(const struct encode *encode, struct text *text) {
     return STATUS_OK;
 }
 
-int data_encode(int argc, char **argv) {
+int data_encode(int argc, char **argv)
+{
     struct encode encode = {.texts = argv};
     struct text text = {0};
     char *end;

@@ -7,7 +7,8 @@
 #include "tools/tools.h"
 
 /* Bounds as the tables use them: the widest value of the type means "no bound". */
-static void range_print(const struct option *option) {
+static void range_print(const struct option *option)
+{
     static const double no_limit = 9.2e18;
 
     switch (option->type) {
@@ -34,7 +35,8 @@ static void range_print(const struct option *option) {
     }
 }
 
-static void table_markdown(const struct option *table, size_t count) {
+static void table_markdown(const struct option *table, size_t count)
+{
     printf("| key | values | default | meaning |\n|---|---|---|---|\n");
     for (size_t i = 0; i < count; i++) {
         const char *text = table[i].default_value;
@@ -48,7 +50,8 @@ static void table_markdown(const struct option *table, size_t count) {
     }
 }
 
-void help_config(bool markdown) {
+void help_config(bool markdown)
+{
     if (markdown) {
         printf("## Keys of a run\n\n");
         table_markdown(config_options, config_options_count);

@@ -20,7 +20,8 @@ static const struct command {
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
-static int help_print(void) {
+static int help_print(void)
+{
     printf(
         "muddpipe - pipeline-parallel training of MUDDFormer\n\n"
         "usage: muddpipe COMMAND [arguments]       (several ranks: mpirun -n N muddpipe ...)\n\n");
@@ -33,7 +34,8 @@ static int help_print(void) {
     return EXIT_SUCCESS;
 }
 
-static int command_unknown(const char *name) {
+static int command_unknown(const char *name)
+{
     struct option names[COMMANDS] = {0};
 
     for (int i = 0; i < COMMANDS; i++) {
@@ -45,7 +47,8 @@ static int command_unknown(const char *name) {
     return EXIT_USAGE;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     kernels_guard(argv);
     const char *name = argc > 1 ? argv[1] : "--help";
 

@@ -12,19 +12,22 @@ enum { MESSAGE = 4096 };
 static char message[MESSAGE];
 static char file[256];
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     snprintf(file, sizeof file, "test_config.%d.json", (int)getpid());
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     unlink(file);
     return 0;
 }
 
-static status_t load_text(const char *text, struct model_config *out) {
+static status_t load_text(const char *text, struct model_config *out)
+{
     FILE *stream = fopen(file, "w");
     assert_non_null(stream);
     fputs(text, stream);
@@ -36,7 +39,8 @@ static status_t load_text(const char *text, struct model_config *out) {
     return status;
 }
 
-static void assert_says(const char *words) {
+static void assert_says(const char *words)
+{
     if (strstr(message, words) == NULL) {
         fail_msg("'%s' is missing in: %s", words, message);
     }
@@ -45,7 +49,8 @@ static void assert_says(const char *words) {
 #define SMALL "\"n_layer\": 4, \"n_head\": 2, \"dim\": 32, \"intermediate_size\": 256"
 
 static status_t load_entries(struct config_entry *model, size_t models, struct config_entry *dense,
-                             size_t denses, struct model_config *out) {
+                             size_t denses, struct model_config *out)
+{
     struct config_entries model_keys = {model, models}, dense_keys = {dense, denses};
 
     message[0] = '\0';
@@ -55,7 +60,8 @@ static status_t load_entries(struct config_entry *model, size_t models, struct c
     return status;
 }
 
-static void test_golden_cases(void **state) {
+static void test_golden_cases(void **state)
+{
     struct model_config config;
 
     (void)state;
@@ -72,7 +78,8 @@ static void test_golden_cases(void **state) {
     assert_false(config.sepln);
 }
 
-static void test_derived(void **state) {
+static void test_derived(void **state)
+{
     struct model_config config;
 
     (void)state;
@@ -86,7 +93,8 @@ static void test_derived(void **state) {
     assert_int_equal(config.vocab_size, 50432);
 }
 
-static void test_ffn_width(void **state) {
+static void test_ffn_width(void **state)
+{
     struct model_config config;
 
     (void)state;
@@ -102,7 +110,8 @@ static void test_ffn_width(void **state) {
     assert_int_equal(model_ffn_width(&config, 1), 256);
 }
 
-static void test_refused_values(void **state) {
+static void test_refused_values(void **state)
+{
     static const struct {
         const char *text, *words;
         status_t status;
@@ -148,7 +157,8 @@ static void test_refused_values(void **state) {
     }
 }
 
-static void test_slip_is_pointed_out(void **state) {
+static void test_slip_is_pointed_out(void **state)
+{
     struct model_config config;
 
     (void)state;
@@ -156,7 +166,8 @@ static void test_slip_is_pointed_out(void **state) {
     assert_int_equal(config.vocab_size, 50432);
 }
 
-static void test_entries(void **state) {
+static void test_entries(void **state)
+{
     struct config_entry model[] = {{"n_layer", "8", {"run.yaml", 3, 4}},
                                    {"n_head", "4", {"run.yaml", 4, 4}},
                                    {"dim", "64", {"run.yaml", 5, 4}}};
@@ -176,7 +187,8 @@ static void test_entries(void **state) {
     assert_says("run.yaml:5:4");
 }
 
-static void test_save_and_load(void **state) {
+static void test_save_and_load(void **state)
+{
     struct model_config config, again;
 
     (void)state;
@@ -188,7 +200,8 @@ static void test_save_and_load(void **state) {
     assert_memory_equal(&config, &again, sizeof config);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_cases),        cmocka_unit_test(test_derived),
         cmocka_unit_test(test_ffn_width),           cmocka_unit_test(test_refused_values),

@@ -14,28 +14,32 @@
 static char message[4096];
 static char folder[64], path[128];
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     snprintf(folder, sizeof folder, "test_safetensors.%d", (int)getpid());
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     return mkdir(folder, 0777);
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     char command[128];
     (void)state;
     snprintf(command, sizeof command, "rm -rf %s", folder);
     return system(command);
 }
 
-static void assert_says(const char *words) {
+static void assert_says(const char *words)
+{
     if (strstr(message, words) == NULL) {
         fail_msg("'%s' is missing in: %s", words, message);
     }
 }
 
 /* `length` as the file says; the header's own length if negative. */
-static void write_file(const char *name, const char *header, int64_t length, size_t data) {
+static void write_file(const char *name, const char *header, int64_t length, size_t data)
+{
     uint64_t said = length < 0 ? strlen(header) : (uint64_t)length;
     FILE *stream = fopen(name, "wb");
 
@@ -48,7 +52,8 @@ static void write_file(const char *name, const char *header, int64_t length, siz
     fclose(stream);
 }
 
-static status_t open_captured(const char *name, struct tensor_file **out) {
+static status_t open_captured(const char *name, struct tensor_file **out)
+{
     message[0] = '\0';
     log_capture(message, sizeof message);
     status_t status = tensor_file_open(name, out);
@@ -56,7 +61,8 @@ static status_t open_captured(const char *name, struct tensor_file **out) {
     return status;
 }
 
-static void test_golden(void **state) {
+static void test_golden(void **state)
+{
     struct tensor_file *file = NULL;
     struct tensor tensor;
     float value[64 * 32];
@@ -78,7 +84,8 @@ static void test_golden(void **state) {
     tensor_file_close(file);
 }
 
-static void test_element_types(void **state) {
+static void test_element_types(void **state)
+{
     static const uint16_t half[] = {0x3c00, 0xc000, 0x0001, 0x83ff, 0x7c00, 0x7e00, 0x7bff};
     static const uint16_t brain[] = {0x3f80, 0xc000};
     static const double wide[] = {0.1, -3e300};
@@ -106,7 +113,8 @@ static void test_element_types(void **state) {
 #define TENSOR(dtype, shape, offsets)                                                              \
     "{\"a\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
-static void test_broken_files(void **state) {
+static void test_broken_files(void **state)
+{
     static const struct {
         const char *header;
         int64_t length; /* -1: true */
@@ -160,7 +168,8 @@ static void test_broken_files(void **state) {
     assert_says("neither");
 }
 
-static void test_scalar_and_empty(void **state) {
+static void test_scalar_and_empty(void **state)
+{
     struct tensor_file *file = NULL;
     struct tensor tensor;
 
@@ -178,7 +187,8 @@ static void test_scalar_and_empty(void **state) {
     unlink(path);
 }
 
-static void write_index(const char *text) {
+static void write_index(const char *text)
+{
     char name[160];
     snprintf(name, sizeof name, "%s/model.safetensors.index.json", folder);
     FILE *stream = fopen(name, "w");
@@ -187,7 +197,8 @@ static void write_index(const char *text) {
     fclose(stream);
 }
 
-static void test_sharded(void **state) {
+static void test_sharded(void **state)
+{
     static const struct {
         const char *index, *words;
     } broken[] = {
@@ -227,7 +238,8 @@ static void test_sharded(void **state) {
     }
 }
 
-static void test_writer(void **state) {
+static void test_writer(void **state)
+{
     static const struct tensor_entry entries[] = {{"w", 2, {2, 3}}, {"v", 1, {2}}};
     const float w[] = {1, 2, 3, 4, 5, 6}, v[] = {7, -8};
     struct tensor_file *file = NULL;
@@ -259,7 +271,8 @@ static void test_writer(void **state) {
     log_capture(NULL, 0);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),       cmocka_unit_test(test_element_types),
         cmocka_unit_test(test_broken_files), cmocka_unit_test(test_scalar_and_empty),

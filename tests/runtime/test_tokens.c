@@ -12,7 +12,8 @@
 static char message[4096];
 static char binary[64], text[64];
 
-static int setup(void **state) {
+static int setup(void **state)
+{
     (void)state;
     log_set_level(LOG_WARN);
     snprintf(binary, sizeof binary, "test_tokens.%d.bin", (int)getpid());
@@ -20,21 +21,24 @@ static int setup(void **state) {
     return 0;
 }
 
-static int teardown(void **state) {
+static int teardown(void **state)
+{
     (void)state;
     unlink(binary);
     unlink(text);
     return 0;
 }
 
-static void assert_says(const char *words) {
+static void assert_says(const char *words)
+{
     if (strstr(message, words) == NULL) {
         fail_msg("'%s' is missing in: %s", words, message);
     }
 }
 
 /* `said` tokens in the header, `count` of `width` bytes in the file: 0, 1, 2, ... */
-static void write_binary(int magic, int version, int said, int count, size_t width) {
+static void write_binary(int magic, int version, int said, int count, size_t width)
+{
     int32_t header[256] = {magic, version, said};
     FILE *stream = fopen(binary, "wb");
 
@@ -46,14 +50,16 @@ static void write_binary(int magic, int version, int said, int count, size_t wid
     fclose(stream);
 }
 
-static void write_text(const char *words) {
+static void write_text(const char *words)
+{
     FILE *stream = fopen(text, "wb");
     assert_non_null(stream);
     fputs(words, stream);
     fclose(stream);
 }
 
-static status_t open_captured(const char *path, int64_t vocab, struct tokens **out) {
+static status_t open_captured(const char *path, int64_t vocab, struct tokens **out)
+{
     message[0] = '\0';
     log_capture(message, sizeof message);
     status_t status = tokens_open(path, vocab, out);
@@ -61,7 +67,8 @@ static status_t open_captured(const char *path, int64_t vocab, struct tokens **o
     return status;
 }
 
-static void test_formats(void **state) {
+static void test_formats(void **state)
+{
     struct tokens *tokens = NULL;
     int32_t read[3];
 
@@ -89,7 +96,8 @@ static void test_formats(void **state) {
     tokens_close(tokens);
 }
 
-static void test_refused(void **state) {
+static void test_refused(void **state)
+{
     struct tokens *tokens = NULL;
 
     (void)state;
@@ -118,7 +126,8 @@ static void test_refused(void **state) {
     assert_status(open_captured("no such file", 256, &tokens), STATUS_IO);
 }
 
-static void test_too_short(void **state) {
+static void test_too_short(void **state)
+{
     struct tokens *tokens = NULL;
     int64_t windows = 0;
 
@@ -135,7 +144,8 @@ static void test_too_short(void **state) {
 }
 
 /* Every window exactly once an epoch; epochs and seeds differ; two readers agree. */
-static void test_windows(void **state) {
+static void test_windows(void **state)
+{
     static const int counts[] = {11, 21, 31, 651, 10241, 10231};
     enum { T = 10 };
     struct tokens *tokens = NULL, *other = NULL;
@@ -166,7 +176,8 @@ static void test_windows(void **state) {
     }
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formats),
         cmocka_unit_test(test_refused),
