@@ -5,7 +5,7 @@
  *
  * A tag is   channel (14 bits) | message (14 bits) | time of the put (36 bits, us, sender's clock)
  * and a receive matches the first two fields only, so the stamp travels for free. The top channel is
- * for connecting.
+ * for greetings.
  *
  * Endpoints do without UCX's own error handling, which would shut out shared memory: whether a peer
  * lives is the business of health.c.
@@ -32,12 +32,14 @@ enum {
     MESSAGE_BITS = 14,
     TIME_BITS = 36,
     CONNECT_CHANNEL = (1 << CHANNEL_BITS) - 1,
-    NAP = 50000,        /* ns; only while connecting and closing */
-    CLOSE_MS = 1000,    /* for endpoints to flush */
+    NAP = 50000,         /* ns; only while connecting and closing */
+    CLOSE_MS = 500,      /* for the others to say goodbye */
     SAFETY_POLL_MS = 100 /* in case an event is missed */
 };
 #define TIME_MASK ((UINT64_C(1) << TIME_BITS) - 1)
 #define MATCH_MASK (~TIME_MASK)
+
+enum { HELLO, GOODBYE }; /* words of a greeting */
 
 struct ucx_wire {
     struct pump pump; /* first: pump.c finds it as the wire's state */
@@ -63,6 +65,12 @@ static ucp_tag_t make_tag(int channel, int64_t message, int64_t ns) {
 
     return ((uint64_t)channel << (MESSAGE_BITS + TIME_BITS)) | (low << TIME_BITS) |
            (((uint64_t)ns / 1000) & TIME_MASK);
+}
+
+/* All bits count: the rank in place of the message, the word in place of the time. */
+static ucp_tag_t greeting_tag(int rank, int word) {
+    return ((uint64_t)CONNECT_CHANNEL << (MESSAGE_BITS + TIME_BITS)) |
+           ((uint64_t)rank << 8) | (uint64_t)word;
 }
 
 /* The full time of a stamp: the latest with these low bits that is not beyond the sender's now, give
@@ -298,29 +306,31 @@ release:
     return status;
 }
 
-/* A small message each way with everybody this rank talks with: UCX connects at the first one. */
-static status_t greet_peers(struct ucx_wire *self, const bool *talks) {
+/* A small message each way with everybody this rank talks with: UCX connects at the first one, and
+ * after the last one nobody's departure surprises another. False if it was not done by `until`. */
+static bool greet_peers(struct ucx_wire *self, int word, int64_t until) {
     struct group *group = self->pump.wire->group;
-    int64_t until = group_deadline(group);
     ucp_request_param_t param = {0};
-    static int32_t hello; /* outlives a failure */
-    static int32_t theirs;
+    static int32_t mine, theirs; /* outlive a failure */
 
     for (int i = 0; i < group->size; i++) {
-        if (talks[i] && !ucx_settle(self, ucp_tag_send_nbx(self->endpoint[i], &hello, sizeof hello,
-                                    make_tag(CONNECT_CHANNEL, group->rank, 0), &param), until)) {
-            goto failed;
+        if (self->endpoint[i] != NULL &&
+            !ucx_settle(self, ucp_tag_send_nbx(self->endpoint[i], &mine, sizeof mine,
+                                               greeting_tag(group->rank, word), &param), until)) {
+            return false;
         }
     }
     for (int i = 0; i < group->size; i++) {
-        if (talks[i] && !ucx_settle(self, ucp_tag_recv_nbx(self->worker, &theirs, sizeof theirs,
-                                    make_tag(CONNECT_CHANNEL, i, 0), MATCH_MASK, &param), until)) {
-            goto failed;
+        if (self->endpoint[i] != NULL &&
+            !ucx_settle(self, ucp_tag_recv_nbx(self->worker, &theirs, sizeof theirs,
+                                               greeting_tag(i, word), UINT64_MAX, &param), until)) {
+            return false;
         }
     }
-    return STATUS_OK;
+    return true;
+}
 
-failed:
+static status_t say_unconnected(struct group *group) {
     if (group->failed) {
         return group_lost(group);
     }
@@ -344,7 +354,9 @@ static status_t connect_peers(struct ucx_wire *self) {
     pump_peers(self->pump.wire, talks);
     TRY_GOTO(gather_addresses(self, lengths, &addresses), free_lists);
     TRY_GOTO(open_endpoints(self, addresses, lengths, talks), free_lists);
-    TRY_GOTO(greet_peers(self, talks), free_lists);
+    if (!greet_peers(self, HELLO, group_deadline(self->pump.wire->group))) {
+        status = say_unconnected(self->pump.wire->group);
+    }
 
 free_lists:
     free(addresses);
@@ -354,17 +366,6 @@ free_lists:
 }
 
 /* ---- destruction ---- */
-
-static void close_endpoints(struct ucx_wire *self) {
-    int64_t until = trace_now() + CLOSE_MS * INT64_C(1000000);
-
-    for (int i = 0; self->endpoint != NULL && i < self->pump.wire->group->size; i++) {
-        if (self->endpoint[i] != NULL) {
-            ucp_request_param_t param = {0}; /* flushes */
-            ucx_settle(self, ucp_ep_close_nbx(self->endpoint[i], &param), until);
-        }
-    }
-}
 
 static void withdraw_posts(struct ucx_wire *self) {
     for (struct ticket *ticket = self->posted, *next; ticket != NULL; ticket = next) {
@@ -378,13 +379,17 @@ static void withdraw_posts(struct ucx_wire *self) {
 /* With a lost peer the endpoints cannot be flushed, and the process is about to end: what UCX holds
  * is left to the operating system. */
 static void ucx_free(struct ucx_wire *self) {
-    if (self->running) {
+    bool was_running = self->running;
+
+    if (was_running) {
         pump_stop(&self->pump);
         pthread_join(self->thread, NULL);
     }
     if (self->worker != NULL && !self->pump.wire->group->failed) {
         withdraw_posts(self);
-        close_endpoints(self);
+        if (was_running) { /* a rank that fails alone finds no partner for this and goes on */
+            greet_peers(self, GOODBYE, trace_now() + CLOSE_MS * INT64_C(1000000));
+        }
         ucp_worker_destroy(self->worker);
         ucp_cleanup(self->context);
     }

@@ -431,15 +431,15 @@ static status_t exchange(struct rig *rig, int messages) {
     return STATUS_OK;
 }
 
-status_t contract_exchange(struct group *group, const char *transport, int messages) {
+status_t contract_exchange(struct group *group, const char *transport, int count, int messages) {
     struct wire_channel channels[64];
     int size = group_size(group);
     struct rig rig;
 
-    for (int i = 0; i < size; i++) { /* a ring */
+    for (int i = 0; i < count; i++) {
         channels[i] = (struct wire_channel){i, (i + 1) % size, sizeof(int64_t), 1, NULL};
     }
-    TRY(rig_open(&rig, group, transport, channels, size));
+    TRY(rig_open(&rig, group, transport, channels, count));
     status_t status = exchange(&rig, messages);
     rig_close(&rig);
     return status;

@@ -11,8 +11,9 @@
 status_t contract_collectives(struct group *group);
 /* All parts of the wire's contract, one after the other, each over a wire of its own. */
 status_t contract_wire(struct group *group, const char *transport);
-/* Two messages of channel 0 -> 1 and back, for tests that lose one or kill a rank. */
-status_t contract_exchange(struct group *group, const char *transport, int messages);
+/* Messages along a ring of ranks, of which the first `count` channels exist (0 -> 1 is channel 0), for
+ * tests that lose one or kill a rank. */
+status_t contract_exchange(struct group *group, const char *transport, int count, int messages);
 
 /* Prints latency and bandwidth between ranks 0 and 1. */
 status_t contract_bench(struct group *group, const char *transport);
