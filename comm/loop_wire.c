@@ -220,12 +220,14 @@ static void match(struct wire *wire, int channel) {
         if (put->lost) {
             slot->state = SLOT_LOST;
             release_put(c, put);
+            bell_ring(&world->group[from].bell);
         } else if (put->message != slot->message || put->slot != index) {
             log_error("channel %d: message %" PRId64 " for slot %d meets the post of message %"
                       PRId64 " in slot %d; posts and puts must have one order", channel,
                       put->message, put->slot, slot->message, index);
             slot->state = SLOT_BROKEN;
             release_put(c, put);
+            bell_ring(&world->group[from].bell);
             bell_ring(&world->group[to].bell);
         } else {
             copy_message(wire, channel, put, slot);

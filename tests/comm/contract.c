@@ -1,5 +1,5 @@
 /* contract.c - ordering, slots, many channels, next step, sizes, contents, stamps, counts. */
-#include "contract.h"
+#include "tests/comm/contract.h"
 
 #include <stdio.h>
 #include <stdlib.h>
