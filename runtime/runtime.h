@@ -124,6 +124,8 @@ struct trainer_memory {
     int64_t arrivals_used, gradient_slots_used;
 };
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
+int64_t trainer_memory_used(const struct trainer_memory *memory);      /* workspace not counted */
+int64_t trainer_memory_predicted(const struct trainer_memory *memory);
 
 /* ---- what tools share ---- */
 

@@ -19,6 +19,7 @@ struct totals {
     double seconds;
     double share[TRACE_CATEGORIES]; /* weighted by seconds */
     int64_t steps, bytes_plain, bytes_dense;
+    int ranks;
 };
 
 struct training {
@@ -56,6 +57,8 @@ static void print_start(const struct training *training)
            setup->microbatches, (long long)setup->B, (long long)setup->T, plan->stages,
            plan->schedule);
     plan_print_partition(plan, stdout);
+    printf("\n");
+    plan_print_memory(plan, stdout);
     printf("\nrun folder: %s\n\n", training->folder.path);
     fflush(stdout);
 }
@@ -95,7 +98,8 @@ static void print_shares(const struct totals *totals)
 {
     printf("time of a step (mean over ranks):");
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
-        printf("%s %s %.1f%%", c > 0 ? "," : "", trace_category_name(c),
+        printf("%s %s %.1f%%", c > 0 ? "," : "",
+               trace_category_name((enum trace_category)c),
                totals->seconds > 0 ? 100 * totals->share[c] / totals->seconds : 0.0);
     }
     printf("\n");
@@ -128,6 +132,23 @@ static void print_summary(const struct training *training)
            100 * share[TRACE_EXPOSED_DENSE]);
     printf("shipped        %s plain, %s dense\n", plain, dense);
     print_shares(totals);
+}
+
+/* Used beside predicted, for every rank. Collective. */
+static status_t print_memory(const struct training *training)
+{
+    struct trainer_memory own, all[training->totals.ranks];
+    trainer_memory(training->setup.trainer, &own);
+    TRY(group_allgather(training->setup.group, &own, sizeof own, all));
+    for (int rank = 0; training->root && rank < training->totals.ranks; rank++) {
+        char used[32], predicted[32], workspace[32];
+        print_size(trainer_memory_used(&all[rank]), used, sizeof used);
+        print_size(trainer_memory_predicted(&all[rank]), predicted, sizeof predicted);
+        print_size(all[rank].used.workspace, workspace, sizeof workspace);
+        printf("%-15s%s of %s predicted (and %s of workspace) on rank %d\n",
+               rank == 0 ? "memory" : "", used, predicted, workspace, rank);
+    }
+    return STATUS_OK;
 }
 
 /* Control characters would upset terminals. */
@@ -239,8 +260,8 @@ static status_t train_all(struct training *training)
     TRY(heldout(training, &training->totals.last_heldout));
     if (training->root) {
         print_summary(training);
-        fflush(stdout);
     }
+    TRY(print_memory(training));
     TRY(leave_sample(training));
     if (training->root) {
         printf("\nrun folder     %s (model/, metrics.jsonl, config.yaml, logs)\n",
@@ -260,6 +281,7 @@ status_t train_run(struct job *job, struct group *group, void *argument)
     status_t status = setup_create(job, group, true, &training->setup);
     if (status == STATUS_OK) {
         training->root = group_rank(group) == 0;
+        training->totals.ranks = group_size(group);
         training->tokens =
             training->setup.microbatches * training->setup.B * training->setup.T;
         status = train_all(training);

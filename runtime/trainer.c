@@ -272,3 +272,17 @@ void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
     out->arrivals_used = stage->arrival_bytes;
     out->gradient_slots_used = stage->gradient_bytes;
 }
+
+int64_t trainer_memory_used(const struct trainer_memory *memory)
+{
+    const struct part_memory *used = &memory->used;
+    return used->parameters + used->gradients + used->optimizer + used->frames + used->backward +
+           memory->arrivals_used + memory->gradient_slots_used;
+}
+
+int64_t trainer_memory_predicted(const struct trainer_memory *memory)
+{
+    const struct plan_memory *plan = &memory->predicted;
+    return plan->parameters + plan->gradients + plan->optimizer + plan->frames + plan->arrivals +
+           plan->gradient_slots + plan->backward;
+}
