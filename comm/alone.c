@@ -5,28 +5,33 @@
 #include "comm/comm.h"
 #include "comm/transport.h"
 
-static void alone_close(struct group *group) {
+static void alone_close(struct group *group)
+{
     group_fini(group);
     free(group);
 }
 
-static void alone_abandon(struct group *group, int code) {
+static void alone_abandon(struct group *group, int code)
+{
     (void)code;
     alone_close(group);
 }
 
-static status_t alone_barrier(struct group *group) {
+static status_t alone_barrier(struct group *group)
+{
     (void)group;
     return STATUS_OK;
 }
 
-static status_t alone_broadcast(struct group *group, void *data, size_t bytes, int root) {
+static status_t alone_broadcast(struct group *group, void *data, size_t bytes, int root)
+{
     (void)group, (void)data, (void)bytes, (void)root;
     return STATUS_OK;
 }
 
 static status_t alone_allgatherv(struct group *group, const void *data, const size_t *counts,
-                                 void *out) {
+                                 void *out)
+{
     (void)group;
     if (counts[0] > 0) {
         memmove(out, data, counts[0]);
@@ -34,7 +39,8 @@ static status_t alone_allgatherv(struct group *group, const void *data, const si
     return STATUS_OK;
 }
 
-static status_t alone_clocks(struct group *group, int64_t *out_ahead) {
+static status_t alone_clocks(struct group *group, int64_t *out_ahead)
+{
     (void)group;
     out_ahead[0] = 0;
     return STATUS_OK;
@@ -49,7 +55,8 @@ static const struct group_class alone_class = {
     .clocks = alone_clocks,
 };
 
-status_t group_open_alone(const struct group_options *options, struct group **out) {
+status_t group_open_alone(const struct group_options *options, struct group **out)
+{
     struct group *group = malloc(sizeof *group);
 
     if (group == NULL) {

@@ -28,23 +28,28 @@ const char *const wire_transports[] = {
 #ifdef COMM_HAVE_UCX
     "ucx",
 #endif
-    "mpi", "threads", NULL,
+    "mpi",
+    "threads",
+    NULL,
 };
 
 /* ---- bell ---- */
 
-bool bell_sleep(struct bell *bell, int64_t until) {
+bool bell_sleep(struct bell *bell, int64_t until)
+{
     struct timespec at = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
 
     return pthread_cond_timedwait(&bell->ring, bell->mutex, &at) != ETIMEDOUT ||
            trace_now() < until;
 }
 
-void bell_ring(struct bell *bell) {
+void bell_ring(struct bell *bell)
+{
     pthread_cond_broadcast(&bell->ring);
 }
 
-static void bell_init(struct bell *bell, pthread_mutex_t *shared) {
+static void bell_init(struct bell *bell, pthread_mutex_t *shared)
+{
     pthread_condattr_t attributes;
 
     pthread_condattr_init(&attributes);
@@ -58,7 +63,8 @@ static void bell_init(struct bell *bell, pthread_mutex_t *shared) {
 /* ---- group ---- */
 
 void group_init(struct group *group, const struct group_class *class, int rank, int size,
-                const struct group_options *options, pthread_mutex_t *shared) {
+                const struct group_options *options, pthread_mutex_t *shared)
+{
     memset(group, 0, sizeof *group);
     group->class = class;
     group->rank = rank;
@@ -72,13 +78,15 @@ void group_init(struct group *group, const struct group_class *class, int rank, 
     pthread_mutex_init(&group->watch_mutex, NULL);
 }
 
-void group_fini(struct group *group) {
+void group_fini(struct group *group)
+{
     pthread_cond_destroy(&group->bell.ring);
     pthread_mutex_destroy(&group->bell.own_mutex);
     pthread_mutex_destroy(&group->watch_mutex);
 }
 
-const char *group_doing(struct group *group, char *buffer, size_t size) {
+const char *group_doing(struct group *group, char *buffer, size_t size)
+{
     pthread_mutex_lock(&group->watch_mutex);
     if (group->describe != NULL) {
         buffer[0] = '\0';
@@ -90,13 +98,15 @@ const char *group_doing(struct group *group, char *buffer, size_t size) {
     return buffer;
 }
 
-static void group_enter(struct group *group, const char *collective) {
+static void group_enter(struct group *group, const char *collective)
+{
     pthread_mutex_lock(&group->watch_mutex);
     group->inside = collective;
     pthread_mutex_unlock(&group->watch_mutex);
 }
 
-void group_fail(struct group *group, bool locked, const char *reason) {
+void group_fail(struct group *group, bool locked, const char *reason)
+{
     if (!locked) {
         pthread_mutex_lock(group->bell.mutex);
     }
@@ -110,7 +120,8 @@ void group_fail(struct group *group, bool locked, const char *reason) {
     }
 }
 
-status_t group_lost(struct group *group) {
+status_t group_lost(struct group *group)
+{
     char doing[DOING_SIZE];
 
     if (!group->told) {
@@ -121,46 +132,55 @@ status_t group_lost(struct group *group) {
     return STATUS_PEER;
 }
 
-int64_t group_deadline(const struct group *group) {
+int64_t group_deadline(const struct group *group)
+{
     double limit = group->options.deadline_s;
 
     return limit > 0 && limit < 1e9 ? trace_now() + (int64_t)(limit * 1e9) : INT64_MAX;
 }
 
-void group_close(struct group *group) {
+void group_close(struct group *group)
+{
     if (group != NULL) {
         group_enter(group, "the shut-down");
         group->class->close(group);
     }
 }
 
-void group_abandon(struct group *group, int code) {
+void group_abandon(struct group *group, int code)
+{
     if (group != NULL) {
         group->class->abandon(group, code != 0 ? code : 1);
     }
 }
 
-int group_rank(const struct group *group) {
+int group_rank(const struct group *group)
+{
     return group->rank;
 }
 
-int group_size(const struct group *group) {
+int group_size(const struct group *group)
+{
     return group->size;
 }
 
-int group_local_rank(const struct group *group) {
+int group_local_rank(const struct group *group)
+{
     return group->local_rank;
 }
 
-int group_local_size(const struct group *group) {
+int group_local_size(const struct group *group)
+{
     return group->local_size;
 }
 
-bool group_is_threads(const struct group *group) {
+bool group_is_threads(const struct group *group)
+{
     return group->class->threads;
 }
 
-void group_watch(struct group *group, group_describe_fn describe, void *arg) {
+void group_watch(struct group *group, group_describe_fn describe, void *arg)
+{
     pthread_mutex_lock(&group->watch_mutex);
     group->describe = describe;
     group->describe_arg = arg;
@@ -169,14 +189,16 @@ void group_watch(struct group *group, group_describe_fn describe, void *arg) {
 
 /* ---- collectives ---- */
 
-status_t group_barrier(struct group *group) {
+status_t group_barrier(struct group *group)
+{
     group_enter(group, "a barrier");
     status_t status = group->class->barrier(group);
     group_enter(group, NULL);
     return status;
 }
 
-status_t group_broadcast(struct group *group, void *data, size_t bytes, int root) {
+status_t group_broadcast(struct group *group, void *data, size_t bytes, int root)
+{
     CHECK(root >= 0 && root < group->size, "broadcast from rank %d of %d", root, group->size);
     group_enter(group, "a broadcast");
     status_t status = group->class->broadcast(group, data, bytes, root);
@@ -184,14 +206,16 @@ status_t group_broadcast(struct group *group, void *data, size_t bytes, int root
     return status;
 }
 
-status_t group_allgatherv(struct group *group, const void *data, const size_t *counts, void *out) {
+status_t group_allgatherv(struct group *group, const void *data, const size_t *counts, void *out)
+{
     group_enter(group, "an exchange of values");
     status_t status = group->class->allgatherv(group, data, counts, out);
     group_enter(group, NULL);
     return status;
 }
 
-status_t group_allgather(struct group *group, const void *data, size_t bytes, void *out) {
+status_t group_allgather(struct group *group, const void *data, size_t bytes, void *out)
+{
     size_t *counts = malloc((size_t)group->size * sizeof *counts);
 
     if (counts == NULL) {
@@ -206,7 +230,8 @@ status_t group_allgather(struct group *group, const void *data, size_t bytes, vo
     return status;
 }
 
-status_t group_agree(struct group *group, status_t mine) {
+status_t group_agree(struct group *group, status_t mine)
+{
     int own = (int)mine;
     int *all = malloc((size_t)group->size * sizeof *all);
     status_t result = mine;
@@ -221,8 +246,10 @@ status_t group_agree(struct group *group, status_t mine) {
     }
     for (int i = 0; i < group->size && result == STATUS_OK; i++) {
         if (all[i] != STATUS_OK) {
-            result = FAIL(STATUS_PEER, "rank %d failed (%s), so rank %d ends too; the message of "
-                          "rank %d says why", i, status_name((status_t)all[i]), group->rank, i);
+            result = FAIL(STATUS_PEER,
+                          "rank %d failed (%s), so rank %d ends too; the message of "
+                          "rank %d says why",
+                          i, status_name((status_t)all[i]), group->rank, i);
         }
     }
     free(all);
@@ -230,7 +257,8 @@ status_t group_agree(struct group *group, status_t mine) {
 }
 
 /* "1, 3, 4 and 12 more" */
-static void print_differing(const uint64_t *values, int size, char *buffer, size_t room) {
+static void print_differing(const uint64_t *values, int size, char *buffer, size_t room)
+{
     size_t used = 0;
     int shown = 0, differing = 0;
 
@@ -249,7 +277,8 @@ static void print_differing(const uint64_t *values, int size, char *buffer, size
     }
 }
 
-status_t group_same(struct group *group, uint64_t value, const char *what) {
+status_t group_same(struct group *group, uint64_t value, const char *what)
+{
     uint64_t *all = malloc((size_t)group->size * sizeof *all);
     status_t status = STATUS_OK;
     char ranks[256];
@@ -265,9 +294,11 @@ status_t group_same(struct group *group, uint64_t value, const char *what) {
     }
     if (status != STATUS_OK) {
         print_differing(all, group->size, ranks, sizeof ranks);
-        status = FAIL(STATUS_MISMATCH, "%s on rank 0 is not the same on rank %s (rank %d has %016"
-                      PRIx64 ", rank 0 %016" PRIx64 "); start every rank with the same program, "
-                      "files and arguments", what, ranks, group->rank, value, all[0]);
+        status = FAIL(STATUS_MISMATCH,
+                      "%s on rank 0 is not the same on rank %s (rank %d has %016" PRIx64
+                      ", rank 0 %016" PRIx64 "); start every rank with the same program, "
+                      "files and arguments",
+                      what, ranks, group->rank, value, all[0]);
     }
 
 free_all:
@@ -277,7 +308,8 @@ free_all:
 
 /* ---- wire: creation ---- */
 
-static const struct wire_class *find_class(const char *name) {
+static const struct wire_class *find_class(const char *name)
+{
     for (int i = 0; i < WIRE_CLASSES; i++) {
         if (strcmp(wire_classes[i]->name, name) == 0) {
             return wire_classes[i];
@@ -286,36 +318,42 @@ static const struct wire_class *find_class(const char *name) {
     return NULL;
 }
 
-static status_t check_transport(const struct group *group, const char *name) {
+static status_t check_transport(const struct group *group, const char *name)
+{
     const struct wire_class *class = find_class(name);
 
     if (class == NULL) {
         if (strcmp(name, "ucx") == 0) {
             return FAIL(STATUS_UNSUPPORTED, "transport ucx is not in this build (UCX was not found "
-                        "when it was configured); use mpi");
+                                            "when it was configured); use mpi");
         }
         return FAIL(STATUS_INVALID, "unknown transport '%s'; there are ucx, mpi and threads", name);
     }
     if (class->threads && !group->class->threads) {
-        return FAIL(STATUS_INVALID, "transport threads is for ranks of one process, and these are "
-                    "%d processes of a launcher; use ucx or mpi", group->size);
+        return FAIL(STATUS_INVALID,
+                    "transport threads is for ranks of one process, and these are "
+                    "%d processes of a launcher; use ucx or mpi",
+                    group->size);
     }
     if (!class->threads && group->class->threads) {
-        return FAIL(STATUS_INVALID, "transport %s is for processes started by mpirun or srun, and "
-                    "these %d ranks are threads of one process; use threads", name, group->size);
+        return FAIL(STATUS_INVALID,
+                    "transport %s is for processes started by mpirun or srun, and "
+                    "these %d ranks are threads of one process; use threads",
+                    name, group->size);
     }
     return STATUS_OK;
 }
 
 static uint64_t check_channels(const struct group *group, const struct wire_channel *channels,
-                               int count) {
+                               int count)
+{
     uint64_t hash = hash_bytes(&count, sizeof count, 0);
 
     for (int i = 0; i < count; i++) {
         const struct wire_channel *c = &channels[i];
         CHECK(c->from >= 0 && c->from < group->size && c->to >= 0 && c->to < group->size &&
-              c->from != c->to, "channel %d goes from rank %d to rank %d of %d", i, c->from, c->to,
-              group->size);
+                  c->from != c->to,
+              "channel %d goes from rank %d to rank %d of %d", i, c->from, c->to, group->size);
         CHECK(c->bytes > 0 && c->slots > 0, "channel %d has %zu bytes and %d slots", i, c->bytes,
               c->slots);
         CHECK(c->to != group->rank || c->slot != NULL, "channel %d has no slots here", i);
@@ -326,7 +364,8 @@ static uint64_t check_channels(const struct group *group, const struct wire_chan
 }
 
 /* Copies the channels and the slot addresses of this rank's arrivals. */
-static status_t copy_channels(struct wire *wire, const struct wire_channel *channels) {
+static status_t copy_channels(struct wire *wire, const struct wire_channel *channels)
+{
     size_t slots = 0, used = 0;
 
     for (int i = 0; i < wire->count; i++) {
@@ -352,7 +391,8 @@ static status_t copy_channels(struct wire *wire, const struct wire_channel *chan
     return STATUS_OK;
 }
 
-static void wire_free(struct wire *wire) {
+static void wire_free(struct wire *wire)
+{
     free(wire->channel);
     free(wire->counts);
     free(wire->addresses);
@@ -360,7 +400,8 @@ static void wire_free(struct wire *wire) {
 }
 
 status_t wire_create(struct group *group, const char *transport,
-                     const struct wire_channel *channels, int count, struct wire **out) {
+                     const struct wire_channel *channels, int count, struct wire **out)
+{
     status_t status;
 
     CHECK(count >= 0 && (count == 0 || group->size > 1), "%d channels among %d ranks", count,
@@ -388,7 +429,8 @@ free_wire:
     return status;
 }
 
-void wire_destroy(struct wire *wire) {
+void wire_destroy(struct wire *wire)
+{
     if (wire == NULL) {
         return;
     }
@@ -400,7 +442,8 @@ void wire_destroy(struct wire *wire) {
 
 /* ---- wire: verbs ---- */
 
-static const struct wire_channel *check_end(const struct wire *wire, int channel, bool sending) {
+static const struct wire_channel *check_end(const struct wire *wire, int channel, bool sending)
+{
     CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
     const struct wire_channel *c = &wire->channel[channel];
     CHECK((sending ? c->from : c->to) == wire->group->rank, "rank %d is not the %s of channel %d",
@@ -408,12 +451,14 @@ static const struct wire_channel *check_end(const struct wire *wire, int channel
     return c;
 }
 
-static void check_slot(const struct wire_channel *c, int channel, int slot) {
+static void check_slot(const struct wire_channel *c, int channel, int slot)
+{
     CHECK(slot >= 0 && slot < c->slots, "slot %d of channel %d, which has %d", slot, channel,
           c->slots);
 }
 
-status_t wire_post(struct wire *wire, int channel, int slot, int64_t message) {
+status_t wire_post(struct wire *wire, int channel, int slot, int64_t message)
+{
     check_slot(check_end(wire, channel, false), channel, slot);
     if (wire->group->failed) {
         return group_lost(wire->group);
@@ -421,7 +466,8 @@ status_t wire_post(struct wire *wire, int channel, int slot, int64_t message) {
     return wire->class->post(wire, channel, slot, message);
 }
 
-status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, const void *source) {
+status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, const void *source)
+{
     check_slot(check_end(wire, channel, true), channel, slot);
     if (wire->group->failed) {
         return group_lost(wire->group);
@@ -430,7 +476,8 @@ status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, con
 }
 
 status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
-                   struct wire_stamp *out_stamp) {
+                   struct wire_stamp *out_stamp)
+{
     struct wire_stamp stamp;
 
     check_slot(check_end(wire, channel, false), channel, slot);
@@ -441,19 +488,22 @@ status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
     return STATUS_OK;
 }
 
-status_t wire_sent(struct wire *wire, int channel, int64_t message) {
+status_t wire_sent(struct wire *wire, int channel, int64_t message)
+{
     check_end(wire, channel, true);
     return wire->class->sent(wire, channel, message);
 }
 
-void wire_counts(const struct wire *wire, int channel, struct wire_count *out) {
+void wire_counts(const struct wire *wire, int channel, struct wire_count *out)
+{
     CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
     pthread_mutex_lock(wire->group->bell.mutex);
     *out = wire->counts[channel];
     pthread_mutex_unlock(wire->group->bell.mutex);
 }
 
-status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb) {
+status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb)
+{
     const struct wire_channel *c = &wire->channel[channel];
     struct group *group = wire->group;
     char doing[DOING_SIZE];
@@ -461,9 +511,11 @@ status_t wire_give_up(struct wire *wire, int channel, int64_t message, const cha
     if (group->failed) {
         return group_lost(group);
     }
-    return FAIL(STATUS_TIMEOUT, "message %" PRId64 " of channel %d (rank %d to rank %d, %zu bytes) "
+    return FAIL(STATUS_TIMEOUT,
+                "message %" PRId64 " of channel %d (rank %d to rank %d, %zu bytes) "
                 "has not %s within %g s, rank %d was in %s; see what rank %d did last, or raise "
-                "health.deadline_s", message, channel, c->from, c->to, c->bytes, verb,
-                group->options.deadline_s, group->rank, group_doing(group, doing, sizeof doing),
+                "health.deadline_s",
+                message, channel, c->from, c->to, c->bytes, verb, group->options.deadline_s,
+                group->rank, group_doing(group, doing, sizeof doing),
                 group->rank == c->from ? c->to : c->from);
 }

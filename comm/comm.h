@@ -50,12 +50,12 @@ MUST_USE status_t group_open_alone(const struct group_options *options, struct g
  * (mpirun's way to end a job) is logged with what this rank was doing before the process ends. */
 MUST_USE status_t group_open_mpi(const struct group_options *options, struct group **out);
 
-struct loop_faults { /* threads transport only; zeroed = none */
-    int64_t delay_us;  /* every message lands this much later */
-    int lose_channel;  /* with lose: the message that never lands */
+struct loop_faults {  /* threads transport only; zeroed = none */
+    int64_t delay_us; /* every message lands this much later */
+    int lose_channel; /* with lose: the message that never lands */
     int64_t lose_message;
     bool lose;
-    bool die;          /* rank die_rank dies at its die_put-th put (from 0) */
+    bool die; /* rank die_rank dies at its die_put-th put (from 0) */
     int die_rank;
     int64_t die_put;
 };
@@ -106,16 +106,17 @@ struct wire_channel {
     void *const *slot; /* [slots] their addresses on rank `to`; NULL elsewhere */
 };
 
-struct wire_stamp {    /* CLOCK_MONOTONIC of this rank's host, ns */
-    int64_t put;       /* when the sender called wire_put (its clock, shifted to ours) */
-    int64_t landed;    /* when the message was complete here */
+struct wire_stamp { /* CLOCK_MONOTONIC of this rank's host, ns */
+    int64_t put;    /* when the sender called wire_put (its clock, shifted to ours) */
+    int64_t landed; /* when the message was complete here */
 };
 
-struct wire_count {    /* since creation, one channel, this rank's end */
+struct wire_count {          /* since creation, one channel, this rank's end */
     int64_t messages, bytes; /* put by me (from) or landed here (to) */
 };
 
-extern const char *const wire_transports[]; /* names built in, NULL-terminated: "ucx", "mpi", "threads" */
+/* Names built in, NULL-terminated: "ucx", "mpi", "threads". */
+extern const char *const wire_transports[];
 
 /* All ranks call it with the same channels (same order; the slot pointers differ). Connects every pair
  * that talks before it returns. `transport` "threads" needs a threads group, "mpi" and "ucx" an mpi

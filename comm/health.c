@@ -19,9 +19,10 @@
 
 enum {
     TICK_MS = 50,
-    SETTLE_MS = 5,      /* a rank that ended may have said why just before */
-    FAREWELL_MS = 300,  /* for the last notes to leave */
-    TERMINATED_MS = 100 /* the launcher's SIGTERM reaches the others meanwhile */
+    SETTLE_MS = 5,       /* a rank that ended may have said why just before */
+    FAREWELL_MS = 300,   /* for the last notes to leave */
+    TERMINATED_MS = 100, /* a rank that got SIGTERM lets the others get theirs */
+    ALONE_MS = 400       /* without SIGTERM for so long, the other's was for it alone */
 };
 
 struct health {
@@ -34,6 +35,9 @@ struct health {
     atomic_bool stopping, leaving;
     atomic_int exit_code; /* asked by health_give_up; 0 = not */
 
+    bool *terminated;      /* [size] ranks that said that SIGTERM ends them */
+    int64_t terminated_at; /* the first of them; 0 = none */
+
     int lost_rank; /* -1 = none */
     enum health_cause lost_cause;
     int64_t lost_at;
@@ -43,7 +47,8 @@ struct health {
 
 static int term_fd = -1; /* written by the signal handler */
 
-static void on_sigterm(int signal) {
+static void on_sigterm(int signal)
+{
     uint64_t one = 1;
     int saved = errno;
 
@@ -53,7 +58,8 @@ static void on_sigterm(int signal) {
     errno = saved;
 }
 
-static void rest(int64_t ns) {
+static void rest(int64_t ns)
+{
     struct timespec time = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
     nanosleep(&time, NULL);
 }
@@ -61,7 +67,8 @@ static void rest(int64_t ns) {
 /* ---- losing a rank ---- */
 
 static void print_reason(const struct health *health, int rank, enum health_cause cause,
-                         char *buffer, size_t size) {
+                         char *buffer, size_t size)
+{
     switch (cause) {
     case CAUSE_DIED:
         snprintf(buffer, size, "rank %d died (killed?)", rank);
@@ -79,7 +86,8 @@ static void print_reason(const struct health *health, int rank, enum health_caus
     }
 }
 
-static void tell_all(struct health *health, int subject, enum health_cause cause) {
+static void tell_all(struct health *health, int subject, enum health_cause cause)
+{
     struct health_note note = {HEALTH_LOST, subject, (int32_t)cause};
 
     for (int i = 0; i < health->group->size; i++) {
@@ -89,7 +97,8 @@ static void tell_all(struct health *health, int subject, enum health_cause cause
     }
 }
 
-static void lose(struct health *health, int rank, enum health_cause cause) {
+static void lose(struct health *health, int rank, enum health_cause cause)
+{
     struct group *group = health->group;
     char reason[REASON_SIZE], doing[DOING_SIZE];
 
@@ -107,7 +116,8 @@ static void lose(struct health *health, int rank, enum health_cause cause) {
     group_fail(group, false, reason);
 }
 
-static void drain_notes(struct health *health) {
+static void drain_notes(struct health *health)
+{
     struct group *group = health->group;
     int before = (group->rank + group->size - 1) % group->size;
     struct health_note note;
@@ -117,18 +127,21 @@ static void drain_notes(struct health *health) {
         if (from == before) {
             health->beat_heard = trace_now();
         }
-        if (note.word == HEALTH_LOST) {
+        if (note.word == HEALTH_LOST && note.cause == CAUSE_TERMINATED) {
+            health->terminated[note.subject] = true; /* maybe we are next: check_terminated */
+            health->terminated_at = health->terminated_at > 0 ? health->terminated_at : trace_now();
+        } else if (note.word == HEALTH_LOST) {
             lose(health, note.subject, (enum health_cause)note.cause);
         }
     }
 }
 
 /* Lets the last notes leave; at least `least_ms`, at most FAREWELL_MS. */
-static void farewell(struct health *health, int least_ms) {
+static void farewell(struct health *health, int least_ms)
+{
     int64_t begin = trace_now();
 
-    while (!health->line.idle(health->line.arg) ||
-           trace_now() - begin < least_ms * MILLISECOND) {
+    while (!health->line.idle(health->line.arg) || trace_now() - begin < least_ms * MILLISECOND) {
         if (trace_now() - begin > FAREWELL_MS * MILLISECOND) {
             break;
         }
@@ -136,7 +149,8 @@ static void farewell(struct health *health, int least_ms) {
     }
 }
 
-static void end_process(struct health *health, int code) {
+static void end_process(struct health *health, int code)
+{
     int lost = health->lost_rank;
 
     if (lost >= 0 && lost != health->group->rank && health->lost_cause == CAUSE_STOPPED &&
@@ -148,7 +162,8 @@ static void end_process(struct health *health, int code) {
 
 /* ---- one turn of the thread ---- */
 
-static void check_pids(struct health *health) {
+static void check_pids(struct health *health)
+{
     struct group *group = health->group;
     bool *gone = calloc((size_t)group->size, sizeof *gone);
     bool any = false;
@@ -171,14 +186,15 @@ static void check_pids(struct health *health) {
         drain_notes(health);
     }
     for (int i = 0; any && i < group->size; i++) {
-        if (gone[i]) {
+        if (gone[i] && !health->terminated[i]) {
             lose(health, i, CAUSE_DIED);
         }
     }
     free(gone);
 }
 
-static void check_beats(struct health *health) {
+static void check_beats(struct health *health)
+{
     struct group *group = health->group;
     int64_t limit = (int64_t)(group->options.heartbeat_s * 1e9);
     int64_t now = trace_now();
@@ -200,7 +216,22 @@ static void check_beats(struct health *health) {
     }
 }
 
-static void check_orders(struct health *health) {
+/* A launcher ends all ranks by SIGTERM, one after the other: then each says its own line. */
+static void check_terminated(struct health *health)
+{
+    if (health->terminated_at == 0 ||
+        trace_now() - health->terminated_at < ALONE_MS * MILLISECOND) {
+        return;
+    }
+    for (int i = 0; i < health->group->size; i++) {
+        if (health->terminated[i]) {
+            lose(health, i, CAUSE_TERMINATED);
+        }
+    }
+}
+
+static void check_orders(struct health *health)
+{
     struct group *group = health->group;
     char doing[DOING_SIZE];
     int code = health->exit_code;
@@ -231,7 +262,8 @@ static void check_orders(struct health *health) {
     }
 }
 
-static void *health_main(void *arg) {
+static void *health_main(void *arg)
+{
     struct health *health = arg;
     uint64_t woken;
 
@@ -252,13 +284,15 @@ static void *health_main(void *arg) {
         drain_notes(health);
         check_beats(health);
         check_orders(health);
+        check_terminated(health);
     }
     return NULL;
 }
 
 /* ---- start and stop ---- */
 
-static void watch_pid(struct health *health, int rank) {
+static void watch_pid(struct health *health, int rank)
+{
     const struct health_peer *peer = &health->peer[rank];
 
     health->fds[2 + rank].events = POLLIN;
@@ -272,25 +306,30 @@ static void watch_pid(struct health *health, int rank) {
     }
 }
 
-static void health_free(struct health *health) {
+static void health_free(struct health *health)
+{
     for (int i = 0; health->fds != NULL && i < 2 + health->group->size; i++) {
         if (health->fds[i].fd >= 0) {
             close(health->fds[i].fd);
         }
     }
     free(health->fds);
+    free(health->terminated);
     free(health->poll_pid);
     free(health->peer);
     free(health);
 }
 
-static status_t health_prepare(struct health *health, const struct health_peer *peers) {
+static status_t health_prepare(struct health *health, const struct health_peer *peers)
+{
     size_t size = (size_t)health->group->size;
 
     health->peer = malloc(size * sizeof *health->peer);
     health->poll_pid = calloc(size, sizeof *health->poll_pid);
+    health->terminated = calloc(size, sizeof *health->terminated);
     health->fds = calloc(2 + size, sizeof *health->fds);
-    if (health->peer == NULL || health->poll_pid == NULL || health->fds == NULL) {
+    if (health->peer == NULL || health->terminated == NULL || health->poll_pid == NULL ||
+        health->fds == NULL) {
         return FAIL(STATUS_NOMEM, "no memory to watch %zu ranks", size);
     }
     memcpy(health->peer, peers, size * sizeof *peers);
@@ -301,15 +340,18 @@ static status_t health_prepare(struct health *health, const struct health_peer *
         health->fds[i].events = POLLIN;
         health->fds[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (health->fds[i].fd < 0) {
-            return FAIL(STATUS_IO, "no eventfd for the liveness thread: %s; raise the limit of "
-                        "open files (ulimit -n)", strerror(errno));
+            return FAIL(STATUS_IO,
+                        "no eventfd for the liveness thread: %s; raise the limit of "
+                        "open files (ulimit -n)",
+                        strerror(errno));
         }
     }
     return STATUS_OK;
 }
 
 status_t health_start(struct group *group, const struct health_peer *peers,
-                      const struct health_line *line, struct health **out) {
+                      const struct health_line *line, struct health **out)
+{
     struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
     struct health *health = calloc(1, sizeof *health);
     status_t status;
@@ -339,17 +381,20 @@ free_health:
     return status;
 }
 
-static void wake(struct health *health) {
+static void wake(struct health *health)
+{
     uint64_t one = 1;
     ssize_t written = write(health->fds[0].fd, &one, sizeof one);
     (void)written;
 }
 
-void health_leave(struct health *health) {
+void health_leave(struct health *health)
+{
     health->leaving = true;
 }
 
-void health_stop(struct health *health) {
+void health_stop(struct health *health)
+{
     health->stopping = true;
     wake(health);
     pthread_join(health->thread, NULL);
@@ -357,7 +402,8 @@ void health_stop(struct health *health) {
     health_free(health);
 }
 
-void health_give_up(struct health *health, int code) {
+void health_give_up(struct health *health, int code)
+{
     health->exit_code = code;
     wake(health);
     rest(1000 * MILLISECOND); /* the thread ends the process */

@@ -35,7 +35,7 @@ struct health_line { /* called by the health thread only; nothing blocks */
     void *arg;
     void (*send)(void *arg, int rank, const struct health_note *note);
     bool (*receive)(void *arg, int *out_rank, struct health_note *out); /* false: none now */
-    bool (*idle)(void *arg);                                           /* all sends have left */
+    bool (*idle)(void *arg);                                            /* all sends have left */
 };
 
 struct health_peer {

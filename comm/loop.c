@@ -20,14 +20,16 @@ struct loop_rank { /* what a thread starts with */
     status_t status;
 };
 
-static struct loop_world *world_of(const struct group *group) {
+static struct loop_world *world_of(const struct group *group)
+{
     return group->state;
 }
 
 /* ---- collectives ---- */
 
 /* Grows the stage of this generation to `bytes`; the mutex is held. */
-static unsigned char *stage_reserve(struct loop_world *world, size_t bytes) {
+static unsigned char *stage_reserve(struct loop_world *world, size_t bytes)
+{
     int parity = (int)(world->generation & 1);
 
     if (world->stage_size[parity] < bytes) {
@@ -41,7 +43,8 @@ static unsigned char *stage_reserve(struct loop_world *world, size_t bytes) {
     return world->stage[parity];
 }
 
-static int first_left(const struct loop_world *world) {
+static int first_left(const struct loop_world *world)
+{
     for (int i = 0; i < world->ranks; i++) {
         if (world->left[i]) {
             return i;
@@ -51,7 +54,8 @@ static int first_left(const struct loop_world *world) {
 }
 
 /* Until all ranks have come; the mutex is held. */
-static status_t meet(struct group *group) {
+static status_t meet(struct group *group)
+{
     struct loop_world *world = world_of(group);
     int64_t generation = world->generation;
     int64_t until = group_deadline(group);
@@ -75,7 +79,8 @@ static status_t meet(struct group *group) {
                         group->inside != NULL ? group->inside : "a meeting");
         }
         if (!bell_sleep(&group->bell, until)) {
-            return FAIL(STATUS_TIMEOUT, "only %d of %d ranks came within %g s while rank %d was in "
+            return FAIL(STATUS_TIMEOUT,
+                        "only %d of %d ranks came within %g s while rank %d was in "
                         "%s; see what the others did last, or raise health.deadline_s",
                         world->arrived, world->ranks, group->options.deadline_s, group->rank,
                         group->inside != NULL ? group->inside : "a meeting");
@@ -85,7 +90,8 @@ static status_t meet(struct group *group) {
 }
 
 static status_t loop_exchange(struct group *group, const void *data, size_t begin, size_t bytes,
-                              size_t total, void *out) {
+                              size_t total, void *out)
+{
     struct loop_world *world = world_of(group);
     status_t status;
 
@@ -113,16 +119,19 @@ unlock:
     return status;
 }
 
-static status_t loop_barrier(struct group *group) {
+static status_t loop_barrier(struct group *group)
+{
     return loop_exchange(group, NULL, 0, 0, 0, NULL);
 }
 
-static status_t loop_broadcast(struct group *group, void *data, size_t bytes, int root) {
+static status_t loop_broadcast(struct group *group, void *data, size_t bytes, int root)
+{
     return loop_exchange(group, data, 0, group->rank == root ? bytes : 0, bytes, data);
 }
 
 static status_t loop_allgatherv(struct group *group, const void *data, const size_t *counts,
-                                void *out) {
+                                void *out)
+{
     size_t begin = 0, total = 0;
 
     for (int i = 0; i < group->size; i++) {
@@ -132,7 +141,8 @@ static status_t loop_allgatherv(struct group *group, const void *data, const siz
     return loop_exchange(group, data, begin, counts[group->rank], total, out);
 }
 
-static status_t loop_clocks(struct group *group, int64_t *out_ahead) {
+static status_t loop_clocks(struct group *group, int64_t *out_ahead)
+{
     memset(out_ahead, 0, (size_t)group->size * sizeof *out_ahead);
     return STATUS_OK;
 }
@@ -140,7 +150,8 @@ static status_t loop_clocks(struct group *group, int64_t *out_ahead) {
 /* ---- leaving ---- */
 
 /* `failed`: the others cannot go on without this rank. */
-static void leave(struct group *group, bool failed) {
+static void leave(struct group *group, bool failed)
+{
     struct loop_world *world = world_of(group);
     char reason[REASON_SIZE];
 
@@ -156,11 +167,13 @@ static void leave(struct group *group, bool failed) {
     pthread_mutex_unlock(&world->mutex);
 }
 
-static void loop_close(struct group *group) {
+static void loop_close(struct group *group)
+{
     leave(group, false);
 }
 
-static void loop_abandon(struct group *group, int code) {
+static void loop_abandon(struct group *group, int code)
+{
     (void)code;
     leave(group, true);
 }
@@ -177,7 +190,8 @@ static const struct group_class loop_class = {
 
 /* ---- the world ---- */
 
-static void world_fini(struct loop_world *world) {
+static void world_fini(struct loop_world *world)
+{
     for (int i = 0; world->group != NULL && i < world->ranks; i++) {
         group_fini(&world->group[i]);
     }
@@ -192,7 +206,8 @@ static void world_fini(struct loop_world *world) {
 }
 
 static status_t world_init(struct loop_world *world, int ranks, const struct group_options *options,
-                           const struct loop_faults *faults) {
+                           const struct loop_faults *faults)
+{
     size_t n = (size_t)ranks;
 
     memset(world, 0, sizeof *world);
@@ -217,7 +232,8 @@ static status_t world_init(struct loop_world *world, int ranks, const struct gro
     return STATUS_OK;
 }
 
-static void *rank_main(void *arg) {
+static void *rank_main(void *arg)
+{
     struct loop_rank *rank = arg;
 
     log_set_rank(rank->group->rank);
@@ -227,7 +243,8 @@ static void *rank_main(void *arg) {
 }
 
 /* Starts the ranks and joins those that started. */
-static status_t run_ranks(struct loop_rank *rank, pthread_t *thread, int ranks) {
+static status_t run_ranks(struct loop_rank *rank, pthread_t *thread, int ranks)
+{
     status_t first = STATUS_OK;
     int started = 0;
 
@@ -250,7 +267,8 @@ static status_t run_ranks(struct loop_rank *rank, pthread_t *thread, int ranks) 
 }
 
 status_t group_run_threads(int ranks, const struct group_options *options,
-                           const struct loop_faults *faults, group_body_fn body, void *arg) {
+                           const struct loop_faults *faults, group_body_fn body, void *arg)
+{
     struct loop_world world;
     struct loop_rank *rank = calloc((size_t)ranks, sizeof *rank);
     pthread_t *thread = calloc((size_t)ranks, sizeof *thread);

@@ -34,9 +34,9 @@ struct loop_put {
 };
 
 struct loop_channel {
-    struct loop_slot *slot;       /* [slots] */
-    int first_post, last_post;    /* -1 = none */
-    struct loop_put *puts;        /* not yet copied, oldest first */
+    struct loop_slot *slot;    /* [slots] */
+    int first_post, last_post; /* -1 = none */
+    struct loop_put *puts;     /* not yet copied, oldest first */
     struct loop_put *spare;
 };
 
@@ -48,13 +48,15 @@ struct loop_wire { /* shared by the ranks */
     struct loop_channel *channel; /* [count] */
 };
 
-static struct loop_world *world_of(const struct wire *wire) {
+static struct loop_world *world_of(const struct wire *wire)
+{
     return wire->group->state;
 }
 
 /* ---- creation ---- */
 
-static void shared_free(struct loop_wire *shared) {
+static void shared_free(struct loop_wire *shared)
+{
     for (int i = 0; shared->channel != NULL && i < shared->count; i++) {
         struct loop_put *lists[] = {shared->channel[i].puts, shared->channel[i].spare};
         for (int k = 0; k < 2; k++) {
@@ -70,7 +72,8 @@ static void shared_free(struct loop_wire *shared) {
     free(shared);
 }
 
-static struct loop_wire *shared_create(const struct wire *wire, int64_t number) {
+static struct loop_wire *shared_create(const struct wire *wire, int64_t number)
+{
     struct loop_wire *shared = calloc(1, sizeof *shared);
 
     if (shared == NULL) {
@@ -94,7 +97,8 @@ static struct loop_wire *shared_create(const struct wire *wire, int64_t number) 
     return shared;
 }
 
-static status_t loop_create(struct wire *wire) {
+static status_t loop_create(struct wire *wire)
+{
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared;
 
@@ -126,7 +130,8 @@ static status_t loop_create(struct wire *wire) {
     return status;
 }
 
-static void loop_destroy(struct wire *wire) {
+static void loop_destroy(struct wire *wire)
+{
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared = wire->state;
 
@@ -149,7 +154,8 @@ static void loop_destroy(struct wire *wire) {
 
 /* ---- the meeting of posts and puts (mutex held) ---- */
 
-static void release_put(struct loop_channel *c, struct loop_put *put) {
+static void release_put(struct loop_channel *c, struct loop_put *put)
+{
     struct loop_put **link = &c->puts;
 
     while (*link != put) {
@@ -160,7 +166,8 @@ static void release_put(struct loop_channel *c, struct loop_put *put) {
     c->spare = put;
 }
 
-static struct loop_put *oldest_waiting(struct loop_channel *c) {
+static struct loop_put *oldest_waiting(struct loop_channel *c)
+{
     struct loop_put *put = c->puts;
 
     while (put != NULL && put->moving) {
@@ -170,7 +177,8 @@ static struct loop_put *oldest_waiting(struct loop_channel *c) {
 }
 
 static void copy_message(struct wire *wire, int channel, struct loop_put *put,
-                         struct loop_slot *slot) {
+                         struct loop_slot *slot)
+{
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared = wire->state;
     struct loop_channel *c = &shared->channel[channel];
@@ -205,7 +213,8 @@ static void copy_message(struct wire *wire, int channel, struct loop_put *put,
 }
 
 /* Lets what can meet on `channel` meet. Nothing moves once an end is gone. */
-static void match(struct wire *wire, int channel) {
+static void match(struct wire *wire, int channel)
+{
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared = wire->state;
     struct loop_channel *c = &shared->channel[channel];
@@ -222,9 +231,10 @@ static void match(struct wire *wire, int channel) {
             release_put(c, put);
             bell_ring(&world->group[from].bell);
         } else if (put->message != slot->message || put->slot != index) {
-            log_error("channel %d: message %" PRId64 " for slot %d meets the post of message %"
-                      PRId64 " in slot %d; posts and puts must have one order", channel,
-                      put->message, put->slot, slot->message, index);
+            log_error("channel %d: message %" PRId64
+                      " for slot %d meets the post of message %" PRId64
+                      " in slot %d; posts and puts must have one order",
+                      channel, put->message, put->slot, slot->message, index);
             slot->state = SLOT_BROKEN;
             release_put(c, put);
             bell_ring(&world->group[from].bell);
@@ -237,7 +247,8 @@ static void match(struct wire *wire, int channel) {
 
 /* ---- verbs ---- */
 
-static status_t loop_post(struct wire *wire, int channel, int slot, int64_t message) {
+static status_t loop_post(struct wire *wire, int channel, int slot, int64_t message)
+{
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared = wire->state;
     struct loop_channel *c = &shared->channel[channel];
@@ -249,8 +260,9 @@ static status_t loop_post(struct wire *wire, int channel, int slot, int64_t mess
         status = STATUS_INTERRUPTED;
         goto unlock;
     }
-    CHECK(s->state == SLOT_FREE, "slot %d of channel %d posted for message %" PRId64
-          " still holds message %" PRId64, slot, channel, message, s->message);
+    CHECK(s->state == SLOT_FREE,
+          "slot %d of channel %d posted for message %" PRId64 " still holds message %" PRId64, slot,
+          channel, message, s->message);
     *s = (struct loop_slot){.state = SLOT_POSTED, .message = message, .next = -1};
     if (c->first_post < 0) {
         c->first_post = slot;
@@ -266,7 +278,8 @@ unlock:
 }
 
 /* The rank dies here: it does nothing more, and the others learn of it. */
-static status_t die(struct group *group, struct loop_world *world) {
+static status_t die(struct group *group, struct loop_world *world)
+{
     char reason[REASON_SIZE];
 
     world->dead[group->rank] = true;
@@ -281,7 +294,8 @@ static status_t die(struct group *group, struct loop_world *world) {
     return STATUS_INTERRUPTED;
 }
 
-static status_t enqueue_put(struct wire *wire, int channel, const struct loop_put *fields) {
+static status_t enqueue_put(struct wire *wire, int channel, const struct loop_put *fields)
+{
     struct loop_channel *c = &((struct loop_wire *)wire->state)->channel[channel];
     struct loop_put *put = c->spare;
     struct loop_put **link = &c->puts;
@@ -305,7 +319,8 @@ static status_t enqueue_put(struct wire *wire, int channel, const struct loop_pu
 }
 
 static status_t loop_put(struct wire *wire, int channel, int slot, int64_t message,
-                         const void *source) {
+                         const void *source)
+{
     struct loop_world *world = world_of(wire);
     const struct loop_faults *faults = &world->faults;
     int rank = wire->group->rank;
@@ -332,7 +347,8 @@ unlock:
 }
 
 static status_t loop_wait(struct wire *wire, int channel, int slot, int64_t message,
-                          struct wire_stamp *out_stamp) {
+                          struct wire_stamp *out_stamp)
+{
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared = wire->state;
     struct loop_slot *s = &shared->channel[channel].slot[slot];
@@ -340,8 +356,9 @@ static status_t loop_wait(struct wire *wire, int channel, int slot, int64_t mess
     status_t status = STATUS_OK;
 
     pthread_mutex_lock(&world->mutex);
-    CHECK(s->state != SLOT_FREE && s->message == message, "wait for message %" PRId64
-          " in slot %d of channel %d, which was not posted for it", message, slot, channel);
+    CHECK(s->state != SLOT_FREE && s->message == message,
+          "wait for message %" PRId64 " in slot %d of channel %d, which was not posted for it",
+          message, slot, channel);
     for (;;) {
         if (s->state == SLOT_LANDED && trace_now() >= s->landed) {
             *out_stamp = (struct wire_stamp){s->put, s->landed};
@@ -362,7 +379,8 @@ static status_t loop_wait(struct wire *wire, int channel, int slot, int64_t mess
     return status;
 }
 
-static bool is_under_way(const struct loop_channel *c, int64_t message) {
+static bool is_under_way(const struct loop_channel *c, int64_t message)
+{
     for (const struct loop_put *put = c->puts; put != NULL; put = put->next) {
         if (put->message == message) {
             return true;
@@ -371,7 +389,8 @@ static bool is_under_way(const struct loop_channel *c, int64_t message) {
     return false;
 }
 
-static status_t loop_sent(struct wire *wire, int channel, int64_t message) {
+static status_t loop_sent(struct wire *wire, int channel, int64_t message)
+{
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared = wire->state;
     int64_t until = group_deadline(wire->group);

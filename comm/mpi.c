@@ -29,7 +29,7 @@ enum {
 
 struct identity { /* of a rank, told to all others at the start */
     char host[128];
-    char boot[64];           /* kernel's boot id: hosts may share a name */
+    char boot[64]; /* kernel's boot id: hosts may share a name */
     char pid_namespace[64];
     int64_t pid;
 };
@@ -50,13 +50,15 @@ struct mpi_state {
     struct note_send *sends;
 };
 
-static struct mpi_state *state_of(const struct group *group) {
+static struct mpi_state *state_of(const struct group *group)
+{
     return group->state;
 }
 
 /* ---- waiting ---- */
 
-status_t mpi_check(int code, const char *what) {
+status_t mpi_check(int code, const char *what)
+{
     char text[MPI_MAX_ERROR_STRING] = "";
     int length;
 
@@ -67,7 +69,8 @@ status_t mpi_check(int code, const char *what) {
     return FAIL(STATUS_PEER, "MPI refused %s: %s", what, text);
 }
 
-status_t mpi_settle(struct group *group, MPI_Request *requests, int count) {
+status_t mpi_settle(struct group *group, MPI_Request *requests, int count)
+{
     int64_t until = group_deadline(group);
     struct timespec nap = {0, NAP_SHORTEST};
     char doing[DOING_SIZE];
@@ -82,7 +85,8 @@ status_t mpi_settle(struct group *group, MPI_Request *requests, int count) {
             return group_lost(group);
         }
         if (trace_now() > until) {
-            return FAIL(STATUS_TIMEOUT, "not all %d ranks came within %g s while rank %d was in "
+            return FAIL(STATUS_TIMEOUT,
+                        "not all %d ranks came within %g s while rank %d was in "
                         "%s; see what the others did last, or raise health.deadline_s",
                         group->size, group->options.deadline_s, group->rank,
                         group_doing(group, doing, sizeof doing));
@@ -94,14 +98,16 @@ status_t mpi_settle(struct group *group, MPI_Request *requests, int count) {
 
 /* ---- collectives ---- */
 
-static status_t mpi_barrier(struct group *group) {
+static status_t mpi_barrier(struct group *group)
+{
     MPI_Request request;
 
     TRY_MPI(MPI_Ibarrier(state_of(group)->collectives, &request), "a barrier");
     return mpi_settle(group, &request, 1);
 }
 
-static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int root) {
+static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int root)
+{
     size_t chunk = bytes < BROADCAST_CHUNK ? bytes : BROADCAST_CHUNK;
     unsigned char *copy = malloc(chunk + 1);
     unsigned char *place = data;
@@ -115,8 +121,9 @@ static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int
         if (group->rank == root) {
             memcpy(copy, place + done, chunk);
         }
-        TRY_MPI(MPI_Ibcast(copy, (int)chunk, MPI_BYTE, root, state_of(group)->collectives,
-                           &request), "a broadcast");
+        TRY_MPI(
+            MPI_Ibcast(copy, (int)chunk, MPI_BYTE, root, state_of(group)->collectives, &request),
+            "a broadcast");
         TRY(mpi_settle(group, &request, 1)); /* the copy is MPI's then */
         memcpy(place + done, copy, chunk);
     }
@@ -124,12 +131,13 @@ static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int
     return STATUS_OK;
 }
 
-struct gather { /* what MPI reads and writes during an allgatherv */
+struct gather {            /* what MPI reads and writes during an allgatherv */
     int *counts, *offsets; /* [size] */
     unsigned char *mine, *all;
 };
 
-static void gather_free(struct gather *gather) {
+static void gather_free(struct gather *gather)
+{
     free(gather->counts);
     free(gather->offsets);
     free(gather->mine);
@@ -137,7 +145,8 @@ static void gather_free(struct gather *gather) {
 }
 
 static status_t gather_prepare(struct gather *gather, const struct group *group, const void *data,
-                               const size_t *counts, size_t *out_total) {
+                               const size_t *counts, size_t *out_total)
+{
     size_t size = (size_t)group->size, total = 0;
 
     gather->counts = malloc(size * sizeof *gather->counts);
@@ -145,8 +154,10 @@ static status_t gather_prepare(struct gather *gather, const struct group *group,
     gather->mine = malloc(counts[group->rank] + 1);
     for (size_t i = 0; i < size && gather->counts != NULL && gather->offsets != NULL; i++) {
         if (counts[i] > INT_MAX - total) {
-            return FAIL(STATUS_UNSUPPORTED, "an exchange of more than %d bytes in all among %zu "
-                        "ranks; exchange it in parts", INT_MAX, size);
+            return FAIL(STATUS_UNSUPPORTED,
+                        "an exchange of more than %d bytes in all among %zu "
+                        "ranks; exchange it in parts",
+                        INT_MAX, size);
         }
         gather->counts[i] = (int)counts[i];
         gather->offsets[i] = (int)total;
@@ -165,7 +176,8 @@ static status_t gather_prepare(struct gather *gather, const struct group *group,
 }
 
 static status_t mpi_allgatherv(struct group *group, const void *data, const size_t *counts,
-                               void *out) {
+                               void *out)
+{
     struct gather gather = {0};
     MPI_Request request;
     size_t total = 0;
@@ -173,8 +185,9 @@ static status_t mpi_allgatherv(struct group *group, const void *data, const size
 
     TRY_GOTO(gather_prepare(&gather, group, data, counts, &total), free_gather);
     TRY_MPI(MPI_Iallgatherv(gather.mine, gather.counts[group->rank], MPI_BYTE, gather.all,
-                            gather.counts, gather.offsets, MPI_BYTE,
-                            state_of(group)->collectives, &request), "an exchange");
+                            gather.counts, gather.offsets, MPI_BYTE, state_of(group)->collectives,
+                            &request),
+            "an exchange");
     TRY(mpi_settle(group, &request, 1)); /* the buffers are MPI's then */
     if (total > 0) {
         memcpy(out, gather.all, total);
@@ -187,12 +200,14 @@ free_gather:
 
 /* ---- clocks of several hosts ---- */
 
-static bool same_host(const struct identity *a, const struct identity *b) {
+static bool same_host(const struct identity *a, const struct identity *b)
+{
     return strcmp(a->host, b->host) == 0 && strcmp(a->boot, b->boot) == 0;
 }
 
 /* The first rank on the host of `rank`. */
-static int host_leader(const struct mpi_state *state, int rank) {
+static int host_leader(const struct mpi_state *state, int rank)
+{
     int leader = 0;
 
     while (!same_host(&state->identity[leader], &state->identity[rank])) {
@@ -203,7 +218,8 @@ static int host_leader(const struct mpi_state *state, int rank) {
 
 /* One message each way; spins, since this is a clock reading of some microseconds. */
 static status_t clock_round(struct group *group, int peer, bool first, int64_t mine,
-                            int64_t *out_theirs) {
+                            int64_t *out_theirs)
+{
     MPI_Comm comm = state_of(group)->clocks;
     MPI_Request request[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
     int done = 0;
@@ -227,7 +243,8 @@ static status_t clock_round(struct group *group, int peer, bool first, int64_t m
 }
 
 /* How far our clock is ahead of rank 0's: from the round with the shortest way there and back. */
-static status_t measure_clock(struct group *group, int64_t *out_ahead) {
+static status_t measure_clock(struct group *group, int64_t *out_ahead)
+{
     int64_t shortest = INT64_MAX;
 
     for (int i = 0; i < CLOCK_ROUNDS; i++) {
@@ -242,7 +259,8 @@ static status_t measure_clock(struct group *group, int64_t *out_ahead) {
     return STATUS_OK;
 }
 
-static status_t mpi_clocks(struct group *group, int64_t *out_ahead) {
+static status_t mpi_clocks(struct group *group, int64_t *out_ahead)
+{
     struct mpi_state *state = state_of(group);
     int64_t mine = 0, ignored;
 
@@ -268,14 +286,16 @@ static status_t mpi_clocks(struct group *group, int64_t *out_ahead) {
 
 /* ---- the line of the liveness thread ---- */
 
-static void receive_next(struct mpi_state *state) {
+static void receive_next(struct mpi_state *state)
+{
     if (MPI_Irecv(&state->note_in, (int)sizeof state->note_in, MPI_BYTE, MPI_ANY_SOURCE, TAG_NOTE,
                   state->notes, &state->note_request) != MPI_SUCCESS) {
         state->note_request = MPI_REQUEST_NULL;
     }
 }
 
-static bool line_receive(void *arg, int *out_rank, struct health_note *out) {
+static bool line_receive(void *arg, int *out_rank, struct health_note *out)
+{
     struct mpi_state *state = arg;
     MPI_Status status;
     int done = 0;
@@ -290,7 +310,8 @@ static bool line_receive(void *arg, int *out_rank, struct health_note *out) {
     return true;
 }
 
-static bool line_idle(void *arg) {
+static bool line_idle(void *arg)
+{
     struct mpi_state *state = arg;
     struct note_send **link = &state->sends;
 
@@ -307,7 +328,8 @@ static bool line_idle(void *arg) {
     return state->sends == NULL;
 }
 
-static void line_send(void *arg, int rank, const struct health_note *note) {
+static void line_send(void *arg, int rank, const struct health_note *note)
+{
     struct mpi_state *state = arg;
 
     line_idle(state);
@@ -330,7 +352,8 @@ static void line_send(void *arg, int rank, const struct health_note *note) {
 
 /* ---- leaving ---- */
 
-static void mpi_abandon(struct group *group, int code) {
+static void mpi_abandon(struct group *group, int code)
+{
     fflush(NULL);
     if (state_of(group)->health != NULL) {
         health_give_up(state_of(group)->health, code);
@@ -338,7 +361,8 @@ static void mpi_abandon(struct group *group, int code) {
     _exit(code);
 }
 
-static void release_notes(struct mpi_state *state) {
+static void release_notes(struct mpi_state *state)
+{
     for (int i = 0; i < 1000 && !line_idle(state); i++) {
         nanosleep(&(struct timespec){0, NAP_LONGEST}, NULL);
     }
@@ -350,7 +374,8 @@ static void release_notes(struct mpi_state *state) {
 
 /* Two barriers: after the first all mean to leave and take no end for a death any more; only after
  * the second, which proves that all know, does any rank end. */
-static void mpi_close(struct group *group) {
+static void mpi_close(struct group *group)
+{
     struct mpi_state *state = state_of(group);
 
     if (state->health != NULL) {
@@ -385,8 +410,10 @@ static const struct group_class mpi_class = {
 
 /* ---- opening ---- */
 
-bool group_launched(void) {
-    static const char *const signs[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"};
+bool group_launched(void)
+{
+    static const char *const signs[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK",
+                                        "PMI_SIZE"};
     const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
 
     for (size_t i = 0; i < sizeof signs / sizeof signs[0]; i++) {
@@ -397,7 +424,8 @@ bool group_launched(void) {
     return tasks != NULL && atoi(tasks) > 1;
 }
 
-static void read_line(const char *path, char *buffer, size_t size) {
+static void read_line(const char *path, char *buffer, size_t size)
+{
     FILE *file = fopen(path, "r");
 
     buffer[0] = '\0';
@@ -410,31 +438,36 @@ static void read_line(const char *path, char *buffer, size_t size) {
     buffer[strcspn(buffer, "\n")] = '\0';
 }
 
-static struct identity identify(void) {
+static struct identity identify(void)
+{
     struct identity mine;
 
     memset(&mine, 0, sizeof mine);
     gethostname(mine.host, sizeof mine.host - 1);
     read_line("/proc/sys/kernel/random/boot_id", mine.boot, sizeof mine.boot);
-    ssize_t length = readlink("/proc/self/ns/pid", mine.pid_namespace,
-                              sizeof mine.pid_namespace - 1);
+    ssize_t length =
+        readlink("/proc/self/ns/pid", mine.pid_namespace, sizeof mine.pid_namespace - 1);
     (void)length;
     mine.pid = getpid();
     return mine;
 }
 
 /* srun without PMI starts every rank as a world of its own. */
-static status_t check_world(int size) {
+static status_t check_world(int size)
+{
     const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
 
     if (size == 1 && tasks != NULL && atoi(tasks) > 1 && getenv("OMPI_COMM_WORLD_SIZE") == NULL) {
-        return FAIL(STATUS_INVALID, "srun started %s tasks but MPI sees one rank: use srun "
-                    "--mpi=pmix, or mpirun inside salloc", tasks);
+        return FAIL(STATUS_INVALID,
+                    "srun started %s tasks but MPI sees one rank: use srun "
+                    "--mpi=pmix, or mpirun inside salloc",
+                    tasks);
     }
     return STATUS_OK;
 }
 
-static status_t init_mpi(struct mpi_state *state) {
+static status_t init_mpi(struct mpi_state *state)
+{
     int initialized, provided;
 
     MPI_Initialized(&initialized);
@@ -444,7 +477,8 @@ static status_t init_mpi(struct mpi_state *state) {
         MPI_Query_thread(&provided);
     }
     if (provided != MPI_THREAD_MULTIPLE) {
-        return FAIL(STATUS_UNSUPPORTED, "this MPI does not give MPI_THREAD_MULTIPLE, which liveness "
+        return FAIL(STATUS_UNSUPPORTED,
+                    "this MPI does not give MPI_THREAD_MULTIPLE, which liveness "
                     "and progress threads need; build or load one that does");
     }
     MPI_Comm *comms[] = {&state->collectives, &state->notes, &state->clocks};
@@ -455,7 +489,8 @@ static status_t init_mpi(struct mpi_state *state) {
     return STATUS_OK;
 }
 
-static void count_locals(struct group *group) {
+static void count_locals(struct group *group)
+{
     const struct identity *all = state_of(group)->identity;
 
     group->local_rank = group->local_size = 0;
@@ -467,7 +502,8 @@ static void count_locals(struct group *group) {
     }
 }
 
-static status_t start_health(struct group *group) {
+static status_t start_health(struct group *group)
+{
     struct mpi_state *state = state_of(group);
     const struct identity *own = &state->identity[group->rank];
     struct health_line line = {state, line_send, line_receive, line_idle};
@@ -479,8 +515,8 @@ static status_t start_health(struct group *group) {
     for (int i = 0; i < group->size; i++) {
         const struct identity *peer = &state->identity[i];
         peers[i].pid = peer->pid;
-        peers[i].visible = same_host(peer, own) &&
-                           strcmp(peer->pid_namespace, own->pid_namespace) == 0;
+        peers[i].visible =
+            same_host(peer, own) && strcmp(peer->pid_namespace, own->pid_namespace) == 0;
     }
     receive_next(state);
     status_t status = health_start(group, peers, &line, &state->health);
@@ -488,7 +524,8 @@ static status_t start_health(struct group *group) {
     return status;
 }
 
-status_t group_open_mpi(const struct group_options *options, struct group **out) {
+status_t group_open_mpi(const struct group_options *options, struct group **out)
+{
     struct group *group = calloc(1, sizeof *group);
     struct mpi_state *state = calloc(1, sizeof *state);
     struct identity mine = identify();

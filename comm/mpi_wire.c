@@ -37,7 +37,8 @@ struct mpi_wire {
     int *finished;         /* [room] scratch of MPI_Testsome */
 };
 
-static void mpi_wake(struct pump *pump) {
+static void mpi_wake(struct pump *pump)
+{
     struct mpi_wire *self = (struct mpi_wire *)pump;
 
     pthread_mutex_lock(&self->sleep_mutex);
@@ -48,7 +49,8 @@ static void mpi_wake(struct pump *pump) {
 
 /* ---- the progress thread ---- */
 
-static bool reserve(struct mpi_wire *self) {
+static bool reserve(struct mpi_wire *self)
+{
     if (self->active + 2 <= self->room) {
         return true;
     }
@@ -69,7 +71,8 @@ static bool reserve(struct mpi_wire *self) {
 
 /* One of the two parts of a message; says what went wrong. */
 static bool start_part(struct mpi_wire *self, struct ticket *ticket, void *data, size_t bytes,
-                       int tag) {
+                       int tag)
+{
     const struct wire_channel *c = &self->pump.wire->channel[ticket->channel];
     MPI_Request *request = &self->request[self->active];
     int code;
@@ -88,7 +91,8 @@ static bool start_part(struct mpi_wire *self, struct ticket *ticket, void *data,
     return true;
 }
 
-static void start(struct mpi_wire *self, struct ticket *ticket) {
+static void start(struct mpi_wire *self, struct ticket *ticket)
+{
     ticket->pending = 0;
     if (ticket->sending) {
         ticket->header[0] = ticket->message;
@@ -101,30 +105,33 @@ static void start(struct mpi_wire *self, struct ticket *ticket) {
     }
 }
 
-static void complete(struct ticket *ticket) {
+static void complete(struct ticket *ticket)
+{
     bool good = ticket->sending || ticket->header[0] == ticket->message;
 
     if (!good) {
         log_error("channel %d: message %" PRId64 " landed in slot %d, posted for message %" PRId64
-                  "; posts and puts must have one order", ticket->channel, ticket->header[0],
-                  ticket->slot, ticket->message);
+                  "; posts and puts must have one order",
+                  ticket->channel, ticket->header[0], ticket->slot, ticket->message);
     }
     pump_finish(ticket, ticket->header[1], good);
 }
 
-static int descending(const void *a, const void *b) {
+static int descending(const void *a, const void *b)
+{
     return *(const int *)b - *(const int *)a;
 }
 
 /* Completes what it can; false if nothing was. */
-static bool test(struct mpi_wire *self) {
+static bool test(struct mpi_wire *self)
+{
     int count = 0;
 
     if (self->active == 0) {
         return false;
     }
-    int code = MPI_Testsome(self->active, self->request, &count, self->finished,
-                            MPI_STATUSES_IGNORE);
+    int code =
+        MPI_Testsome(self->active, self->request, &count, self->finished, MPI_STATUSES_IGNORE);
     if (mpi_check(code, "to move messages") != STATUS_OK) {
         for (int i = 0; i < self->active; i++) {
             pump_finish(self->owner[i], 0, false);
@@ -152,7 +159,8 @@ static bool test(struct mpi_wire *self) {
 }
 
 /* Until woken or, if `nap` ns > 0, for so long. */
-static void doze(struct mpi_wire *self, int64_t nap) {
+static void doze(struct mpi_wire *self, int64_t nap)
+{
     int64_t until = trace_now() + nap;
     struct timespec at = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
 
@@ -168,7 +176,8 @@ static void doze(struct mpi_wire *self, int64_t nap) {
     pthread_mutex_unlock(&self->sleep_mutex);
 }
 
-static void *progress(void *arg) {
+static void *progress(void *arg)
+{
     struct mpi_wire *self = arg;
     int64_t nap = NAP_SHORTEST;
 
@@ -196,15 +205,17 @@ static void *progress(void *arg) {
 
 /* ---- creation and destruction ---- */
 
-static status_t check_sizes(struct mpi_wire *self) {
+static status_t check_sizes(struct mpi_wire *self)
+{
     const struct wire *wire = self->pump.wire;
     int *limit, found;
 
     for (int i = 0; i < wire->count; i++) {
         if (wire->channel[i].bytes > INT_MAX) {
-            return FAIL(STATUS_UNSUPPORTED, "channel %d has messages of %zu bytes and MPI moves at "
-                        "most %d at once; use ucx or a smaller microbatch", i,
-                        wire->channel[i].bytes, INT_MAX);
+            return FAIL(STATUS_UNSUPPORTED,
+                        "channel %d has messages of %zu bytes and MPI moves at "
+                        "most %d at once; use ucx or a smaller microbatch",
+                        i, wire->channel[i].bytes, INT_MAX);
         }
     }
     MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &limit, &found);
@@ -216,7 +227,8 @@ static status_t check_sizes(struct mpi_wire *self) {
 }
 
 /* An empty message each way with everybody this rank talks with: MPI connects at the first one. */
-static status_t connect_peers(struct mpi_wire *self) {
+static status_t connect_peers(struct mpi_wire *self)
+{
     struct group *group = self->pump.wire->group;
     size_t size = (size_t)group->size;
     bool *talks = calloc(size, sizeof *talks);
@@ -232,9 +244,11 @@ static status_t connect_peers(struct mpi_wire *self) {
     for (int i = 0; i < group->size; i++) {
         if (talks[i]) {
             TRY_GOTO(mpi_check(MPI_Irecv(NULL, 0, MPI_BYTE, i, 0, self->comm, &request[count++]),
-                               "to connect"), free_lists);
+                               "to connect"),
+                     free_lists);
             TRY_GOTO(mpi_check(MPI_Isend(NULL, 0, MPI_BYTE, i, 0, self->comm, &request[count++]),
-                               "to connect"), free_lists);
+                               "to connect"),
+                     free_lists);
         }
     }
     TRY_GOTO(mpi_settle(group, request, count), free_lists);
@@ -245,7 +259,8 @@ free_lists:
     return status;
 }
 
-static void sleep_init(struct mpi_wire *self) {
+static void sleep_init(struct mpi_wire *self)
+{
     pthread_condattr_t attributes;
 
     pthread_mutex_init(&self->sleep_mutex, NULL);
@@ -255,7 +270,8 @@ static void sleep_init(struct mpi_wire *self) {
     pthread_condattr_destroy(&attributes);
 }
 
-static void mpi_wire_free(struct mpi_wire *self) {
+static void mpi_wire_free(struct mpi_wire *self)
+{
     pump_fini(&self->pump);
     pthread_cond_destroy(&self->sleep);
     pthread_mutex_destroy(&self->sleep_mutex);
@@ -265,7 +281,8 @@ static void mpi_wire_free(struct mpi_wire *self) {
     free(self);
 }
 
-static status_t mpi_wire_create(struct wire *wire) {
+static status_t mpi_wire_create(struct wire *wire)
+{
     struct mpi_wire *self = calloc(1, sizeof *self);
     MPI_Request request;
     status_t status;
@@ -294,7 +311,8 @@ free_self:
 }
 
 /* Withdraws the posts that nothing met and gives sends a second to leave. */
-static void withdraw(struct mpi_wire *self) {
+static void withdraw(struct mpi_wire *self)
+{
     int done = 0;
 
     for (int i = 0; i < self->active; i++) {
@@ -312,7 +330,8 @@ static void withdraw(struct mpi_wire *self) {
     }
 }
 
-static void mpi_wire_destroy(struct wire *wire) {
+static void mpi_wire_destroy(struct wire *wire)
+{
     struct mpi_wire *self = wire->state;
 
     pump_stop(&self->pump);

@@ -7,13 +7,15 @@
 
 #include "base/trace.h"
 
-static struct pump *pump_of(const struct wire *wire) {
+static struct pump *pump_of(const struct wire *wire)
+{
     return wire->state;
 }
 
 /* ---- creation ---- */
 
-static status_t arrivals_create(struct pump *pump) {
+static status_t arrivals_create(struct pump *pump)
+{
     struct wire *wire = pump->wire;
 
     for (int i = 0; i < wire->count; i++) {
@@ -37,7 +39,8 @@ static status_t arrivals_create(struct pump *pump) {
     return STATUS_OK;
 }
 
-status_t pump_init(struct pump *pump, struct wire *wire, void (*wake)(struct pump *pump)) {
+status_t pump_init(struct pump *pump, struct wire *wire, void (*wake)(struct pump *pump))
+{
     memset(pump, 0, sizeof *pump);
     pump->wire = wire;
     pump->wake = wake;
@@ -52,7 +55,8 @@ status_t pump_init(struct pump *pump, struct wire *wire, void (*wake)(struct pum
     return wire->group->class->clocks(wire->group, pump->ahead);
 }
 
-void pump_fini(struct pump *pump) {
+void pump_fini(struct pump *pump)
+{
     for (int i = 0; i < pump->wire->count; i++) {
         if (pump->arrival != NULL) {
             free(pump->arrival[i]);
@@ -72,7 +76,8 @@ void pump_fini(struct pump *pump) {
     free(pump->ahead);
 }
 
-void pump_peers(const struct wire *wire, bool *out_talks) {
+void pump_peers(const struct wire *wire, bool *out_talks)
+{
     memset(out_talks, 0, (size_t)wire->group->size * sizeof *out_talks);
     for (int i = 0; i < wire->count; i++) {
         const struct wire_channel *c = &wire->channel[i];
@@ -86,7 +91,8 @@ void pump_peers(const struct wire *wire, bool *out_talks) {
 
 /* ---- the progress thread's side ---- */
 
-struct ticket *pump_take(struct pump *pump, bool *out_stop) {
+struct ticket *pump_take(struct pump *pump, bool *out_stop)
+{
     pthread_mutex_t *mutex = pump->wire->group->bell.mutex;
 
     pthread_mutex_lock(mutex);
@@ -98,7 +104,8 @@ struct ticket *pump_take(struct pump *pump, bool *out_stop) {
     return queue;
 }
 
-void pump_finish(struct ticket *ticket, int64_t put, bool good) {
+void pump_finish(struct ticket *ticket, int64_t put, bool good)
+{
     struct wire *wire = ticket->pump->wire;
     int64_t now = trace_now();
 
@@ -115,7 +122,8 @@ void pump_finish(struct ticket *ticket, int64_t put, bool good) {
     pthread_mutex_unlock(wire->group->bell.mutex);
 }
 
-void pump_stop(struct pump *pump) {
+void pump_stop(struct pump *pump)
+{
     pthread_mutex_lock(pump->wire->group->bell.mutex);
     pump->stop = true;
     pthread_mutex_unlock(pump->wire->group->bell.mutex);
@@ -124,20 +132,23 @@ void pump_stop(struct pump *pump) {
 
 /* ---- the main thread's side ---- */
 
-static void enqueue(struct pump *pump, struct ticket *ticket) { /* mutex held */
+static void enqueue(struct pump *pump, struct ticket *ticket)
+{ /* mutex held */
     ticket->state = TICKET_MOVING;
     ticket->next = NULL;
     *pump->queue_end = ticket;
     pump->queue_end = &ticket->next;
 }
 
-status_t pump_post(struct wire *wire, int channel, int slot, int64_t message) {
+status_t pump_post(struct wire *wire, int channel, int slot, int64_t message)
+{
     struct pump *pump = pump_of(wire);
     struct ticket *ticket = &pump->arrival[channel][slot];
 
     pthread_mutex_lock(wire->group->bell.mutex);
-    CHECK(ticket->state == TICKET_IDLE, "slot %d of channel %d posted for message %" PRId64
-          " still holds message %" PRId64, slot, channel, message, ticket->message);
+    CHECK(ticket->state == TICKET_IDLE,
+          "slot %d of channel %d posted for message %" PRId64 " still holds message %" PRId64, slot,
+          channel, message, ticket->message);
     ticket->message = message;
     enqueue(pump, ticket);
     pthread_mutex_unlock(wire->group->bell.mutex);
@@ -146,7 +157,8 @@ status_t pump_post(struct wire *wire, int channel, int slot, int64_t message) {
 }
 
 /* Departures that are done become spare (mutex held). A broken one stays for wire_sent to find. */
-static void reap(struct pump *pump, int channel) {
+static void reap(struct pump *pump, int channel)
+{
     struct ticket **link = &pump->departure[channel];
 
     while (*link != NULL) {
@@ -161,7 +173,8 @@ static void reap(struct pump *pump, int channel) {
     }
 }
 
-status_t pump_put(struct wire *wire, int channel, int slot, int64_t message, const void *source) {
+status_t pump_put(struct wire *wire, int channel, int slot, int64_t message, const void *source)
+{
     struct pump *pump = pump_of(wire);
     int64_t now = trace_now();
 
@@ -197,7 +210,8 @@ status_t pump_put(struct wire *wire, int channel, int slot, int64_t message, con
 }
 
 /* Sleeps until `ticket` moves no more (mutex held). */
-static status_t settle(struct wire *wire, struct ticket *ticket, const char *verb) {
+static status_t settle(struct wire *wire, struct ticket *ticket, const char *verb)
+{
     int64_t until = group_deadline(wire->group);
 
     while (ticket->state == TICKET_MOVING) {
@@ -212,12 +226,14 @@ static status_t settle(struct wire *wire, struct ticket *ticket, const char *ver
 }
 
 status_t pump_wait(struct wire *wire, int channel, int slot, int64_t message,
-                   struct wire_stamp *out_stamp) {
+                   struct wire_stamp *out_stamp)
+{
     struct ticket *ticket = &pump_of(wire)->arrival[channel][slot];
 
     pthread_mutex_lock(wire->group->bell.mutex);
-    CHECK(ticket->state != TICKET_IDLE && ticket->message == message, "wait for message %" PRId64
-          " in slot %d of channel %d, which was not posted for it", message, slot, channel);
+    CHECK(ticket->state != TICKET_IDLE && ticket->message == message,
+          "wait for message %" PRId64 " in slot %d of channel %d, which was not posted for it",
+          message, slot, channel);
     status_t status = settle(wire, ticket, "landed");
     if (status == STATUS_OK) {
         *out_stamp = (struct wire_stamp){ticket->put, ticket->landed};
@@ -227,7 +243,8 @@ status_t pump_wait(struct wire *wire, int channel, int slot, int64_t message,
     return status;
 }
 
-status_t pump_sent(struct wire *wire, int channel, int64_t message) {
+status_t pump_sent(struct wire *wire, int channel, int64_t message)
+{
     struct pump *pump = pump_of(wire);
     status_t status = STATUS_OK;
 

@@ -52,7 +52,8 @@ struct ucx_wire {
     struct ticket *posted; /* receives under way, to cancel at the end (thread) */
 };
 
-static status_t ucx_check(ucs_status_t code, const char *what) {
+static status_t ucx_check(ucs_status_t code, const char *what)
+{
     if (code == UCS_OK) {
         return STATUS_OK;
     }
@@ -60,7 +61,8 @@ static status_t ucx_check(ucs_status_t code, const char *what) {
                 what, ucs_status_string(code));
 }
 
-static ucp_tag_t make_tag(int channel, int64_t message, int64_t ns) {
+static ucp_tag_t make_tag(int channel, int64_t message, int64_t ns)
+{
     uint64_t low = (uint64_t)message & ((UINT64_C(1) << MESSAGE_BITS) - 1);
 
     return ((uint64_t)channel << (MESSAGE_BITS + TIME_BITS)) | (low << TIME_BITS) |
@@ -68,14 +70,16 @@ static ucp_tag_t make_tag(int channel, int64_t message, int64_t ns) {
 }
 
 /* All bits count: the rank in place of the message, the word in place of the time. */
-static ucp_tag_t greeting_tag(int rank, int word) {
-    return ((uint64_t)CONNECT_CHANNEL << (MESSAGE_BITS + TIME_BITS)) |
-           ((uint64_t)rank << 8) | (uint64_t)word;
+static ucp_tag_t greeting_tag(int rank, int word)
+{
+    return ((uint64_t)CONNECT_CHANNEL << (MESSAGE_BITS + TIME_BITS)) | ((uint64_t)rank << 8) |
+           (uint64_t)word;
 }
 
 /* The full time of a stamp: the latest with these low bits that is not beyond the sender's now, give
  * or take a second of error between the clocks. */
-static int64_t full_time(const struct ticket *ticket, ucp_tag_t tag) {
+static int64_t full_time(const struct ticket *ticket, ucp_tag_t tag)
+{
     int from = ticket->pump->wire->channel[ticket->channel].from;
     int64_t theirs = trace_now() + ticket->pump->ahead[from] + 1000000000;
     uint64_t now = (uint64_t)theirs / 1000;
@@ -83,7 +87,8 @@ static int64_t full_time(const struct ticket *ticket, ucp_tag_t tag) {
     return (int64_t)(now - ((now - tag) & TIME_MASK)) * 1000;
 }
 
-static void ucx_wake(struct pump *pump) {
+static void ucx_wake(struct pump *pump)
+{
     struct ucx_wire *self = (struct ucx_wire *)pump;
     uint64_t one = 1;
     ssize_t written = write(self->wake_fd, &one, sizeof one);
@@ -92,7 +97,8 @@ static void ucx_wake(struct pump *pump) {
 
 /* ---- the progress thread ---- */
 
-static void unlink_posted(struct ucx_wire *self, struct ticket *ticket) {
+static void unlink_posted(struct ucx_wire *self, struct ticket *ticket)
+{
     struct ticket **link = &self->posted;
 
     while (*link != NULL && *link != ticket) {
@@ -103,7 +109,8 @@ static void unlink_posted(struct ucx_wire *self, struct ticket *ticket) {
     }
 }
 
-static bool is_good(const struct ticket *ticket, ucs_status_t code) {
+static bool is_good(const struct ticket *ticket, ucs_status_t code)
+{
     if (code != UCS_OK && code != UCS_ERR_CANCELED) {
         log_error("channel %d: message %lld could not be %s: %s", ticket->channel,
                   (long long)ticket->message, ticket->sending ? "sent" : "received",
@@ -112,15 +119,16 @@ static bool is_good(const struct ticket *ticket, ucs_status_t code) {
     return code == UCS_OK;
 }
 
-static void on_sent(void *request, ucs_status_t code, void *arg) {
+static void on_sent(void *request, ucs_status_t code, void *arg)
+{
     struct ticket *ticket = arg;
 
     pump_finish(ticket, 0, is_good(ticket, code));
     ucp_request_free(request);
 }
 
-static void on_landed(void *request, ucs_status_t code, const ucp_tag_recv_info_t *info,
-                      void *arg) {
+static void on_landed(void *request, ucs_status_t code, const ucp_tag_recv_info_t *info, void *arg)
+{
     struct ticket *ticket = arg;
     bool good = is_good(ticket, code);
 
@@ -129,7 +137,8 @@ static void on_landed(void *request, ucs_status_t code, const ucp_tag_recv_info_
     ucp_request_free(request);
 }
 
-static void start_send(struct ucx_wire *self, struct ticket *ticket) {
+static void start_send(struct ucx_wire *self, struct ticket *ticket)
+{
     ucp_request_param_t param = {
         .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
         .cb.send = on_sent,
@@ -146,10 +155,11 @@ static void start_send(struct ucx_wire *self, struct ticket *ticket) {
 }
 
 /* The callback tells the sender's tag; an immediate completion would not (UCX 1.13 leaves it out). */
-static void start_receive(struct ucx_wire *self, struct ticket *ticket) {
+static void start_receive(struct ucx_wire *self, struct ticket *ticket)
+{
     ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
+        .op_attr_mask =
+            UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
         .cb.recv = on_landed,
         .user_data = ticket,
     };
@@ -167,7 +177,8 @@ static void start_receive(struct ucx_wire *self, struct ticket *ticket) {
     }
 }
 
-static bool start_queued(struct ucx_wire *self) {
+static bool start_queued(struct ucx_wire *self)
+{
     bool stop;
 
     for (struct ticket *ticket = pump_take(&self->pump, &stop), *next; ticket != NULL;
@@ -182,7 +193,8 @@ static bool start_queued(struct ucx_wire *self) {
     return stop;
 }
 
-static void *progress(void *arg) {
+static void *progress(void *arg)
+{
     struct ucx_wire *self = arg;
     struct pollfd fds[] = {{.fd = self->worker_fd, .events = POLLIN},
                            {.fd = self->wake_fd, .events = POLLIN}};
@@ -209,7 +221,8 @@ static void *progress(void *arg) {
 /* ---- creation ---- */
 
 /* Waits, while the progress thread does not run yet or any more; at most until `until`. */
-static bool ucx_settle(struct ucx_wire *self, ucs_status_ptr_t request, int64_t until) {
+static bool ucx_settle(struct ucx_wire *self, ucs_status_ptr_t request, int64_t until)
+{
     if (!UCS_PTR_IS_PTR(request)) {
         return !UCS_PTR_IS_ERR(request);
     }
@@ -228,7 +241,8 @@ static bool ucx_settle(struct ucx_wire *self, ucs_status_ptr_t request, int64_t 
 
 /* UCX may catch SIGSEGV and the like from the moment it is loaded (UCX_HANDLE_ERRORS,
  * UCX_ERROR_SIGNALS). Crashes are not its business unless the user says so. */
-static void release_signals(void) {
+static void release_signals(void)
+{
     static const int signals[] = {SIGILL, SIGSEGV, SIGBUS, SIGFPE};
 
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
@@ -242,7 +256,8 @@ static void release_signals(void) {
     }
 }
 
-static status_t open_worker(struct ucx_wire *self) {
+static status_t open_worker(struct ucx_wire *self)
+{
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
                            .features = UCP_FEATURE_TAG | UCP_FEATURE_WAKEUP};
     ucp_worker_params_t worker = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
@@ -258,27 +273,30 @@ static status_t open_worker(struct ucx_wire *self) {
     TRY(ucx_check(ucp_worker_get_efd(self->worker, &self->worker_fd), "a file descriptor"));
     self->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (self->wake_fd < 0) {
-        return FAIL(STATUS_IO, "no eventfd for a wire: %s; raise the limit of open files (ulimit "
-                    "-n)", strerror(errno));
+        return FAIL(STATUS_IO,
+                    "no eventfd for a wire: %s; raise the limit of open files (ulimit "
+                    "-n)",
+                    strerror(errno));
     }
     return STATUS_OK;
 }
 
 static status_t open_endpoints(struct ucx_wire *self, const unsigned char *addresses,
-                               const size_t *lengths, const bool *talks) {
+                               const size_t *lengths, const bool *talks)
+{
     for (int i = 0; i < self->pump.wire->group->size; addresses += lengths[i], i++) {
         ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS,
                                   .address = (const ucp_address_t *)addresses};
         if (talks[i]) {
-            TRY(ucx_check(ucp_ep_create(self->worker, &params, &self->endpoint[i]),
-                          "an endpoint"));
+            TRY(ucx_check(ucp_ep_create(self->worker, &params, &self->endpoint[i]), "an endpoint"));
         }
     }
     return STATUS_OK;
 }
 
 /* All ranks' worker addresses, one after the other; frees nothing on failure but its own. */
-static status_t gather_addresses(struct ucx_wire *self, size_t *lengths, unsigned char **out) {
+static status_t gather_addresses(struct ucx_wire *self, size_t *lengths, unsigned char **out)
+{
     struct group *group = self->pump.wire->group;
     ucp_address_t *mine;
     size_t length, total = 0;
@@ -308,38 +326,46 @@ release:
 
 /* A small message each way with everybody this rank talks with: UCX connects at the first one, and
  * after the last one nobody's departure surprises another. False if it was not done by `until`. */
-static bool greet_peers(struct ucx_wire *self, int word, int64_t until) {
+static bool greet_peers(struct ucx_wire *self, int word, int64_t until)
+{
     struct group *group = self->pump.wire->group;
     ucp_request_param_t param = {0};
     static int32_t mine, theirs; /* outlive a failure */
 
     for (int i = 0; i < group->size; i++) {
         if (self->endpoint[i] != NULL &&
-            !ucx_settle(self, ucp_tag_send_nbx(self->endpoint[i], &mine, sizeof mine,
-                                               greeting_tag(group->rank, word), &param), until)) {
+            !ucx_settle(self,
+                        ucp_tag_send_nbx(self->endpoint[i], &mine, sizeof mine,
+                                         greeting_tag(group->rank, word), &param),
+                        until)) {
             return false;
         }
     }
     for (int i = 0; i < group->size; i++) {
         if (self->endpoint[i] != NULL &&
-            !ucx_settle(self, ucp_tag_recv_nbx(self->worker, &theirs, sizeof theirs,
-                                               greeting_tag(i, word), UINT64_MAX, &param), until)) {
+            !ucx_settle(self,
+                        ucp_tag_recv_nbx(self->worker, &theirs, sizeof theirs,
+                                         greeting_tag(i, word), UINT64_MAX, &param),
+                        until)) {
             return false;
         }
     }
     return true;
 }
 
-static status_t say_unconnected(struct group *group) {
+static status_t say_unconnected(struct group *group)
+{
     if (group->failed) {
         return group_lost(group);
     }
-    return FAIL(STATUS_TIMEOUT, "UCX could not connect rank %d with its peers within %g s; "
+    return FAIL(STATUS_TIMEOUT,
+                "UCX could not connect rank %d with its peers within %g s; "
                 "UCX_NET_DEVICES and UCX_TLS choose the network, transport mpi does without UCX",
                 group->rank, group->options.deadline_s);
 }
 
-static status_t connect_peers(struct ucx_wire *self) {
+static status_t connect_peers(struct ucx_wire *self)
+{
     size_t size = (size_t)self->pump.wire->group->size;
     size_t *lengths = calloc(size, sizeof *lengths);
     bool *talks = calloc(size, sizeof *talks);
@@ -367,7 +393,8 @@ free_lists:
 
 /* ---- destruction ---- */
 
-static void withdraw_posts(struct ucx_wire *self) {
+static void withdraw_posts(struct ucx_wire *self)
+{
     for (struct ticket *ticket = self->posted, *next; ticket != NULL; ticket = next) {
         next = ticket->next;
         ucp_request_cancel(self->worker, ticket->request);
@@ -378,7 +405,8 @@ static void withdraw_posts(struct ucx_wire *self) {
 
 /* With a lost peer the endpoints cannot be flushed, and the process is about to end: what UCX holds
  * is left to the operating system. */
-static void ucx_free(struct ucx_wire *self) {
+static void ucx_free(struct ucx_wire *self)
+{
     bool was_running = self->running;
 
     if (was_running) {
@@ -401,7 +429,8 @@ static void ucx_free(struct ucx_wire *self) {
     free(self);
 }
 
-static status_t ucx_create(struct wire *wire) {
+static status_t ucx_create(struct wire *wire)
+{
     struct ucx_wire *self = calloc(1, sizeof *self);
     status_t status;
 
@@ -430,7 +459,8 @@ free_self:
     return status;
 }
 
-static void ucx_destroy(struct wire *wire) {
+static void ucx_destroy(struct wire *wire)
+{
     ucx_free(wire->state);
 }
 

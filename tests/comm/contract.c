@@ -20,13 +20,15 @@
 
 enum { SLOTS_MOST = 8 };
 
-static void rest_ms(int ms) {
+static void rest_ms(int ms)
+{
     nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL);
 }
 
 /* ---- collectives ---- */
 
-static status_t check_exchange(struct group *group) {
+static status_t check_exchange(struct group *group)
+{
     int rank = group_rank(group), size = group_size(group);
     int64_t mine = 100 + rank, all[64];
     size_t counts[64], total = 0;
@@ -49,7 +51,8 @@ static status_t check_exchange(struct group *group) {
     return STATUS_OK;
 }
 
-static status_t check_agreement(struct group *group) {
+static status_t check_agreement(struct group *group)
+{
     int rank = group_rank(group), last = group_size(group) - 1;
     char text[1024];
 
@@ -69,7 +72,8 @@ static status_t check_agreement(struct group *group) {
     return STATUS_OK;
 }
 
-status_t contract_collectives(struct group *group) {
+status_t contract_collectives(struct group *group)
+{
     size_t bytes = 3 << 20;
     unsigned char *data = malloc(bytes);
 
@@ -97,7 +101,8 @@ struct rig {
     void **slot;                  /* [count * SLOTS_MOST] */
 };
 
-static void rig_close(struct rig *rig) {
+static void rig_close(struct rig *rig)
+{
     wire_destroy(rig->wire);
     for (int i = 0; rig->slot != NULL && i < rig->count * SLOTS_MOST; i++) {
         free(rig->slot[i]);
@@ -108,7 +113,8 @@ static void rig_close(struct rig *rig) {
 
 /* Channels must have from, to, bytes and slots set. */
 static status_t rig_open(struct rig *rig, struct group *group, const char *transport,
-                         const struct wire_channel *channels, int count) {
+                         const struct wire_channel *channels, int count)
+{
     memset(rig, 0, sizeof *rig);
     rig->group = group;
     rig->count = count;
@@ -135,7 +141,8 @@ static status_t rig_open(struct rig *rig, struct group *group, const char *trans
     return status;
 }
 
-static void fill(void *data, size_t bytes, int channel, int64_t message) {
+static void fill(void *data, size_t bytes, int channel, int64_t message)
+{
     unsigned char *place = data;
     uint32_t state = (uint32_t)(rng_bits(1, (uint64_t)channel, (uint64_t)message) | 1);
 
@@ -145,7 +152,8 @@ static void fill(void *data, size_t bytes, int channel, int64_t message) {
     }
 }
 
-static bool is_filled(const void *data, size_t bytes, int channel, int64_t message) {
+static bool is_filled(const void *data, size_t bytes, int channel, int64_t message)
+{
     const unsigned char *place = data;
     uint32_t state = (uint32_t)(rng_bits(1, (uint64_t)channel, (uint64_t)message) | 1);
 
@@ -158,8 +166,8 @@ static bool is_filled(const void *data, size_t bytes, int channel, int64_t messa
     return true;
 }
 
-static status_t check_landed(struct rig *rig, int channel, int slot, int64_t message,
-                             int64_t begin) {
+static status_t check_landed(struct rig *rig, int channel, int slot, int64_t message, int64_t begin)
+{
     const struct wire_channel *c = &rig->channel[channel];
     struct wire_stamp stamp;
 
@@ -169,12 +177,13 @@ static status_t check_landed(struct rig *rig, int channel, int slot, int64_t mes
            "channel %d, message %lld, %zu bytes", channel, (long long)message, c->bytes);
     EXPECT(stamp.put <= stamp.landed && stamp.landed <= now, "put %lld, landed %lld, now %lld",
            (long long)stamp.put, (long long)stamp.landed, (long long)now);
-    EXPECT(stamp.put >= begin - 1000, "put %lld before the part began, %lld",
-           (long long)stamp.put, (long long)begin);
+    EXPECT(stamp.put >= begin - 1000, "put %lld before the part began, %lld", (long long)stamp.put,
+           (long long)begin);
     return STATUS_OK;
 }
 
-static status_t check_counts(const struct rig *rig, int64_t messages) {
+static status_t check_counts(const struct rig *rig, int64_t messages)
+{
     for (int i = 0; i < rig->count; i++) {
         const struct wire_channel *c = &rig->channel[i];
         int rank = group_rank(rig->group);
@@ -193,7 +202,8 @@ static status_t check_counts(const struct rig *rig, int64_t messages) {
 
 /* All pairs, both directions, several sizes at once: `rounds` messages of every channel through its
  * slots, one source each that is overwritten as soon as it has left. */
-static status_t exchange_rounds(struct rig *rig, unsigned char **source, int rounds) {
+static status_t exchange_rounds(struct rig *rig, unsigned char **source, int rounds)
+{
     int rank = group_rank(rig->group);
     int64_t begin;
 
@@ -236,7 +246,8 @@ static status_t exchange_rounds(struct rig *rig, unsigned char **source, int rou
     return check_counts(rig, rounds);
 }
 
-static status_t check_all_pairs(struct group *group, const char *transport) {
+static status_t check_all_pairs(struct group *group, const char *transport)
+{
     static const size_t sizes[] = {4, 100, 9000, 70000, 1 << 20};
     enum { SIZES = sizeof sizes / sizeof sizes[0], ROUNDS = 13 };
     struct wire_channel channels[4 * 3 * SIZES];
@@ -269,7 +280,8 @@ free_sources:
 
 /* The sender is several messages ahead: puts return at once although nothing is posted, and the
  * messages land in order once it is. */
-static status_t put_ahead(struct rig *rig, unsigned char *source, int ahead) {
+static status_t put_ahead(struct rig *rig, unsigned char *source, int ahead)
+{
     size_t bytes = rig->channel[0].bytes;
     int64_t begin = trace_now();
 
@@ -300,7 +312,8 @@ static status_t put_ahead(struct rig *rig, unsigned char *source, int ahead) {
     return STATUS_OK;
 }
 
-static status_t check_put_first(struct group *group, const char *transport, size_t bytes) {
+static status_t check_put_first(struct group *group, const char *transport, size_t bytes)
+{
     enum { AHEAD = 6 };
     struct wire_channel channel = {0, 1, bytes, 3, NULL};
     unsigned char *source = malloc(AHEAD * bytes);
@@ -321,7 +334,8 @@ free_source:
 }
 
 /* A few thousand channels, one small message each, posted after they were put. */
-static status_t many_channels(struct rig *rig) {
+static status_t many_channels(struct rig *rig)
+{
     int rank = group_rank(rig->group);
     int32_t *values = calloc((size_t)rig->count, sizeof *values);
 
@@ -350,7 +364,8 @@ static status_t many_channels(struct rig *rig) {
     return STATUS_OK;
 }
 
-static status_t check_many_channels(struct group *group, const char *transport) {
+static status_t check_many_channels(struct group *group, const char *transport)
+{
     enum { MANY = 2000 };
     struct wire_channel *channels = calloc(MANY, sizeof *channels);
     int size = group_size(group);
@@ -360,8 +375,8 @@ static status_t check_many_channels(struct group *group, const char *transport) 
     EXPECT(channels != NULL, "out of memory");
     for (int i = 0; i < MANY; i++) {
         int from = i % size;
-        channels[i] = (struct wire_channel){from, (from + 1 + i / size % (size - 1)) % size, 4, 1,
-                                            NULL};
+        channels[i] =
+            (struct wire_channel){from, (from + 1 + i / size % (size - 1)) % size, 4, 1, NULL};
     }
     TRY_GOTO(rig_open(&rig, group, transport, channels, MANY), free_channels);
     status = many_channels(&rig);
@@ -372,7 +387,8 @@ free_channels:
     return status;
 }
 
-static status_t check_refusals(struct group *group, const char *transport) {
+static status_t check_refusals(struct group *group, const char *transport)
+{
     struct wire_channel channel = {0, 1, 4, 1, NULL};
     struct wire *wire;
     char text[1024];
@@ -393,7 +409,8 @@ static status_t check_refusals(struct group *group, const char *transport) {
     return STATUS_OK;
 }
 
-status_t contract_wire(struct group *group, const char *transport) {
+status_t contract_wire(struct group *group, const char *transport)
+{
     TRY(check_refusals(group, transport));
     TRY(check_all_pairs(group, transport));
     TRY(check_put_first(group, transport, 4));
@@ -405,7 +422,8 @@ status_t contract_wire(struct group *group, const char *transport) {
 
 /* ---- failures ---- */
 
-static status_t exchange(struct rig *rig, int messages) {
+static status_t exchange(struct rig *rig, int messages)
+{
     int rank = group_rank(rig->group);
     int64_t value;
 
@@ -431,7 +449,8 @@ static status_t exchange(struct rig *rig, int messages) {
     return STATUS_OK;
 }
 
-status_t contract_exchange(struct group *group, const char *transport, int count, int messages) {
+status_t contract_exchange(struct group *group, const char *transport, int count, int messages)
+{
     struct wire_channel channels[64];
     int size = group_size(group);
     struct rig rig;
@@ -447,7 +466,8 @@ status_t contract_exchange(struct group *group, const char *transport, int count
 
 /* ---- bench ---- */
 
-static status_t ping_pong(struct rig *rig, const void *source, int rounds) {
+static status_t ping_pong(struct rig *rig, const void *source, int rounds)
+{
     int rank = group_rank(rig->group);
 
     for (int m = 0; m < rounds && rank < 2; m++) {
@@ -466,7 +486,8 @@ static status_t ping_pong(struct rig *rig, const void *source, int rounds) {
     return group_barrier(rig->group);
 }
 
-status_t contract_bench(struct group *group, const char *transport) {
+status_t contract_bench(struct group *group, const char *transport)
+{
     static const size_t sizes[] = {8, 64 << 10, 1 << 20, 8 << 20};
 
     for (int s = 0; s < 4; s++) {
@@ -495,7 +516,8 @@ status_t contract_bench(struct group *group, const char *transport) {
 
 /* ---- sleep ---- */
 
-static double cpu_seconds(int who) {
+static double cpu_seconds(int who)
+{
     struct rusage usage;
 
     getrusage(who, &usage);
@@ -504,7 +526,8 @@ static double cpu_seconds(int who) {
 }
 
 static status_t report_sleep(struct group *group, const char *transport, const char *what,
-                             double begin, int who) {
+                             double begin, int who)
+{
     double used = cpu_seconds(who) - begin;
 
     printf("%s: rank %d used %.1f %% of a core while it waited %s\n", transport, group_rank(group),
@@ -514,7 +537,8 @@ static status_t report_sleep(struct group *group, const char *transport, const c
     return STATUS_OK;
 }
 
-status_t contract_sleep(struct group *group, const char *transport) {
+status_t contract_sleep(struct group *group, const char *transport)
+{
     /* Threads of one process share its usage: look at the calling thread only. */
     int who = group_is_threads(group) ? RUSAGE_THREAD : RUSAGE_SELF;
     int rank = group_rank(group), size = group_size(group);

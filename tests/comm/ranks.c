@@ -18,22 +18,26 @@
 #include "base/log.h"
 #include "tests/comm/contract.h"
 
-static void rest(double seconds) {
+static void rest(double seconds)
+{
     struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
     while (nanosleep(&time, &time) != 0) {
     }
 }
 
-static void describe(void *arg, char *buffer, size_t size) {
+static void describe(void *arg, char *buffer, size_t size)
+{
     snprintf(buffer, size, "step 12: wait for X_3 of microbatch 5 from rank %d", *(int *)arg);
 }
 
-static double seconds_of(const char *name, double otherwise) {
+static double seconds_of(const char *name, double otherwise)
+{
     const char *text = getenv(name);
     return text != NULL ? atof(text) : otherwise;
 }
 
-static void say_ready(struct group *group) {
+static void say_ready(struct group *group)
+{
     char line[64];
     int length = snprintf(line, sizeof line, "ready %d %d\n", group_rank(group), (int)getpid());
     if (write(STDOUT_FILENO, line, (size_t)length) != length) {
@@ -42,7 +46,8 @@ static void say_ready(struct group *group) {
 }
 
 /* Everybody waits for rank 0, which sleeps: rank 1 in a wire, the others in a barrier. */
-static status_t hang(struct group *group, const char *transport, bool give_up) {
+static status_t hang(struct group *group, const char *transport, bool give_up)
+{
     struct wire *wire;
     int64_t value = 0;
     void *slots[] = {&value};
@@ -63,7 +68,8 @@ static status_t hang(struct group *group, const char *transport, bool give_up) {
     return group_barrier(group);
 }
 
-static status_t run(struct group *group, const char *mode, const char *transport) {
+static status_t run(struct group *group, const char *mode, const char *transport)
+{
     static int zero = 0;
 
     if (strcmp(mode, "collectives") == 0) {
@@ -96,7 +102,8 @@ static status_t run(struct group *group, const char *mode, const char *transport
     return FAIL(STATUS_INVALID, "unknown mode %s", mode);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv)
+{
     struct group_options options = {seconds_of("DEADLINE", 30), seconds_of("HEARTBEAT", 30)};
     struct group *group;
 

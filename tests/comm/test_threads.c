@@ -12,27 +12,32 @@
 
 static const struct group_options patient = {.deadline_s = 20, .heartbeat_s = 10};
 
-static status_t run_collectives(struct group *group, void *arg) {
+static status_t run_collectives(struct group *group, void *arg)
+{
     (void)arg;
     return contract_collectives(group);
 }
 
-static status_t run_wire(struct group *group, void *arg) {
+static status_t run_wire(struct group *group, void *arg)
+{
     (void)arg;
     return contract_wire(group, "threads");
 }
 
-static status_t run_sleep(struct group *group, void *arg) {
+static status_t run_sleep(struct group *group, void *arg)
+{
     (void)arg;
     return contract_sleep(group, "threads");
 }
 
-static status_t run_bench(struct group *group, void *arg) {
+static status_t run_bench(struct group *group, void *arg)
+{
     (void)arg;
     return contract_bench(group, "threads");
 }
 
-static void test_contract(void **state) {
+static void test_contract(void **state)
+{
     (void)state;
     for (int ranks = 2; ranks <= 4; ranks++) {
         assert_ok(group_run_threads(ranks, &patient, NULL, run_collectives, NULL));
@@ -40,17 +45,20 @@ static void test_contract(void **state) {
     }
 }
 
-static void test_sleep(void **state) {
+static void test_sleep(void **state)
+{
     (void)state;
     assert_ok(group_run_threads(3, &patient, NULL, run_sleep, NULL));
 }
 
-static void test_speed(void **state) {
+static void test_speed(void **state)
+{
     (void)state;
     assert_ok(group_run_threads(2, &patient, NULL, run_bench, NULL));
 }
 
-static void test_alone(void **state) {
+static void test_alone(void **state)
+{
     struct group *group;
     struct wire *wire;
     int64_t value = 5, out = 0;
@@ -75,31 +83,34 @@ static void test_alone(void **state) {
 enum { RANKS = 3 };
 
 struct outcome {
-    int channels;           /* of the ring; 0 = all */
+    int channels; /* of the ring; 0 = all */
     status_t status[RANKS];
     char text[RANKS][4096]; /* error lines */
     int64_t took[RANKS];    /* ns */
 };
 
-static void describe(void *arg, char *buffer, size_t size) {
+static void describe(void *arg, char *buffer, size_t size)
+{
     (void)arg;
     snprintf(buffer, size, "step 12: wait for X_3 of microbatch 5");
 }
 
-static status_t run_exchange(struct group *group, void *arg) {
+static status_t run_exchange(struct group *group, void *arg)
+{
     struct outcome *outcome = arg;
     int rank = group_rank(group);
     int64_t begin = trace_now();
 
     log_capture(outcome->text[rank], sizeof outcome->text[rank]);
     group_watch(group, describe, NULL);
-    outcome->status[rank] = contract_exchange(
-        group, "threads", outcome->channels > 0 ? outcome->channels : RANKS, 8);
+    outcome->status[rank] =
+        contract_exchange(group, "threads", outcome->channels > 0 ? outcome->channels : RANKS, 8);
     outcome->took[rank] = trace_now() - begin;
     return outcome->status[rank];
 }
 
-static void test_delay(void **state) {
+static void test_delay(void **state)
+{
     struct loop_faults faults = {.delay_us = 20000};
     struct outcome outcome;
 
@@ -111,7 +122,8 @@ static void test_delay(void **state) {
     }
 }
 
-static void test_loss(void **state) {
+static void test_loss(void **state)
+{
     struct group_options options = {.deadline_s = 0.5};
     struct loop_faults faults = {.lose = true, .lose_channel = 0, .lose_message = 7};
     struct outcome outcome;
@@ -127,7 +139,8 @@ static void test_loss(void **state) {
     assert_true(outcome.took[1] >= 500000000 && outcome.took[1] < 5000000000);
 }
 
-static void test_death(void **state) {
+static void test_death(void **state)
+{
     struct loop_faults faults = {.die = true, .die_rank = 1, .die_put = 4};
     struct outcome outcome;
 
@@ -145,7 +158,8 @@ static void test_death(void **state) {
 }
 
 /* Rank 0 fails by itself while the others are in a barrier, which must not hang. */
-static status_t run_give_up(struct group *group, void *arg) {
+static status_t run_give_up(struct group *group, void *arg)
+{
     struct outcome *outcome = arg;
     int rank = group_rank(group);
 
@@ -157,7 +171,8 @@ static status_t run_give_up(struct group *group, void *arg) {
     return outcome->status[rank];
 }
 
-static void test_give_up(void **state) {
+static void test_give_up(void **state)
+{
     struct outcome outcome;
 
     (void)state;
@@ -168,7 +183,8 @@ static void test_give_up(void **state) {
     assert_non_null(strstr(outcome.text[2], "a barrier"));
 }
 
-static status_t run_late(struct group *group, void *arg) {
+static status_t run_late(struct group *group, void *arg)
+{
     struct outcome *outcome = arg;
     int rank = group_rank(group);
 
@@ -181,7 +197,8 @@ static status_t run_late(struct group *group, void *arg) {
     return outcome->status[rank];
 }
 
-static void test_late(void **state) {
+static void test_late(void **state)
+{
     struct group_options options = {.deadline_s = 0.3};
     struct outcome outcome;
 
@@ -192,12 +209,13 @@ static void test_late(void **state) {
                 strstr(outcome.text[2], "came within") != NULL);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),  cmocka_unit_test(test_contract),
-        cmocka_unit_test(test_delay),  cmocka_unit_test(test_loss),
-        cmocka_unit_test(test_death),  cmocka_unit_test(test_give_up),
-        cmocka_unit_test(test_late),   cmocka_unit_test(test_sleep),
+        cmocka_unit_test(test_alone), cmocka_unit_test(test_contract),
+        cmocka_unit_test(test_delay), cmocka_unit_test(test_loss),
+        cmocka_unit_test(test_death), cmocka_unit_test(test_give_up),
+        cmocka_unit_test(test_late),  cmocka_unit_test(test_sleep),
         cmocka_unit_test(test_speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
