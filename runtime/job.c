@@ -1,33 +1,52 @@
 /* job.c - one command on all ranks: who takes part, do they agree, what is the exit code. */
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "runtime/runtime.h"
 
-static volatile sig_atomic_t stop_requested;
+static atomic_bool stop_requested;
 
-static void on_stop(int signal_number)
+/* Signals are taken by a thread of their own: oneDNN's generated code moves the stack pointer into its
+ * packing buffers, and a handler that ran on a computing thread would write over them. */
+static void *take_signals(void *argument)
 {
-    stop_requested = 1;
-    if (signal_number == SIGINT) { /* the second Ctrl-C ends the process */
-        signal(SIGINT, SIG_DFL);
+    const sigset_t *set = argument;
+    int number;
+    while (sigwait(set, &number) == 0) {
+        if (number == SIGINT && atomic_load(&stop_requested)) {
+            _exit(128 + SIGINT); /* the second Ctrl-C */
+        }
+        atomic_store(&stop_requested, true);
     }
+    return NULL;
 }
 
 void job_catch_signals(void)
 {
-    struct sigaction action = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
-    sigaction(SIGUSR1, &action, NULL);
+    static sigset_t set;
+    pthread_t thread;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
     if (!group_launched()) {
-        sigaction(SIGINT, &action, NULL);
+        sigaddset(&set, SIGINT);
     }
+    /* Threads made from now on inherit the mask. */
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
+        pthread_create(&thread, NULL, take_signals, &set) != 0) {
+        log_warn("no thread for signals: SIGUSR1 will not end this run in order");
+        return;
+    }
+    pthread_detach(thread);
 }
 
 bool job_stop_requested(void)
 {
-    return stop_requested != 0;
+    return atomic_load(&stop_requested);
 }
 
 /* The command line as typed, without key=value of parallel.pp, behind an mpirun of `ranks`. */
