@@ -285,6 +285,7 @@ static status_t check_steps(struct checking *checking)
     free(reference);
     if (status == STATUS_OK && failed > 0) {
         if (root) {
+            fflush(stdout);
             (void)FAIL(STATUS_MISMATCH,
                        "%d of %lld steps are off (losses may by %.0e, gradient norms by %.0e)",
                        failed, (long long)steps, loss_limit, norm_limit);

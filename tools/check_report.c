@@ -71,6 +71,7 @@ status_t check_report_finish(struct check_report *report, struct group *group)
     }
     if (failed > 0) {
         if (group_rank(group) == 0) {
+            fflush(stdout); /* the lines above stand above the message */
             (void)FAIL(STATUS_MISMATCH, "%d of %d comparisons are over their limit", failed,
                        report->items);
         }
