@@ -239,8 +239,10 @@ static void check_orders(struct health *health)
     if ((health->fds[1].revents & POLLIN) != 0) {
         group_doing(group, doing, sizeof doing);
         if (health->lost_rank < 0) {
-            log_error("rank %d ends on SIGTERM (by the launcher or a user) while it was in %s",
-                      group->rank, doing);
+            log_error(
+                "rank %d ends on SIGTERM (from a user, or from the launcher because another rank "
+                "failed) while it was in %s",
+                group->rank, doing);
             tell_all(health, group->rank, CAUSE_TERMINATED);
             farewell(health, TERMINATED_MS);
         }
