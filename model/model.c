@@ -90,8 +90,8 @@ static status_t consumer_fill(const struct model_config *config, int i, struct c
 
 static void graph_set_read(struct graph *graph, int unit, int key, int use)
 {
-    uint8_t *cell = &graph->reads[unit * graph->keys + key];
-    *cell = (uint8_t)(*cell | use);
+    uint16_t *cell = &graph->reads[unit * graph->keys + key];
+    *cell = (uint16_t)(*cell | use);
 }
 
 /* How the unit that consumer i feeds reads keys. */
@@ -161,7 +161,8 @@ status_t model_create(const struct model_config *config, int64_t B, int64_t T, e
     model->consumer = calloc((size_t)L + 1, sizeof *model->consumer);
     model->graph.unit = calloc((size_t)model->graph.units, sizeof *model->graph.unit);
     model->graph.key = calloc((size_t)model->graph.keys, sizeof *model->graph.key);
-    model->graph.reads = calloc((size_t)model->graph.units * (size_t)model->graph.keys, 1);
+    model->graph.reads = calloc((size_t)model->graph.units * (size_t)model->graph.keys,
+                                sizeof *model->graph.reads);
     if (!model->consumer || !model->graph.unit || !model->graph.key || !model->graph.reads) {
         status = FAIL(STATUS_NOMEM, "no memory for the tables of %d layers", L);
         goto destroy_model;

@@ -7,7 +7,8 @@
 
 #include "schedule/plan_internal.h"
 
-bool check_refuse(const struct checker *checker, int rank, int index, const char *fmt, ...) {
+bool check_refuse(const struct checker *checker, int rank, int index, const char *fmt, ...)
+{
     char what[160] = "";
     int used = 0;
     if (index >= 0) {
@@ -28,7 +29,8 @@ bool check_refuse(const struct checker *checker, int rank, int index, const char
 
 /* ---- stages and shipments ---- */
 
-bool check_reads(const struct plan *plan, int stage, int key) {
+bool check_reads(const struct plan *plan, int stage, int key)
+{
     const struct stage_plan *s = &plan->stage[stage];
     for (int unit = s->first_unit; unit < s->first_unit + s->units; unit++) {
         if (graph_reads(plan->graph, unit, key)) {
@@ -38,7 +40,8 @@ bool check_reads(const struct plan *plan, int stage, int key) {
     return false;
 }
 
-int check_home(const struct plan *plan, int key) {
+int check_home(const struct plan *plan, int key)
+{
     int stage = 0;
     while (plan->graph->key[key].producer >=
            plan->stage[stage].first_unit + plan->stage[stage].units) {
@@ -47,7 +50,8 @@ int check_home(const struct plan *plan, int key) {
     return stage;
 }
 
-static bool check_stages(const struct checker *checker) {
+static bool check_stages(const struct checker *checker)
+{
     const struct plan *plan = checker->plan;
     if (plan->ranks < 1 || plan->stages != plan->ranks || plan->microbatches < 1) {
         return check_refuse(checker, -1, -1, "%d ranks, %d stages and %d microbatches", plan->ranks,
@@ -73,7 +77,8 @@ static bool check_stages(const struct checker *checker) {
     return true;
 }
 
-int check_sum_sender(const struct plan *plan, int to, int key) {
+int check_sum_sender(const struct plan *plan, int to, int key)
+{
     for (int stage = to + 1; stage < plan->stages; stage++) {
         if (check_reads(plan, stage, key)) {
             return stage;
@@ -83,7 +88,8 @@ int check_sum_sender(const struct plan *plan, int to, int key) {
 }
 
 /* Is there to be a shipment of `key` from -> to in this direction? */
-static bool shipment_lawful(const struct plan *plan, const struct shipment *s) {
+static bool shipment_lawful(const struct plan *plan, const struct shipment *s)
+{
     int home = check_home(plan, s->key);
     if (!s->backward) {
         return s->from == home && s->to != home && check_reads(plan, s->to, s->key);
@@ -92,7 +98,8 @@ static bool shipment_lawful(const struct plan *plan, const struct shipment *s) {
     return plan->training && holds && s->from == check_sum_sender(plan, s->to, s->key);
 }
 
-static bool check_shipment(const struct checker *checker, int index) {
+static bool check_shipment(const struct checker *checker, int index)
+{
     const struct plan *plan = checker->plan;
     const struct shipment *s = &plan->shipment[index];
     if (s->key < 0 || s->key >= plan->graph->keys || s->from < 0 || s->from >= plan->stages ||
@@ -121,7 +128,8 @@ static bool check_shipment(const struct checker *checker, int index) {
     return true;
 }
 
-static bool check_shipments(const struct checker *checker) {
+static bool check_shipments(const struct checker *checker)
+{
     const struct plan *plan = checker->plan;
     int expected = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
@@ -148,7 +156,8 @@ static bool check_shipments(const struct checker *checker) {
     return true;
 }
 
-status_t plan_check(const struct plan *plan, char *why, size_t size) {
+status_t plan_check(const struct plan *plan, char *why, size_t size)
+{
     const struct checker checker = {plan, why, size};
     if (!check_stages(&checker) || !check_shipments(&checker)) {
         return STATUS_INTERNAL;

@@ -26,48 +26,57 @@ struct place {
     (check_refuse((place)->machine->checker, (place)->rank, (place)->index, __VA_ARGS__),          \
      OUTCOME_WRONG)
 
-static struct message *message_of(const struct machine *machine, const struct op *op) {
+static struct message *message_of(const struct machine *machine, const struct op *op)
+{
     size_t row = (size_t)op->shipment * (size_t)machine->plan->microbatches;
     return &machine->message[row + (size_t)op->microbatch];
 }
 
-static bool *made_of(const struct machine *machine, int unit, int microbatch) {
+static bool *made_of(const struct machine *machine, int unit, int microbatch)
+{
     return &machine->made[(size_t)unit * (size_t)machine->plan->microbatches + (size_t)microbatch];
 }
 
-static struct buffer *frame_of(const struct machine *machine, const struct op *op) {
+static struct buffer *frame_of(const struct machine *machine, const struct op *op)
+{
     return &machine->frame[machine->frame_first[op->stage] + (size_t)op->frame];
 }
 
-static struct slot *grad_of(const struct machine *machine, const struct op *op, int key) {
+static struct slot *grad_of(const struct machine *machine, const struct op *op, int key)
+{
     int slots = machine->plan->stage[op->stage].grad_slots[key];
     size_t first = machine->grad_slot[machine_pair(machine->plan, op->stage, key)];
     return &machine->slot[first + (size_t)(op->microbatch % slots)];
 }
 
 /* Arrival slot in which `key` of the operation's microbatch comes to its stage. */
-static struct slot *arrival_of(const struct machine *machine, const struct op *op, int key) {
+static struct slot *arrival_of(const struct machine *machine, const struct op *op, int key)
+{
     int shipment = machine->arrival[machine_pair(machine->plan, op->stage, key)];
     int slots = machine->plan->shipment[shipment].slots;
     return &machine->slot[machine->shipment_slot[shipment] + (size_t)(op->microbatch % slots)];
 }
 
-static bool holds(const struct slot *slot, enum slot_state state, int microbatch) {
+static bool holds(const struct slot *slot, enum slot_state state, int microbatch)
+{
     return slot->state == state && slot->microbatch == microbatch;
 }
 
-static void slot_use(struct slot *slot) {
+static void slot_use(struct slot *slot)
+{
     slot->uses--;
     slot->state = slot->uses == 0 ? SLOT_FREE : slot->state;
 }
 
-static bool is_home(const struct plan *plan, int stage, int key) {
+static bool is_home(const struct plan *plan, int stage, int key)
+{
     const struct stage_plan *s = &plan->stage[stage];
     int producer = plan->graph->key[key].producer;
     return producer >= s->first_unit && producer < s->first_unit + s->units;
 }
 
-static int readers_of(const struct plan *plan, int stage, int key) {
+static int readers_of(const struct plan *plan, int stage, int key)
+{
     const struct stage_plan *s = &plan->stage[stage];
     int readers = 0;
     for (int unit = s->first_unit; unit < s->first_unit + s->units; unit++) {
@@ -77,13 +86,15 @@ static int readers_of(const struct plan *plan, int stage, int key) {
 }
 
 /* Uses of a formed gradient: B and W of its producer here, or one send. */
-static int grad_uses(const struct plan *plan, int stage, int key) {
+static int grad_uses(const struct plan *plan, int stage, int key)
+{
     return is_home(plan, stage, key) ? 2 : 1;
 }
 
 /* ---- the wire ---- */
 
-static void land(struct machine *machine, const struct op *op) {
+static void land(struct machine *machine, const struct op *op)
+{
     const struct shipment *s = &machine->plan->shipment[op->shipment];
     struct slot *slot =
         &machine->slot[machine->shipment_slot[op->shipment] + (size_t)(op->microbatch % s->slots)];
@@ -94,7 +105,8 @@ static void land(struct machine *machine, const struct op *op) {
     }
 }
 
-static enum outcome run_post(struct place *p) {
+static enum outcome run_post(struct place *p)
+{
     struct machine *machine = p->machine;
     struct slot *slot =
         &machine->slot[machine->shipment_slot[p->op->shipment] + (size_t)p->op->slot];
@@ -106,7 +118,8 @@ static enum outcome run_post(struct place *p) {
     return OUTCOME_DONE;
 }
 
-static enum outcome run_wait(struct place *p) {
+static enum outcome run_wait(struct place *p)
+{
     struct machine *machine = p->machine;
     const struct plan *plan = machine->plan;
     const struct shipment *s = &plan->shipment[p->op->shipment];
@@ -123,7 +136,8 @@ static enum outcome run_wait(struct place *p) {
     return OUTCOME_DONE;
 }
 
-static enum outcome run_put(struct place *p) {
+static enum outcome run_put(struct place *p)
+{
     struct machine *machine = p->machine;
     const struct op *op = p->op;
     if (machine->plan->shipment[op->shipment].backward) {
@@ -139,7 +153,8 @@ static enum outcome run_put(struct place *p) {
     return OUTCOME_DONE;
 }
 
-static enum outcome run_sent(struct place *p) {
+static enum outcome run_sent(struct place *p)
+{
     struct machine *machine = p->machine;
     const struct op *op = p->op;
     const struct message *message = message_of(machine, op);
@@ -160,7 +175,8 @@ static enum outcome run_sent(struct place *p) {
 /* ---- compute ---- */
 
 /* All keys that the unit reads are there; remote ones lose a use. */
-static enum outcome read_keys(struct place *p) {
+static enum outcome read_keys(struct place *p)
+{
     struct machine *machine = p->machine;
     const struct graph *graph = machine->plan->graph;
     for (int key = 0; key < graph->keys; key++) {
@@ -185,14 +201,16 @@ static enum outcome read_keys(struct place *p) {
 }
 
 /* A use of the microbatch's frame; false if the frame is another's. */
-static bool frame_use(struct place *p) {
+static bool frame_use(struct place *p)
+{
     struct buffer *frame = frame_of(p->machine, p->op);
     frame->uses--;
     return frame->microbatch == p->op->microbatch;
 }
 
 /* Weight gradients take the microbatches in ascending order. */
-static enum outcome weights_add(struct place *p) {
+static enum outcome weights_add(struct place *p)
+{
     int *weights = &p->machine->weights[p->op->unit];
     if (*weights != p->op->microbatch) {
         return WRONG(p, "the weight gradient is due for microbatch %d", *weights);
@@ -201,7 +219,8 @@ static enum outcome weights_add(struct place *p) {
     return OUTCOME_DONE;
 }
 
-static enum outcome run_f(struct place *p) {
+static enum outcome run_f(struct place *p)
+{
     struct machine *machine = p->machine;
     const struct op *op = p->op;
     struct buffer *frame = frame_of(machine, op);
@@ -217,7 +236,8 @@ static enum outcome run_f(struct place *p) {
 }
 
 /* The gradient of what the unit produced is formed, and is used once. */
-static enum outcome read_produced_grad(struct place *p) {
+static enum outcome read_produced_grad(struct place *p)
+{
     int key = graph_produced(p->machine->plan->graph, p->op->unit);
     if (key < 0) {
         return OUTCOME_DONE;
@@ -231,7 +251,8 @@ static enum outcome read_produced_grad(struct place *p) {
 }
 
 /* A gradient is written: into the sum received, or into a free slot. */
-static enum outcome form_grad(struct place *p, int key, bool received) {
+static enum outcome form_grad(struct place *p, int key, bool received)
+{
     struct slot *slot = grad_of(p->machine, p->op, key);
     if (received && !holds(slot, SLOT_HELD, p->op->microbatch)) {
         return WRONG(p, "the sum of the later stages is not there");
@@ -244,7 +265,8 @@ static enum outcome form_grad(struct place *p, int key, bool received) {
     return OUTCOME_DONE;
 }
 
-static enum outcome run_b(struct place *p) {
+static enum outcome run_b(struct place *p)
+{
     struct machine *machine = p->machine;
     const struct graph *graph = machine->plan->graph;
     struct buffer *left = &machine->backward[p->op->unit];
@@ -260,7 +282,7 @@ static enum outcome run_b(struct place *p) {
     }
     *left = (struct buffer){p->op->microbatch, 1}; /* its W, and the GRADs that add it */
     for (int key = 0; key < graph->keys && outcome == OUTCOME_DONE; key++) {
-        uint8_t use = graph_reads(graph, p->op->unit, key);
+        uint16_t use = graph_reads(graph, p->op->unit, key);
         if (use & READ_MID) {
             outcome = form_grad(p, key, false);
         } else {
@@ -270,7 +292,8 @@ static enum outcome run_b(struct place *p) {
     return outcome;
 }
 
-static enum outcome run_grad(struct place *p) {
+static enum outcome run_grad(struct place *p)
+{
     struct machine *machine = p->machine;
     bool received = false;
     int before = -1;
@@ -293,7 +316,8 @@ static enum outcome run_grad(struct place *p) {
     return form_grad(p, p->op->key, received);
 }
 
-static enum outcome run_w(struct place *p) {
+static enum outcome run_w(struct place *p)
+{
     struct buffer *left = &p->machine->backward[p->op->unit];
     if (!frame_use(p) || left->microbatch != p->op->microbatch) {
         return WRONG(p, "its backward has not been run");
@@ -303,7 +327,8 @@ static enum outcome run_w(struct place *p) {
     return outcome == OUTCOME_DONE ? weights_add(p) : outcome;
 }
 
-static enum outcome run_norm(struct place *p) {
+static enum outcome run_norm(struct place *p)
+{
     p->machine->at_norm[p->rank] = true;
     for (int rank = 0; rank < p->machine->plan->ranks; rank++) {
         if (!p->machine->at_norm[rank]) {
@@ -313,7 +338,8 @@ static enum outcome run_norm(struct place *p) {
     return OUTCOME_DONE;
 }
 
-static enum outcome run_op(struct place *p) {
+static enum outcome run_op(struct place *p)
+{
     switch (p->op->kind) {
     case OP_POST:
         return run_post(p);
@@ -340,7 +366,8 @@ static enum outcome run_op(struct place *p) {
 
 /* ---- the run ---- */
 
-static enum outcome machine_run_rank(struct machine *machine, int rank, bool *out_moved) {
+static enum outcome machine_run_rank(struct machine *machine, int rank, bool *out_moved)
+{
     const struct rank_plan *list = &machine->plan->rank[rank];
     while (machine->next[rank] < list->ops) {
         int index = machine->next[rank];
@@ -356,7 +383,8 @@ static enum outcome machine_run_rank(struct machine *machine, int rank, bool *ou
 }
 
 /* All ranks that are not at their end, and what each waits for. */
-static bool machine_deadlock(const struct machine *machine) {
+static bool machine_deadlock(const struct machine *machine)
+{
     char text[400] = "";
     int used = 0;
     for (int rank = 0; rank < machine->plan->ranks; rank++) {
@@ -371,7 +399,8 @@ static bool machine_deadlock(const struct machine *machine) {
     return check_refuse(machine->checker, -1, -1, "deadlock:%s", text);
 }
 
-static bool machine_run(struct machine *machine) {
+static bool machine_run(struct machine *machine)
+{
     bool moved = true, done = false;
     while (moved && !done) {
         moved = false;
@@ -387,7 +416,8 @@ static bool machine_run(struct machine *machine) {
     return done || machine_deadlock(machine);
 }
 
-status_t check_machine(const struct checker *checker) {
+status_t check_machine(const struct checker *checker)
+{
     struct machine machine = {.checker = checker, .plan = checker->plan};
     status_t status = STATUS_NOMEM;
     if (machine_init(&machine)) {

@@ -41,7 +41,8 @@ struct machine {
     struct message *message; /* [shipments][microbatches] */
 };
 
-static inline size_t machine_pair(const struct plan *plan, int stage, int key) {
+static inline size_t machine_pair(const struct plan *plan, int stage, int key)
+{
     return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
 }
 

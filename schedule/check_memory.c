@@ -4,7 +4,8 @@
 #include "schedule/check_machine.h"
 
 /* Numbers all slots and frames; returns the slots in all. */
-static size_t machine_number(struct machine *machine, size_t *out_frames) {
+static size_t machine_number(struct machine *machine, size_t *out_frames)
+{
     const struct plan *plan = machine->plan;
     size_t slots = 0, frames = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
@@ -36,7 +37,8 @@ static size_t machine_number(struct machine *machine, size_t *out_frames) {
     return slots;
 }
 
-bool machine_init(struct machine *machine) {
+bool machine_init(struct machine *machine)
+{
     const struct plan *plan = machine->plan;
     size_t stages = (size_t)plan->stages, units = (size_t)plan->graph->units;
     size_t shipments = (size_t)plan->shipments, m = (size_t)plan->microbatches;
@@ -69,7 +71,8 @@ bool machine_init(struct machine *machine) {
     return machine->slot != NULL && machine->frame != NULL;
 }
 
-void machine_fini(struct machine *machine) {
+void machine_fini(struct machine *machine)
+{
     free(machine->next);
     free(machine->at_norm);
     free(machine->slot);

@@ -11,24 +11,29 @@
 
 /* ---- fields: the operation that this one should be ---- */
 
-static bool in_range(int value, int count) {
+static bool in_range(int value, int count)
+{
     return value >= 0 && value < count;
 }
 
-static bool op_is_receive(enum op_kind kind) {
+static bool op_is_receive(enum op_kind kind)
+{
     return kind == OP_POST || kind == OP_WAIT;
 }
 
-static bool op_is_send(enum op_kind kind) {
+static bool op_is_send(enum op_kind kind)
+{
     return kind == OP_PUT || kind == OP_SENT;
 }
 
-static bool op_is_unit(enum op_kind kind) {
+static bool op_is_unit(enum op_kind kind)
+{
     return kind == OP_F || kind == OP_B || kind == OP_W;
 }
 
 /* Gradients of mid keys are formed by the FFN's B, and only handed over where they arrive. */
-static bool grad_lawful(const struct plan *plan, int stage, int key) {
+static bool grad_lawful(const struct plan *plan, int stage, int key)
+{
     bool home = check_home(plan, key) == stage;
     bool reads = check_reads(plan, stage, key);
     bool mid = plan->graph->key[key].kind == KEY_MID;
@@ -36,7 +41,8 @@ static bool grad_lawful(const struct plan *plan, int stage, int key) {
 }
 
 /* Can an operation with this identity exist at all (fields that decide about the others)? */
-static bool op_lawful(const struct plan *plan, int rank, const struct op *op) {
+static bool op_lawful(const struct plan *plan, int rank, const struct op *op)
+{
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
         return plan->training;
     }
@@ -61,7 +67,8 @@ static bool op_lawful(const struct plan *plan, int rank, const struct op *op) {
 }
 
 /* The key whose gradient B of this unit writes, or -1. */
-static int op_mid(const struct plan *plan, const struct op *op) {
+static int op_mid(const struct plan *plan, const struct op *op)
+{
     for (int key = 0; op->kind == OP_B && key < plan->graph->keys; key++) {
         if (graph_reads(plan->graph, op->unit, key) & READ_MID) {
             return key;
@@ -70,7 +77,8 @@ static int op_mid(const struct plan *plan, const struct op *op) {
     return -1;
 }
 
-static struct op op_expected(const struct plan *plan, int rank, const struct op *op) {
+static struct op op_expected(const struct plan *plan, int rank, const struct op *op)
+{
     struct op e = {.kind = op->kind,
                    .stage = op->stage,
                    .microbatch = op->microbatch,
@@ -111,7 +119,8 @@ static struct op op_expected(const struct plan *plan, int rank, const struct op 
     return e;
 }
 
-static bool check_fields(const struct checker *checker, int rank, int index) {
+static bool check_fields(const struct checker *checker, int rank, int index)
+{
     static const char *const name[] = {"kind",   "stage",     "microbatch", "unit",
                                        "key",    "shipment",  "frame",      "slot",
                                        "source", "first_add", "adds"};
@@ -135,7 +144,8 @@ static bool check_fields(const struct checker *checker, int rank, int index) {
 
 /* ---- additions ---- */
 
-static bool next_add_is(const struct plan *plan, const struct op *op, int *next, struct add want) {
+static bool next_add_is(const struct plan *plan, const struct op *op, int *next, struct add want)
+{
     bool found = *next < op->adds;
     if (found) {
         const struct add *add = &plan->add[op->first_add + *next];
@@ -145,7 +155,8 @@ static bool next_add_is(const struct plan *plan, const struct op *op, int *next,
     return found;
 }
 
-static bool adds_of_unit(const struct plan *plan, const struct op *op, int *next, int unit) {
+static bool adds_of_unit(const struct plan *plan, const struct op *op, int *next, int unit)
+{
     static const struct {
         int uses;
         enum add_kind kind;
@@ -162,7 +173,8 @@ static bool adds_of_unit(const struct plan *plan, const struct op *op, int *next
     return true;
 }
 
-static bool check_adds(const struct checker *checker, int rank, int index) {
+static bool check_adds(const struct checker *checker, int rank, int index)
+{
     const struct plan *plan = checker->plan;
     const struct op *op = &plan->rank[rank].op[index];
     if (op->first_add < 0 || op->adds < 0 || op->adds > plan->adds - op->first_add) {
@@ -191,7 +203,8 @@ static bool check_adds(const struct checker *checker, int rank, int index) {
 /* ---- exactly once ---- */
 
 /* A number for every operation that can be, microbatch aside. */
-static int op_identity(const struct plan *plan, int rank, const struct op *op) {
+static int op_identity(const struct plan *plan, int rank, const struct op *op)
+{
     int units = plan->graph->units, keys = plan->graph->keys;
     int base = 3 * units + 4 * plan->shipments;
     switch (op->kind) {
@@ -216,13 +229,15 @@ static int op_identity(const struct plan *plan, int rank, const struct op *op) {
     }
 }
 
-static int identities(const struct plan *plan) {
+static int identities(const struct plan *plan)
+{
     return 3 * plan->graph->units + 4 * plan->shipments + plan->stages * plan->graph->keys +
            2 * plan->ranks;
 }
 
 /* How many operations of this identity there must be. */
-static int expected_count(const struct plan *plan, int identity) {
+static int expected_count(const struct plan *plan, int identity)
+{
     int units = plan->graph->units, base = 3 * units + 4 * plan->shipments;
     if (identity < 3 * units) {
         return plan->training || identity < units ? plan->microbatches : 0;
@@ -238,7 +253,8 @@ static int expected_count(const struct plan *plan, int identity) {
     return plan->training;
 }
 
-static bool check_missing(const struct checker *checker, const int *count) {
+static bool check_missing(const struct checker *checker, const int *count)
+{
     static const char *const what[] = {"F", "B", "W", "post", "wait", "put", "sent", "gradient"};
     const struct plan *plan = checker->plan;
     int units = plan->graph->units, base = 3 * units + 4 * plan->shipments;
@@ -269,7 +285,8 @@ static bool check_missing(const struct checker *checker, const int *count) {
 }
 
 /* Ticks off every operation in `seen` [identities][microbatches], then looks for what is left. */
-static bool check_once(const struct checker *checker, unsigned char *seen, int *count) {
+static bool check_once(const struct checker *checker, unsigned char *seen, int *count)
+{
     const struct plan *plan = checker->plan;
     for (int rank = 0; rank < plan->ranks; rank++) {
         for (int index = 0; index < plan->rank[rank].ops; index++) {
@@ -294,7 +311,8 @@ static bool check_once(const struct checker *checker, unsigned char *seen, int *
 /* ---- the same order on both ends ---- */
 
 /* The n-th put of a shipment must be the n-th post and the n-th wait. `order` [3][shipments][m]. */
-static bool check_order(const struct checker *checker, int *order, int *count) {
+static bool check_order(const struct checker *checker, int *order, int *count)
+{
     const struct plan *plan = checker->plan;
     size_t each = (size_t)plan->shipments * (size_t)plan->microbatches;
     for (int rank = 0; rank < plan->ranks; rank++) {
@@ -322,7 +340,8 @@ static bool check_order(const struct checker *checker, int *order, int *count) {
 }
 
 /* The step ends with the norm and the optimizer. */
-static bool check_ends(const struct checker *checker) {
+static bool check_ends(const struct checker *checker)
+{
     const struct plan *plan = checker->plan;
     for (int rank = 0; rank < plan->ranks && plan->training; rank++) {
         const struct rank_plan *r = &plan->rank[rank];
@@ -333,7 +352,8 @@ static bool check_ends(const struct checker *checker) {
     return true;
 }
 
-status_t check_ops(const struct checker *checker) {
+status_t check_ops(const struct checker *checker)
+{
     const struct plan *plan = checker->plan;
     size_t kinds = (size_t)identities(plan), m = (size_t)plan->microbatches;
     unsigned char *seen = calloc(kinds * m, 1);

@@ -1,13 +1,15 @@
 /* forward.c - evaluation: forwards only. Two frames, so that one is sent while the next is made. */
 #include "schedule/plan_internal.h"
 
-static int forward_frames(int stages, int stage, int microbatches) {
+static int forward_frames(int stages, int stage, int microbatches)
+{
     (void)stages;
     (void)stage;
     return microbatches < 2 ? microbatches : 2;
 }
 
-static void forward_build(int stages, int stage, int microbatches, struct phase_list *out) {
+static void forward_build(int stages, int stage, int microbatches, struct phase_list *out)
+{
     (void)stages;
     (void)stage;
     for (int m = 0; m < microbatches; m++) {

@@ -2,13 +2,15 @@
  * in flight at once. */
 #include "schedule/plan_internal.h"
 
-static int gpipe_frames(int stages, int stage, int microbatches) {
+static int gpipe_frames(int stages, int stage, int microbatches)
+{
     (void)stages;
     (void)stage;
     return microbatches;
 }
 
-static void gpipe_build(int stages, int stage, int microbatches, struct phase_list *out) {
+static void gpipe_build(int stages, int stage, int microbatches, struct phase_list *out)
+{
     (void)stages;
     (void)stage;
     for (int m = 0; m < microbatches; m++) {

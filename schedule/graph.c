@@ -3,11 +3,13 @@
 
 #include "schedule/plan_internal.h"
 
-uint8_t graph_reads(const struct graph *graph, int unit, int key) {
+uint16_t graph_reads(const struct graph *graph, int unit, int key)
+{
     return graph->reads[(size_t)unit * (size_t)graph->keys + (size_t)key];
 }
 
-int graph_produced(const struct graph *graph, int unit) {
+int graph_produced(const struct graph *graph, int unit)
+{
     for (int key = 0; key < graph->keys; key++) {
         if (graph->key[key].producer == unit) {
             return key;
@@ -16,7 +18,8 @@ int graph_produced(const struct graph *graph, int unit) {
     return -1;
 }
 
-const char *unit_print(const struct unit *unit, char *buffer, size_t size) {
+const char *unit_print(const struct unit *unit, char *buffer, size_t size)
+{
     switch (unit->kind) {
     case UNIT_EMBED:
         snprintf(buffer, size, "embed");
@@ -34,16 +37,18 @@ const char *unit_print(const struct unit *unit, char *buffer, size_t size) {
     return buffer;
 }
 
-const char *key_print(const struct key *key, char *buffer, size_t size) {
+const char *key_print(const struct key *key, char *buffer, size_t size)
+{
     static const char *const letter[] = {"X", "H", "S", "R"};
     snprintf(buffer, size, "%s_%d", letter[key->kind], key->index);
     return buffer;
 }
 
 /* H_i: made by an attention, read by the next unit and by nothing else. */
-static status_t graph_check_mid(const struct graph *graph, int key) {
+static status_t graph_check_mid(const struct graph *graph, int key)
+{
     for (int unit = 0; unit < graph->units; unit++) {
-        uint8_t expected = unit == graph->key[key].producer + 1 ? READ_MID : 0;
+        uint16_t expected = unit == graph->key[key].producer + 1 ? READ_MID : 0;
         if (graph_reads(graph, unit, key) != expected) {
             return FAIL(STATUS_INTERNAL, "key H_%d may be read by the FFN after it only, as mid",
                         graph->key[key].index);
@@ -52,10 +57,11 @@ static status_t graph_check_mid(const struct graph *graph, int key) {
     return STATUS_OK;
 }
 
-static status_t graph_check_hidden(const struct graph *graph, int key) {
+static status_t graph_check_hidden(const struct graph *graph, int key)
+{
     int readers = 0;
     for (int unit = 0; unit < graph->units; unit++) {
-        uint8_t use = graph_reads(graph, unit, key);
+        uint16_t use = graph_reads(graph, unit, key);
         if (use & READ_SUMMARY) {
             return FAIL(STATUS_UNSUPPORTED, "plans with block summaries cannot be made yet");
         }
@@ -72,7 +78,8 @@ static status_t graph_check_hidden(const struct graph *graph, int key) {
 }
 
 /* Embedding and FFNs make one hidden key each, attentions one mid key, the head none. */
-static status_t graph_check_unit(const struct graph *graph, int unit) {
+static status_t graph_check_unit(const struct graph *graph, int unit)
+{
     int made = 0;
     for (int key = 0; key < graph->keys; key++) {
         made += graph->key[key].producer == unit;
@@ -86,7 +93,8 @@ static status_t graph_check_unit(const struct graph *graph, int unit) {
     return STATUS_OK;
 }
 
-status_t graph_check(const struct graph *graph) {
+status_t graph_check(const struct graph *graph)
+{
     if (graph->units < 1 || graph->keys < 0) {
         return FAIL(STATUS_INTERNAL, "a graph of %d units and %d keys", graph->units, graph->keys);
     }

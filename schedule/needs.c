@@ -7,11 +7,13 @@
 
 #include "schedule/plan_internal.h"
 
-static size_t at(const struct plan *plan, int stage, int key) {
+static size_t at(const struct plan *plan, int stage, int key)
+{
     return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
 }
 
-static int *needs_table(const struct plan *plan) {
+static int *needs_table(const struct plan *plan)
+{
     size_t count = (size_t)plan->stages * (size_t)plan->graph->keys;
     int *table = malloc((count + 1) * sizeof *table);
     for (size_t i = 0; table != NULL && i < count; i++) {
@@ -20,7 +22,8 @@ static int *needs_table(const struct plan *plan) {
     return table;
 }
 
-void needs_destroy(struct needs *needs) {
+void needs_destroy(struct needs *needs)
+{
     if (needs == NULL) {
         return;
     }
@@ -32,7 +35,8 @@ void needs_destroy(struct needs *needs) {
     free(needs);
 }
 
-static void needs_find_readers(const struct plan *plan, struct needs *needs) {
+static void needs_find_readers(const struct plan *plan, struct needs *needs)
+{
     for (int stage = 0; stage < plan->stages; stage++) {
         int first = plan->stage[stage].first_unit;
         for (int unit = first; unit < first + plan->stage[stage].units; unit++) {
@@ -47,7 +51,8 @@ static void needs_find_readers(const struct plan *plan, struct needs *needs) {
     }
 }
 
-static int shipment_add(struct plan *plan, int key, int from, int to, bool backward) {
+static int shipment_add(struct plan *plan, int key, int from, int to, bool backward)
+{
     const struct key *what = &plan->graph->key[key];
     int home = plan_stage_of(plan, what->producer);
     const struct stage_plan *made = &plan->stage[home];
@@ -63,7 +68,8 @@ static int shipment_add(struct plan *plan, int key, int from, int to, bool backw
     return plan->shipments++;
 }
 
-static void needs_add_forward(struct plan *plan, struct needs *needs) {
+static void needs_add_forward(struct plan *plan, struct needs *needs)
+{
     for (int from = 0; from < plan->stages; from++) {
         for (int key = 0; key < plan->graph->keys; key++) {
             if (plan_stage_of(plan, plan->graph->key[key].producer) != from) {
@@ -78,7 +84,8 @@ static void needs_add_forward(struct plan *plan, struct needs *needs) {
     }
 }
 
-static void needs_add_backward(struct plan *plan, struct needs *needs) {
+static void needs_add_backward(struct plan *plan, struct needs *needs)
+{
     for (int from = 0; from < plan->stages; from++) {
         for (int key = 0; key < plan->graph->keys; key++) {
             if (needs->forward_in[at(plan, from, key)] < 0) {
@@ -96,7 +103,8 @@ static void needs_add_backward(struct plan *plan, struct needs *needs) {
     }
 }
 
-status_t needs_create(struct plan *plan, struct needs **out) {
+status_t needs_create(struct plan *plan, struct needs **out)
+{
     struct needs *needs = calloc(1, sizeof *needs);
     if (needs == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for the shipments of a plan");

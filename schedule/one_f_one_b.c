@@ -2,11 +2,13 @@
  * microbatches in flight as there are stages from this one on. */
 #include "schedule/plan_internal.h"
 
-static int one_f_one_b_frames(int stages, int stage, int microbatches) {
+static int one_f_one_b_frames(int stages, int stage, int microbatches)
+{
     return microbatches < stages - stage ? microbatches : stages - stage;
 }
 
-static void one_f_one_b_build(int stages, int stage, int microbatches, struct phase_list *out) {
+static void one_f_one_b_build(int stages, int stage, int microbatches, struct phase_list *out)
+{
     int ahead = one_f_one_b_frames(stages, stage, microbatches) - 1;
     for (int m = 0; m < ahead; m++) {
         phase_add(out, PHASE_F, m);

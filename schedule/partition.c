@@ -10,11 +10,13 @@
 
 #include "schedule/plan_internal.h"
 
-static bool may_cut(const struct graph *graph, int unit) {
+static bool may_cut(const struct graph *graph, int unit)
+{
     return unit == 0 || unit == graph->units || graph->unit[unit].may_start;
 }
 
-status_t partition_check_stages(const struct graph *graph, int stages) {
+status_t partition_check_stages(const struct graph *graph, int stages)
+{
     int most = 0;
     for (int unit = 0; unit < graph->units; unit++) {
         most += may_cut(graph, unit);
@@ -27,7 +29,8 @@ status_t partition_check_stages(const struct graph *graph, int stages) {
     return STATUS_OK;
 }
 
-static void stages_set(struct plan *plan, int stage, int first, int end) {
+static void stages_set(struct plan *plan, int stage, int first, int end)
+{
     plan->stage[stage].first_unit = first;
     plan->stage[stage].units = end - first;
 }
@@ -43,11 +46,13 @@ struct search {
     int64_t *least; /* same, least bytes under the bound; -1 = impossible */
 };
 
-static size_t pair(const struct search *search, int row, int unit) {
+static size_t pair(const struct search *search, int row, int unit)
+{
     return (size_t)row * (size_t)(search->units + 1) + (size_t)unit;
 }
 
-static status_t search_init(struct search *search, const struct plan *plan) {
+static status_t search_init(struct search *search, const struct plan *plan)
+{
     *search =
         (struct search){.graph = plan->graph, .units = plan->graph->units, .stages = plan->stages};
     size_t row = (size_t)search->units + 1;
@@ -62,7 +67,8 @@ static status_t search_init(struct search *search, const struct plan *plan) {
     return STATUS_OK;
 }
 
-static void search_fini(struct search *search) {
+static void search_fini(struct search *search)
+{
     free(search->cost);
     free(search->bytes);
     free(search->worst);
@@ -70,7 +76,8 @@ static void search_fini(struct search *search) {
 }
 
 /* Bytes that unit `b` adds to what a stage that begins with unit `a` receives. */
-static int64_t search_new_bytes(const struct search *search, int a, int b) {
+static int64_t search_new_bytes(const struct search *search, int a, int b)
+{
     int64_t bytes = 0;
     for (int key = 0; key < search->graph->keys; key++) {
         bool fresh = search->graph->key[key].producer < a && graph_reads(search->graph, b, key);
@@ -82,7 +89,8 @@ static int64_t search_new_bytes(const struct search *search, int a, int b) {
     return bytes;
 }
 
-static void search_weigh(struct search *search) {
+static void search_weigh(struct search *search)
+{
     for (int a = 0; a < search->units; a++) {
         for (int b = a; b < search->units; b++) {
             const struct unit *unit = &search->graph->unit[b];
@@ -94,7 +102,8 @@ static void search_weigh(struct search *search) {
     }
 }
 
-static void search_worst(struct search *search) {
+static void search_worst(struct search *search)
+{
     for (int s = 0; s <= search->stages; s++) {
         for (int a = 0; a <= search->units; a++) {
             double best = s == 0 && a == search->units ? 0 : DBL_MAX;
@@ -112,7 +121,8 @@ static void search_worst(struct search *search) {
 }
 
 /* Bytes of the last s stages from unit a if the first of them ends before b; -1 = impossible. */
-static int64_t search_bytes(const struct search *search, int s, int a, int b) {
+static int64_t search_bytes(const struct search *search, int s, int a, int b)
+{
     double bound = search->worst[pair(search, search->stages, 0)];
     int64_t rest = search->least[pair(search, s - 1, b)];
     bool possible =
@@ -120,7 +130,8 @@ static int64_t search_bytes(const struct search *search, int s, int a, int b) {
     return possible ? rest + search->bytes[pair(search, a, b)] : -1;
 }
 
-static void search_least(struct search *search) {
+static void search_least(struct search *search)
+{
     for (int s = 0; s <= search->stages; s++) {
         for (int a = 0; a <= search->units; a++) {
             int64_t best = s == 0 && a == search->units ? 0 : -1;
@@ -133,7 +144,8 @@ static void search_least(struct search *search) {
     }
 }
 
-static status_t partition_auto(struct plan *plan) {
+static status_t partition_auto(struct plan *plan)
+{
     struct search search;
     status_t status = search_init(&search, plan);
     if (status == STATUS_OK) {
@@ -157,7 +169,8 @@ static status_t partition_auto(struct plan *plan) {
 /* ---- layers ---- */
 
 /* First unit of the n-th layer (from 0) of `layers`; the whole model's end after the last. */
-static int layer_first(const struct graph *graph, int n, int layers) {
+static int layer_first(const struct graph *graph, int n, int layers)
+{
     if (n == 0 || n == layers) {
         return n == 0 ? 0 : graph->units;
     }
@@ -168,7 +181,8 @@ static int layer_first(const struct graph *graph, int n, int layers) {
     return unit;
 }
 
-static status_t partition_layers(struct plan *plan) {
+static status_t partition_layers(struct plan *plan)
+{
     int layers = 0;
     for (int unit = 0; unit < plan->graph->units; unit++) {
         layers += plan->graph->unit[unit].kind == UNIT_ATTENTION;
@@ -193,8 +207,8 @@ static status_t partition_layers(struct plan *plan) {
 
 /* ---- counts ---- */
 
-static status_t partition_cut_check(const struct graph *graph, const char *text, int stage,
-                                    int cut) {
+static status_t partition_cut_check(const struct graph *graph, const char *text, int stage, int cut)
+{
     if (may_cut(graph, cut)) {
         return STATUS_OK;
     }
@@ -214,7 +228,8 @@ static status_t partition_cut_check(const struct graph *graph, const char *text,
 }
 
 /* Reads one count; `*text` moves behind it and its comma. 0 if there is none. */
-static int count_read(const char **text, int most) {
+static int count_read(const char **text, int most)
+{
     char *end = NULL;
     long count = strtol(*text, &end, 10);
     bool good = end != *text && count >= 1 && count <= most && (*end == ',' || *end == '\0');
@@ -225,7 +240,8 @@ static int count_read(const char **text, int most) {
     return (int)count;
 }
 
-static int counts_in(const char *text) {
+static int counts_in(const char *text)
+{
     int counts = 1;
     for (; *text != '\0'; text++) {
         counts += *text == ',';
@@ -233,7 +249,8 @@ static int counts_in(const char *text) {
     return counts;
 }
 
-static status_t partition_counts(struct plan *plan, const char *text) {
+static status_t partition_counts(struct plan *plan, const char *text)
+{
     const struct graph *graph = plan->graph;
     if (counts_in(text) != plan->stages) {
         return FAIL(STATUS_INVALID,
@@ -265,7 +282,8 @@ static status_t partition_counts(struct plan *plan, const char *text) {
     return STATUS_OK;
 }
 
-status_t partition_make(struct plan *plan, const char *text) {
+status_t partition_make(struct plan *plan, const char *text)
+{
     if (strcmp(text, "auto") == 0) {
         return partition_auto(plan);
     }

@@ -28,18 +28,21 @@ struct expansion {
     struct op nowhere;     /* takes what does not fit once memory has run out */
 };
 
-static size_t at(const struct plan *plan, int stage, int key) {
+static size_t at(const struct plan *plan, int stage, int key)
+{
     return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
 }
 
 /* ---- sizes ---- */
 
-static int at_most(int value, int limit) {
+static int at_most(int value, int limit)
+{
     return value < limit ? value : limit;
 }
 
 void plan_size_slots(struct plan *plan, const struct needs *needs, const struct builder *builder,
-                     int prefetch) {
+                     int prefetch)
+{
     int most = plan->microbatches;
     prefetch = at_most(prefetch, most);
     for (int stage = 0; stage < plan->stages; stage++) {
@@ -66,12 +69,14 @@ void plan_size_slots(struct plan *plan, const struct needs *needs, const struct 
 
 /* ---- the order of additions ---- */
 
-static void add_push(struct plan *plan, enum add_kind kind, int unit) {
+static void add_push(struct plan *plan, enum add_kind kind, int unit)
+{
     plan->add[plan->adds++] = (struct add){.kind = kind, .unit = unit, .key = -1};
 }
 
-static void add_unit(struct plan *plan, int unit, int key) {
-    uint8_t use = graph_reads(plan->graph, unit, key);
+static void add_unit(struct plan *plan, int unit, int key)
+{
+    uint16_t use = graph_reads(plan->graph, unit, key);
     if (use & (READ_Q | READ_K | READ_V | READ_R)) {
         add_push(plan, ADD_AGGREGATE, unit);
     }
@@ -83,7 +88,8 @@ static void add_unit(struct plan *plan, int unit, int key) {
     }
 }
 
-static void expansion_add_gradients(struct expansion *e) {
+static void expansion_add_gradients(struct expansion *e)
+{
     struct plan *plan = e->plan;
     for (int stage = 0; stage < plan->stages; stage++) {
         const struct stage_plan *units = &plan->stage[stage];
@@ -103,7 +109,8 @@ static void expansion_add_gradients(struct expansion *e) {
 
 /* ---- single operations ---- */
 
-static struct op *op_push(struct expansion *e, enum op_kind kind, int microbatch) {
+static struct op *op_push(struct expansion *e, enum op_kind kind, int microbatch)
+{
     struct op_list *list = &e->list;
     if (list->ops == list->capacity && !list->failed) {
         int capacity = list->capacity > 0 ? 2 * list->capacity : 256;
@@ -127,7 +134,8 @@ static struct op *op_push(struct expansion *e, enum op_kind kind, int microbatch
     return op;
 }
 
-static struct op *emit_unit(struct expansion *e, enum op_kind kind, int unit, int microbatch) {
+static struct op *emit_unit(struct expansion *e, enum op_kind kind, int unit, int microbatch)
+{
     struct op *op = op_push(e, kind, microbatch);
     op->unit = unit;
     op->frame = microbatch % e->plan->stage[e->stage].frames;
@@ -135,7 +143,8 @@ static struct op *emit_unit(struct expansion *e, enum op_kind kind, int unit, in
 }
 
 /* POST and WAIT at the receiving end. */
-static void emit_receive(struct expansion *e, enum op_kind kind, int shipment, int microbatch) {
+static void emit_receive(struct expansion *e, enum op_kind kind, int shipment, int microbatch)
+{
     const struct shipment *s = &e->plan->shipment[shipment];
     struct op *op = op_push(e, kind, microbatch);
     op->shipment = shipment;
@@ -144,7 +153,8 @@ static void emit_receive(struct expansion *e, enum op_kind kind, int shipment, i
 }
 
 /* PUT and SENT at the sending end. */
-static void emit_send(struct expansion *e, enum op_kind kind, int shipment, int microbatch) {
+static void emit_send(struct expansion *e, enum op_kind kind, int shipment, int microbatch)
+{
     const struct shipment *s = &e->plan->shipment[shipment];
     const struct stage_plan *from = &e->plan->stage[s->from];
     struct op *op = op_push(e, kind, microbatch);
@@ -159,7 +169,8 @@ static void emit_send(struct expansion *e, enum op_kind kind, int shipment, int 
     e->sent[shipment] += kind == OP_SENT;
 }
 
-static void emit_grad(struct expansion *e, int key, int microbatch) {
+static void emit_grad(struct expansion *e, int key, int microbatch)
+{
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     struct op *op = op_push(e, OP_GRAD, microbatch);
     op->key = key;
@@ -170,7 +181,8 @@ static void emit_grad(struct expansion *e, int key, int microbatch) {
 }
 
 /* The slot of `microbatch` is free: post it for the next one that uses it. */
-static void emit_next_post(struct expansion *e, int shipment, int microbatch) {
+static void emit_next_post(struct expansion *e, int shipment, int microbatch)
+{
     int next = microbatch + e->plan->shipment[shipment].slots;
     if (next < e->plan->microbatches) {
         emit_receive(e, OP_POST, shipment, next);
@@ -178,7 +190,8 @@ static void emit_next_post(struct expansion *e, int shipment, int microbatch) {
 }
 
 /* Arrived keys whose last use here was `unit`. */
-static void emit_key_posts(struct expansion *e, const int *last, int unit, int microbatch) {
+static void emit_key_posts(struct expansion *e, const int *last, int unit, int microbatch)
+{
     for (int key = 0; key < e->plan->graph->keys; key++) {
         size_t i = at(e->plan, e->stage, key);
         if (e->needs->forward_in[i] >= 0 && last[i] == unit) {
@@ -188,7 +201,8 @@ static void emit_key_posts(struct expansion *e, const int *last, int unit, int m
 }
 
 /* PUT or SENT of everything that leaves this stage forward; only of `unit` unless -1. */
-static void emit_forward_sends(struct expansion *e, enum op_kind kind, int unit, int microbatch) {
+static void emit_forward_sends(struct expansion *e, enum op_kind kind, int unit, int microbatch)
+{
     for (int i = 0; i < e->plan->shipments; i++) { /* sorted by key, then nearest stage first */
         const struct shipment *s = &e->plan->shipment[i];
         int producer = e->plan->graph->key[s->key].producer;
@@ -200,7 +214,8 @@ static void emit_forward_sends(struct expansion *e, enum op_kind kind, int unit,
 
 /* ---- phases ---- */
 
-static void expand_forward(struct expansion *e, int microbatch) {
+static void expand_forward(struct expansion *e, int microbatch)
+{
     const struct plan *plan = e->plan;
     const struct stage_plan *stage = &plan->stage[e->stage];
     int last = stage->first_unit + stage->units;
@@ -223,7 +238,8 @@ static void expand_forward(struct expansion *e, int microbatch) {
 }
 
 /* Everything that makes the key's gradient slot usable and then the gradient itself. */
-static void expand_grad(struct expansion *e, int key, int microbatch) {
+static void expand_grad(struct expansion *e, int key, int microbatch)
+{
     size_t i = at(e->plan, e->stage, key);
     int in = e->needs->backward_in[i], out = e->needs->backward_out[i];
     int slots = e->plan->stage[e->stage].grad_slots[key];
@@ -241,7 +257,8 @@ static void expand_grad(struct expansion *e, int key, int microbatch) {
 }
 
 /* B of an FFN also writes the gradient of the H_i that it reads. */
-static void expand_backward_unit(struct expansion *e, int unit, int microbatch) {
+static void expand_backward_unit(struct expansion *e, int unit, int microbatch)
+{
     int mid = -1;
     for (int key = 0; key < e->plan->graph->keys; key++) {
         mid = graph_reads(e->plan->graph, unit, key) & READ_MID ? key : mid;
@@ -260,7 +277,8 @@ static void expand_backward_unit(struct expansion *e, int unit, int microbatch) 
 }
 
 /* Remote keys of this stage: the urgent one if `urgent`, else all the others, newest first. */
-static void expand_remote(struct expansion *e, bool urgent, int microbatch) {
+static void expand_remote(struct expansion *e, bool urgent, int microbatch)
+{
     for (int key = e->plan->graph->keys; key-- > 0;) {
         int out = e->needs->backward_out[at(e->plan, e->stage, key)];
         if (out < 0 || e->plan->shipment[out].plain != urgent) {
@@ -273,7 +291,8 @@ static void expand_remote(struct expansion *e, bool urgent, int microbatch) {
     }
 }
 
-static void expand_backward(struct expansion *e, int microbatch) {
+static void expand_backward(struct expansion *e, int microbatch)
+{
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
         int key = graph_produced(e->plan->graph, unit);
@@ -286,7 +305,8 @@ static void expand_backward(struct expansion *e, int microbatch) {
     expand_remote(e, true, microbatch);
 }
 
-static void expand_weights(struct expansion *e, int microbatch) {
+static void expand_weights(struct expansion *e, int microbatch)
+{
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
         emit_unit(e, OP_W, unit, microbatch);
@@ -299,7 +319,8 @@ static void expand_weights(struct expansion *e, int microbatch) {
     emit_forward_sends(e, OP_SENT, -1, microbatch);
 }
 
-static void expand_phase(struct expansion *e, const struct phase *phase) {
+static void expand_phase(struct expansion *e, const struct phase *phase)
+{
     switch (phase->kind) {
     case PHASE_F:
         expand_forward(e, phase->microbatch);
@@ -319,7 +340,8 @@ static void expand_phase(struct expansion *e, const struct phase *phase) {
 /* ---- a rank's whole list ---- */
 
 /* Puts still without their SENT, in the order in which they were put. */
-static void expand_rest(struct expansion *e) {
+static void expand_rest(struct expansion *e)
+{
     int ops = e->list.ops;
     for (int i = 0; i < ops && !e->list.failed; i++) {
         struct op op = e->list.op[i];
@@ -335,7 +357,8 @@ static void expand_rest(struct expansion *e) {
 }
 
 /* The posts of slots that are free from the start, in the order of their waits, then the rest. */
-static bool expand_first_posts(struct expansion *e, struct rank_plan *out) {
+static bool expand_first_posts(struct expansion *e, struct rank_plan *out)
+{
     struct op_list body = e->list;
     e->list = (struct op_list){.failed = body.failed};
     for (int i = 0; i < body.ops; i++) {
@@ -354,7 +377,8 @@ static bool expand_first_posts(struct expansion *e, struct rank_plan *out) {
 }
 
 static status_t expansion_run(struct expansion *e, const struct builder *builder,
-                              struct phase_list *phases) {
+                              struct phase_list *phases)
+{
     struct plan *plan = e->plan;
     expansion_add_gradients(e);
     for (int rank = 0; rank < plan->ranks; rank++) {
@@ -373,7 +397,8 @@ static status_t expansion_run(struct expansion *e, const struct builder *builder
     return STATUS_OK;
 }
 
-status_t plan_expand(struct plan *plan, const struct needs *needs, const struct builder *builder) {
+status_t plan_expand(struct plan *plan, const struct needs *needs, const struct builder *builder)
+{
     size_t pairs = (size_t)plan->stages * (size_t)plan->graph->keys;
     size_t most = pairs + 3 * (size_t)plan->graph->units * (size_t)plan->graph->keys;
     struct phase_list phases = {.phase =

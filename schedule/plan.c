@@ -8,7 +8,8 @@
 static const struct builder *const builders[] = {&gpipe_builder, &one_f_one_b_builder,
                                                  &forward_builder};
 
-static status_t builder_find(const char *name, const struct builder **out) {
+static status_t builder_find(const char *name, const struct builder **out)
+{
     for (size_t i = 0; i < sizeof builders / sizeof builders[0]; i++) {
         if (strcmp(builders[i]->name, name) == 0) {
             *out = builders[i];
@@ -18,17 +19,20 @@ static status_t builder_find(const char *name, const struct builder **out) {
     return FAIL(STATUS_INVALID, "no schedule is called \"%s\"; use gpipe or 1f1b", name);
 }
 
-void phase_add(struct phase_list *list, enum phase_kind kind, int microbatch) {
+void phase_add(struct phase_list *list, enum phase_kind kind, int microbatch)
+{
     list->phase[list->count++] = (struct phase){.kind = kind, .microbatch = microbatch};
 }
 
-void phase_add_backward(struct phase_list *list, int microbatch) {
+void phase_add_backward(struct phase_list *list, int microbatch)
+{
     phase_add(list, PHASE_B, microbatch);
     phase_add(list, PHASE_K, microbatch);
     phase_add(list, PHASE_W, microbatch);
 }
 
-void plan_destroy(struct plan *plan) {
+void plan_destroy(struct plan *plan)
+{
     if (plan == NULL) {
         return;
     }
@@ -45,7 +49,8 @@ void plan_destroy(struct plan *plan) {
     free(plan);
 }
 
-int plan_stage_of(const struct plan *plan, int unit) {
+int plan_stage_of(const struct plan *plan, int unit)
+{
     int stage = 0;
     while (stage + 1 < plan->stages && unit >= plan->stage[stage + 1].first_unit) {
         stage++;
@@ -53,11 +58,13 @@ int plan_stage_of(const struct plan *plan, int unit) {
     return stage;
 }
 
-int plan_rank_of(const struct plan *plan, int stage) {
+int plan_rank_of(const struct plan *plan, int stage)
+{
     return stage % plan->ranks;
 }
 
-static status_t plan_alloc(struct plan *plan) {
+static status_t plan_alloc(struct plan *plan)
+{
     plan->stage = calloc((size_t)plan->stages, sizeof *plan->stage);
     plan->rank = calloc((size_t)plan->ranks, sizeof *plan->rank);
     bool ok = plan->stage != NULL && plan->rank != NULL;
@@ -69,7 +76,8 @@ static status_t plan_alloc(struct plan *plan) {
     return ok ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for a plan of %d stages", plan->stages);
 }
 
-static status_t plan_options_check(const struct plan_options *options) {
+static status_t plan_options_check(const struct plan_options *options)
+{
     if (options->ranks < 1) {
         return FAIL(STATUS_INVALID, "a plan for %d pipeline ranks; use 1 or more (parallel.pp)",
                     options->ranks);
@@ -90,7 +98,8 @@ static status_t plan_options_check(const struct plan_options *options) {
 }
 
 static status_t plan_build(struct plan *plan, const struct builder *builder,
-                           const struct plan_options *options) {
+                           const struct plan_options *options)
+{
     TRY(plan_alloc(plan));
     TRY(partition_make(plan, options->partition));
     struct needs *needs = NULL;
@@ -110,7 +119,8 @@ static status_t plan_build(struct plan *plan, const struct builder *builder,
 }
 
 status_t plan_create(const struct graph *graph, const struct plan_options *options,
-                     struct plan **out) {
+                     struct plan **out)
+{
     const struct builder *builder = NULL;
     TRY(plan_options_check(options));
     TRY(builder_find(options->schedule, &builder));
@@ -138,7 +148,8 @@ status_t plan_create(const struct graph *graph, const struct plan_options *optio
 
 /* ---- hash ---- */
 
-static uint64_t hash_shipment(const struct shipment *s, uint64_t hash) {
+static uint64_t hash_shipment(const struct shipment *s, uint64_t hash)
+{
     const int64_t field[] = {s->key, s->from, s->to, s->backward, s->plain, s->bytes, s->slots};
     return hash_bytes(field, sizeof field, hash);
 }
@@ -147,13 +158,15 @@ static uint64_t hash_shipment(const struct shipment *s, uint64_t hash) {
 _Static_assert(sizeof(struct op) == 11 * sizeof(int), "struct op has padding");
 _Static_assert(sizeof(struct add) == 3 * sizeof(int), "struct add has padding");
 
-uint64_t plan_hash(const struct plan *plan) {
+uint64_t plan_hash(const struct plan *plan)
+{
     const struct graph *graph = plan->graph;
     const int size[] = {graph->units,       graph->keys,    plan->ranks,     plan->stages,
                         plan->microbatches, plan->training, plan->shipments, plan->adds};
     uint64_t hash = hash_bytes(size, sizeof size, 0);
     hash = hash_bytes(plan->schedule, strlen(plan->schedule), hash);
-    hash = hash_bytes(graph->reads, (size_t)graph->units * (size_t)graph->keys, hash);
+    hash = hash_bytes(graph->reads,
+                      (size_t)graph->units * (size_t)graph->keys * sizeof *graph->reads, hash);
     for (int key = 0; key < graph->keys; key++) {
         const struct key *k = &graph->key[key];
         const int64_t field[] = {k->kind, k->index, k->producer, k->bytes};
@@ -178,7 +191,8 @@ uint64_t plan_hash(const struct plan *plan) {
 
 /* ---- bytes ---- */
 
-void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense) {
+void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense)
+{
     size_t pairs = (size_t)plan->ranks * (size_t)plan->ranks;
     memset(plain, 0, pairs * sizeof *plain);
     memset(dense, 0, pairs * sizeof *dense);
@@ -189,7 +203,8 @@ void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense) {
     }
 }
 
-void plan_memory(const struct plan *plan, int rank, struct plan_memory *out) {
+void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
+{
     struct plan_memory memory = {0};
     for (int stage = rank; stage < plan->stages; stage += plan->ranks) {
         const struct stage_plan *s = &plan->stage[stage];

@@ -8,7 +8,8 @@
 enum { NAME = 48 };
 
 /* "12.6 MiB"; bytes below a KiB as they are. */
-static const char *human_bytes(int64_t bytes, char *buffer) {
+static const char *human_bytes(int64_t bytes, char *buffer)
+{
     static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
     double value = (double)bytes;
     size_t i = 0;
@@ -21,7 +22,8 @@ static const char *human_bytes(int64_t bytes, char *buffer) {
 }
 
 /* "1.25 TFLOP" */
-static const char *human_flops(double flops, char *buffer) {
+static const char *human_flops(double flops, char *buffer)
+{
     static const char *const unit[] = {"FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"};
     size_t i = 0;
     while (flops >= 1000 && i + 1 < sizeof unit / sizeof unit[0]) {
@@ -38,7 +40,8 @@ struct stage_cost {
     double forward, backward, weight;
 };
 
-static struct stage_cost stage_cost(const struct plan *plan, int stage) {
+static struct stage_cost stage_cost(const struct plan *plan, int stage)
+{
     struct stage_cost cost = {0};
     const struct stage_plan *s = &plan->stage[stage];
     for (int i = 0; i < s->units; i++) {
@@ -51,7 +54,8 @@ static struct stage_cost stage_cost(const struct plan *plan, int stage) {
 }
 
 /* "attn 3 .. ffn 5" */
-static const char *stage_units(const struct plan *plan, int stage, char *buffer) {
+static const char *stage_units(const struct plan *plan, int stage, char *buffer)
+{
     const struct stage_plan *s = &plan->stage[stage];
     char first[NAME / 3], last[NAME / 3];
     unit_print(&plan->graph->unit[s->first_unit], first, sizeof first);
@@ -64,7 +68,8 @@ static const char *stage_units(const struct plan *plan, int stage, char *buffer)
     return buffer;
 }
 
-void plan_print_partition(const struct plan *plan, FILE *out) {
+void plan_print_partition(const struct plan *plan, FILE *out)
+{
     double total = 0, largest = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
         struct stage_cost cost = stage_cost(plan, stage);
@@ -94,7 +99,8 @@ void plan_print_partition(const struct plan *plan, FILE *out) {
 
 /* ---- traffic ---- */
 
-static void traffic_line(const char *label, int64_t plain, int64_t dense, FILE *out) {
+static void traffic_line(const char *label, int64_t plain, int64_t dense, FILE *out)
+{
     char a[NAME], b[NAME], c[NAME];
     fprintf(out, "  %-9s  %10s  %16" PRId64 "  %10s  %16" PRId64 "  %10s  %16" PRId64 "\n", label,
             human_bytes(plain, a), plain, human_bytes(dense, b), dense,
@@ -102,7 +108,8 @@ static void traffic_line(const char *label, int64_t plain, int64_t dense, FILE *
 }
 
 static void traffic_table(const struct plan *plan, const int64_t *plain, const int64_t *dense,
-                          FILE *out) {
+                          FILE *out)
+{
     fprintf(out, "traffic: bytes of a step, forward and backward, %d microbatches\n",
             plan->microbatches);
     fprintf(out, "  from  to   %28s  %28s  %28s\n", "plain", "dense", "both");
@@ -121,7 +128,8 @@ static void traffic_table(const struct plan *plan, const int64_t *plain, const i
                  "other shipment\n");
 }
 
-void plan_print_traffic(const struct plan *plan, FILE *out) {
+void plan_print_traffic(const struct plan *plan, FILE *out)
+{
     size_t pairs = (size_t)plan->ranks * (size_t)plan->ranks;
     int64_t *bytes = calloc(2 * pairs, sizeof *bytes);
     if (bytes == NULL) {
@@ -135,7 +143,8 @@ void plan_print_traffic(const struct plan *plan, FILE *out) {
 
 /* ---- memory ---- */
 
-void plan_print_memory(const struct plan *plan, FILE *out) {
+void plan_print_memory(const struct plan *plan, FILE *out)
+{
     static const char *const column[] = {"parameters", "gradients",  "optimizer", "frames",
                                          "arrivals",   "grad slots", "backward"};
     enum { COLUMNS = sizeof column / sizeof column[0] };

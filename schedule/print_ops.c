@@ -11,17 +11,20 @@ static const char *const op_names[OP_KINDS] = {
     [OP_B] = "B",       [OP_GRAD] = "grad", [OP_W] = "W", [OP_NORM] = "norm", [OP_STEP] = "step",
 };
 
-const char *op_kind_name(enum op_kind kind) {
+const char *op_kind_name(enum op_kind kind)
+{
     return (int)kind >= 0 && kind < OP_KINDS ? op_names[kind] : "?";
 }
 
-static const struct shipment *op_shipment(const struct plan *plan, const struct op *op) {
+static const struct shipment *op_shipment(const struct plan *plan, const struct op *op)
+{
     bool known = op->shipment >= 0 && op->shipment < plan->shipments;
     return known ? &plan->shipment[op->shipment] : NULL;
 }
 
 /* "X_3", or "dX_3" for a gradient. */
-static const char *op_key_print(const struct plan *plan, const struct op *op, char *buffer) {
+static const char *op_key_print(const struct plan *plan, const struct op *op, char *buffer)
+{
     const struct shipment *s = op_shipment(plan, op);
     bool gradient = op->kind == OP_GRAD || (s != NULL && s->backward);
     char name[NAME - 1] = "?";
@@ -32,7 +35,8 @@ static const char *op_key_print(const struct plan *plan, const struct op *op, ch
     return buffer;
 }
 
-static const char *op_unit_print(const struct plan *plan, const struct op *op, char *buffer) {
+static const char *op_unit_print(const struct plan *plan, const struct op *op, char *buffer)
+{
     snprintf(buffer, NAME, "?");
     if (op->unit >= 0 && op->unit < plan->graph->units) {
         unit_print(&plan->graph->unit[op->unit], buffer, NAME);
@@ -40,7 +44,8 @@ static const char *op_unit_print(const struct plan *plan, const struct op *op, c
     return buffer;
 }
 
-const char *op_print(const struct plan *plan, const struct op *op, char *buffer, size_t size) {
+const char *op_print(const struct plan *plan, const struct op *op, char *buffer, size_t size)
+{
     char name[NAME];
     const struct shipment *s = op_shipment(plan, op);
     int from = s != NULL ? s->from : -1, to = s != NULL ? s->to : -1, m = op->microbatch;
@@ -80,7 +85,8 @@ const char *op_print(const struct plan *plan, const struct op *op, char *buffer,
 /* ---- table ---- */
 
 /* "= received + attn 5 + generator of attn 3" */
-static void adds_print(const struct plan *plan, const struct op *op, FILE *out) {
+static void adds_print(const struct plan *plan, const struct op *op, FILE *out)
+{
     for (int i = 0; i < op->adds; i++) {
         const struct add *add = &plan->add[op->first_add + i];
         char name[NAME] = "";
@@ -96,7 +102,8 @@ static void adds_print(const struct plan *plan, const struct op *op, FILE *out) 
     }
 }
 
-static void op_line(const struct plan *plan, const struct op *op, FILE *out) {
+static void op_line(const struct plan *plan, const struct op *op, FILE *out)
+{
     char name[NAME];
     const struct shipment *s = op_shipment(plan, op);
     if (op->microbatch < 0) {
@@ -132,7 +139,8 @@ static void op_line(const struct plan *plan, const struct op *op, FILE *out) {
     fputc('\n', out);
 }
 
-void plan_print_ops(const struct plan *plan, int rank, FILE *out) {
+void plan_print_ops(const struct plan *plan, int rank, FILE *out)
+{
     const struct rank_plan *list = &plan->rank[rank];
     for (int i = 0; i < list->ops; i++) {
         fprintf(out, "%5d  ", i);

@@ -18,18 +18,21 @@ struct block {
     double start, end;
 };
 
-static bool op_is_drawn(const struct op *op) {
+static bool op_is_drawn(const struct op *op)
+{
     return op->kind == OP_F || op->kind == OP_B || op->kind == OP_W;
 }
 
 /* First cell whose middle is not before `time`. */
-static int cell_of(double time, double makespan, int columns) {
+static int cell_of(double time, double makespan, int columns)
+{
     double cell = time / makespan * columns;
     int at = (int)cell;
     return cell > at + 0.5 ? at + 1 : at;
 }
 
-static void block_draw(const struct block *block, double makespan, int columns, char *line) {
+static void block_draw(const struct block *block, double makespan, int columns, char *line)
+{
     static const char fill[OP_KINDS] = {[OP_F] = '-', [OP_B] = '=', [OP_W] = '~'};
     int from = cell_of(block->start, makespan, columns);
     int end = cell_of(block->end, makespan, columns);
@@ -47,7 +50,8 @@ static void block_draw(const struct block *block, double makespan, int columns, 
 
 /* `line` has `columns` characters and the end of the string. */
 static void rank_draw(const struct plan *plan, int rank, const struct span *span, double makespan,
-                      int columns, char *line) {
+                      int columns, char *line)
+{
     const struct rank_plan *list = &plan->rank[rank];
     struct block block = {.microbatch = -1};
     memset(line, '.', (size_t)columns);
@@ -73,7 +77,8 @@ static void rank_draw(const struct plan *plan, int rank, const struct span *span
 }
 
 static void timeline_draw(const struct plan *plan, struct span *const *span, const double *busy,
-                          double makespan, int columns, char *line, FILE *out) {
+                          double makespan, int columns, char *line, FILE *out)
+{
     double all = 0, length = makespan > 0 ? makespan : 1;
     fprintf(out, "time-line: schedule %s, %d microbatches, from cost alone (the wire is free)\n",
             plan->schedule, plan->microbatches);
@@ -87,14 +92,16 @@ static void timeline_draw(const struct plan *plan, struct span *const *span, con
     fprintf(out, "  bubble %.1f%% of all ranks' time\n", 100 * (1 - all / (length * plan->ranks)));
 }
 
-static void spans_free(const struct plan *plan, struct span **span) {
+static void spans_free(const struct plan *plan, struct span **span)
+{
     for (int rank = 0; span != NULL && rank < plan->ranks; rank++) {
         free(span[rank]);
     }
     free(span);
 }
 
-static struct span **spans_create(const struct plan *plan) {
+static struct span **spans_create(const struct plan *plan)
+{
     struct span **span = calloc((size_t)plan->ranks, sizeof *span);
     for (int rank = 0; span != NULL && rank < plan->ranks; rank++) {
         span[rank] = calloc((size_t)plan->rank[rank].ops, sizeof *span[rank]);
@@ -106,7 +113,8 @@ static struct span **spans_create(const struct plan *plan) {
     return span;
 }
 
-void plan_print_timeline(const struct plan *plan, int columns, FILE *out) {
+void plan_print_timeline(const struct plan *plan, int columns, FILE *out)
+{
     columns = columns < 10 ? 10 : columns;
     struct span **span = spans_create(plan);
     double *busy = calloc((size_t)plan->ranks, sizeof *busy), makespan = 0;

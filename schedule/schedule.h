@@ -67,17 +67,18 @@ enum read_use {
     READ_GENERATOR = 16, /* the newest key makes the weights */
     READ_DIRECT = 32,    /* some ways take X_i itself */
     READ_MID = 64,       /* the FFN reads H_i; its backward forms H_i's gradient whole */
-    READ_SUMMARY = 128   /* enters a summary formed by the reading unit */
+    READ_NORM = 128,     /* normed by the reading unit, its producer, into its KEY_HIDDEN */
+    READ_SUMMARY = 256   /* enters the KEY_SUMMARY formed by the reading unit */
 };
 
 struct graph {
     int units, keys;
     struct unit *unit;
     struct key *key;
-    uint8_t *reads; /* [units][keys] of enum read_use */
+    uint16_t *reads; /* [units][keys] of enum read_use */
 };
 
-uint8_t graph_reads(const struct graph *graph, int unit, int key);
+uint16_t graph_reads(const struct graph *graph, int unit, int key);
 /* Short name, "attn 3" / "X_3"; returns `buffer`. */
 const char *unit_print(const struct unit *unit, char *buffer, size_t size);
 const char *key_print(const struct key *key, char *buffer, size_t size);
@@ -104,12 +105,13 @@ enum add_kind {
     ADD_AGGREGATE, /* consumer `unit`: sum over its ways of A * dxbar */
     ADD_GENERATOR, /* path through the weight generator of `unit` */
     ADD_DIRECT,    /* ways of `unit` that take the key itself */
-    ADD_SUMMARY    /* a summary key's gradient times its factor; `key` says which */
+    ADD_NORM,      /* from the gradient of the normed key `key` that `unit` made of this one */
+    ADD_SUMMARY    /* from the gradient of the summary `key` that `unit` formed */
 };
 struct add {
     enum add_kind kind;
     int unit; /* -1 for ADD_RECEIVED */
-    int key;  /* ADD_SUMMARY: the summary; else -1 */
+    int key;  /* ADD_NORM, ADD_SUMMARY: the key made of this one; else -1 */
 };
 
 struct op {

@@ -15,7 +15,8 @@ struct simulation {
     double *put, *post;       /* [shipments][microbatches] when; -1 = not yet */
 };
 
-static double op_cost(const struct plan *plan, const struct op *op) {
+static double op_cost(const struct plan *plan, const struct op *op)
+{
     switch (op->kind) {
     case OP_F:
         return plan->graph->unit[op->unit].forward_cost;
@@ -29,7 +30,8 @@ static double op_cost(const struct plan *plan, const struct op *op) {
 }
 
 /* All ranks leave the norm together; negative while one is missing. */
-static double norm_time(const struct simulation *sim) {
+static double norm_time(const struct simulation *sim)
+{
     double time = 0;
     for (int rank = 0; rank < sim->plan->ranks; rank++) {
         const struct rank_plan *list = &sim->plan->rank[rank];
@@ -43,7 +45,8 @@ static double norm_time(const struct simulation *sim) {
 }
 
 /* When the operation can begin, its own rank aside; negative = not known yet. */
-static double op_ready(const struct simulation *sim, const struct op *op) {
+static double op_ready(const struct simulation *sim, const struct op *op)
+{
     if (op->kind == OP_NORM) {
         return norm_time(sim);
     }
@@ -56,7 +59,8 @@ static double op_ready(const struct simulation *sim, const struct op *op) {
     return put < 0 || post < 0 ? -1 : put > post ? put : post;
 }
 
-static bool simulate_op(struct simulation *sim, int rank) {
+static bool simulate_op(struct simulation *sim, int rank)
+{
     int index = sim->next[rank];
     const struct op *op = &sim->plan->rank[rank].op[index];
     double ready = op_ready(sim, op);
@@ -78,7 +82,8 @@ static bool simulate_op(struct simulation *sim, int rank) {
     return true;
 }
 
-static bool simulate_all(struct simulation *sim) {
+static bool simulate_all(struct simulation *sim)
+{
     bool moved = true, done = false;
     while (moved && !done) {
         moved = false;
@@ -93,7 +98,8 @@ static bool simulate_all(struct simulation *sim) {
     return done;
 }
 
-static bool simulation_init(struct simulation *sim) {
+static bool simulation_init(struct simulation *sim)
+{
     size_t ranks = (size_t)sim->plan->ranks;
     size_t messages = (size_t)sim->plan->shipments * (size_t)sim->plan->microbatches;
     sim->next = calloc(ranks, sizeof *sim->next);
@@ -111,7 +117,8 @@ static bool simulation_init(struct simulation *sim) {
     return true;
 }
 
-static void simulation_fini(struct simulation *sim) {
+static void simulation_fini(struct simulation *sim)
+{
     free(sim->next);
     free(sim->clock);
     free(sim->busy);
@@ -120,7 +127,8 @@ static void simulation_fini(struct simulation *sim) {
 }
 
 status_t simulate_run(const struct plan *plan, struct span *const *span, double *out_busy,
-                      double *out_makespan) {
+                      double *out_makespan)
+{
     struct simulation sim = {.plan = plan, .span = span};
     status_t status = STATUS_OK;
     if (!simulation_init(&sim)) {
@@ -139,6 +147,7 @@ status_t simulate_run(const struct plan *plan, struct span *const *span, double 
     return status;
 }
 
-status_t plan_simulate(const struct plan *plan, double *out_busy, double *out_makespan) {
+status_t plan_simulate(const struct plan *plan, double *out_busy, double *out_makespan)
+{
     return simulate_run(plan, NULL, out_busy, out_makespan);
 }

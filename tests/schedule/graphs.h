@@ -11,11 +11,13 @@
 enum { GRAPH_KEY_BYTES = 1000 };
 
 /* Does the consumer that feeds layer i + 1 read X_j? Dilation 1 is full connectivity. */
-static inline bool graph_test_connects(int i, int j, int dilation) {
+static inline bool graph_test_connects(int i, int j, int dilation)
+{
     return j <= i && (j == 0 || j % dilation == 0 || j == i);
 }
 
-static inline void graph_test_unit(struct graph *graph, int unit, enum unit_kind kind, int layer) {
+static inline void graph_test_unit(struct graph *graph, int unit, enum unit_kind kind, int layer)
+{
     graph->unit[unit] = (struct unit){
         .kind = kind,
         .layer = layer,
@@ -36,26 +38,28 @@ static inline void graph_test_unit(struct graph *graph, int unit, enum unit_kind
 }
 
 /* What the consumer after layer i (unit: attention i + 1 or the head) reads. */
-static inline void graph_test_consumer(struct graph *graph, int unit, int i, int dilation) {
+static inline void graph_test_consumer(struct graph *graph, int unit, int i, int dilation)
+{
     for (int j = 0; j <= i; j++) {
-        uint8_t use = dilation == 0 && j == i ? READ_DIRECT : 0;
+        uint16_t use = dilation == 0 && j == i ? READ_DIRECT : 0;
         if (dilation > 0 && graph_test_connects(i, j, dilation)) {
             bool head = graph->unit[unit].kind == UNIT_HEAD;
-            use = (uint8_t)((head ? READ_R : READ_Q | READ_K | READ_V | READ_R) |
-                            (j == i ? READ_GENERATOR : 0));
+            use = (uint16_t)((head ? READ_R : READ_Q | READ_K | READ_V | READ_R) |
+                             (j == i ? READ_GENERATOR : 0));
         }
         graph->reads[unit * graph->keys + j] = use;
     }
 }
 
 /* Keys X_0..X_L, then H_1..H_L. `dilation` 0 makes a plain transformer. */
-static inline struct graph *graph_test_create(int layers, int dilation) {
+static inline struct graph *graph_test_create(int layers, int dilation)
+{
     struct graph *graph = calloc(1, sizeof *graph);
     graph->units = 2 * layers + 2;
     graph->keys = 2 * layers + 1;
     graph->unit = calloc((size_t)graph->units, sizeof *graph->unit);
     graph->key = calloc((size_t)graph->keys, sizeof *graph->key);
-    graph->reads = calloc((size_t)graph->units * (size_t)graph->keys, 1);
+    graph->reads = calloc((size_t)graph->units * (size_t)graph->keys, sizeof *graph->reads);
     graph_test_unit(graph, 0, UNIT_EMBED, 0);
     graph->key[0] = (struct key){KEY_HIDDEN, 0, 0, GRAPH_KEY_BYTES};
     for (int i = 1; i <= layers; i++) {
@@ -71,7 +75,8 @@ static inline struct graph *graph_test_create(int layers, int dilation) {
     return graph;
 }
 
-static inline void graph_test_destroy(struct graph *graph) {
+static inline void graph_test_destroy(struct graph *graph)
+{
     free(graph->unit);
     free(graph->key);
     free(graph->reads);

@@ -22,7 +22,8 @@ static const struct layout {
 };
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
 
-static struct plan *layout_plan(const struct layout *layout, const struct graph *graph) {
+static struct plan *layout_plan(const struct layout *layout, const struct graph *graph)
+{
     struct plan_options options = {layout->ranks,    layout->microbatches, 1,
                                    layout->schedule, layout->partition,    layout->prefetch};
     struct plan *plan = NULL;
@@ -30,7 +31,8 @@ static struct plan *layout_plan(const struct layout *layout, const struct graph 
     return plan;
 }
 
-static void assert_right(const struct plan *plan) {
+static void assert_right(const struct plan *plan)
+{
     char why[512] = "";
     if (plan_check(plan, why, sizeof why) != STATUS_OK) {
         fail_msg("the plan was right before: %s", why);
@@ -38,7 +40,8 @@ static void assert_right(const struct plan *plan) {
 }
 
 /* `what` happened to operation `index` of `rank`. */
-static void assert_found(const struct plan *plan, const char *what, int rank, int index) {
+static void assert_found(const struct plan *plan, const char *what, int rank, int index)
+{
     char why[512] = "", op[128] = "";
     status_t status = plan_check(plan, why, sizeof why);
     if (status != STATUS_INTERNAL || why[0] == '\0') {
@@ -51,7 +54,8 @@ static void assert_found(const struct plan *plan, const char *what, int rank, in
 
 typedef void (*plan_test)(struct plan *plan);
 
-static void for_all_layouts(plan_test test) {
+static void for_all_layouts(plan_test test)
+{
     for (size_t i = 0; i < LAYOUTS; i++) {
         struct graph *graph = graph_test_create(layouts[i].layers, layouts[i].dilation);
         struct plan *plan = layout_plan(&layouts[i], graph);
@@ -64,7 +68,8 @@ static void for_all_layouts(plan_test test) {
 
 /* ---- dropped, doubled ---- */
 
-static void drop_and_double(struct plan *plan) {
+static void drop_and_double(struct plan *plan)
+{
     for (int rank = 0; rank < plan->ranks; rank++) {
         struct rank_plan *list = &plan->rank[rank];
         struct op *right = list->op;
@@ -87,7 +92,8 @@ static void drop_and_double(struct plan *plan) {
     }
 }
 
-static void test_drop_and_double(void **state) {
+static void test_drop_and_double(void **state)
+{
     (void)state;
     for_all_layouts(drop_and_double);
 }
@@ -106,18 +112,21 @@ struct touches {
     int count;
 };
 
-static void touch(struct touches *out, bool write, enum resource what, int a, int b, int c) {
+static void touch(struct touches *out, bool write, enum resource what, int a, int b, int c)
+{
     assert_true(out->count < 64);
     out->touch[out->count++] = (struct touch){what, a, b, c, write};
 }
 
 /* Slot of a key's gradient on a stage. */
 static void touch_gradient(struct touches *out, const struct plan *plan, int stage, int key, int m,
-                           bool write) {
+                           bool write)
+{
     touch(out, write, GRADIENT, stage, key, m % plan->stage[stage].grad_slots[key]);
 }
 
-static void touch_slot(struct touches *out, const struct plan *plan, const struct op *op) {
+static void touch_slot(struct touches *out, const struct plan *plan, const struct op *op)
+{
     const struct shipment *s = &plan->shipment[op->shipment];
     if (s->backward) {
         touch_gradient(out, plan, s->to, s->key, op->microbatch, true);
@@ -127,7 +136,8 @@ static void touch_slot(struct touches *out, const struct plan *plan, const struc
 }
 
 /* The keys that a unit reads: in this stage's frame or in arrival slots. */
-static void touch_keys_read(struct touches *out, const struct plan *plan, const struct op *op) {
+static void touch_keys_read(struct touches *out, const struct plan *plan, const struct op *op)
+{
     for (int key = 0; key < plan->graph->keys; key++) {
         int producer = plan->graph->key[key].producer;
         if (!graph_reads(plan->graph, op->unit, key)) {
@@ -148,7 +158,8 @@ static void touch_keys_read(struct touches *out, const struct plan *plan, const 
     }
 }
 
-static void touch_unit(struct touches *out, const struct plan *plan, const struct op *op) {
+static void touch_unit(struct touches *out, const struct plan *plan, const struct op *op)
+{
     touch(out, op->kind == OP_F, FRAME, op->stage, op->unit, op->frame);
     if (op->kind != OP_W) {
         touch_keys_read(out, plan, op);
@@ -166,7 +177,8 @@ static void touch_unit(struct touches *out, const struct plan *plan, const struc
     }
 }
 
-static void touch_send(struct touches *out, const struct plan *plan, const struct op *op) {
+static void touch_send(struct touches *out, const struct plan *plan, const struct op *op)
+{
     touch(out, op->kind == OP_PUT, MESSAGE, op->shipment, op->microbatch, 0);
     if (plan->shipment[op->shipment].backward) {
         touch_gradient(out, plan, op->stage, op->key, op->microbatch, false);
@@ -175,7 +187,8 @@ static void touch_send(struct touches *out, const struct plan *plan, const struc
     }
 }
 
-static void touches_of(const struct plan *plan, const struct op *op, struct touches *out) {
+static void touches_of(const struct plan *plan, const struct op *op, struct touches *out)
+{
     out->count = 0;
     touch(out, op->kind == OP_NORM || op->kind == OP_STEP, EVERYTHING, 0, 0, 0);
     if (op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_PUT) {
@@ -197,7 +210,8 @@ static void touches_of(const struct plan *plan, const struct op *op, struct touc
     }
 }
 
-static bool conflict(const struct plan *plan, const struct op *x, const struct op *y) {
+static bool conflict(const struct plan *plan, const struct op *x, const struct op *y)
+{
     struct touches a, b;
     touches_of(plan, x, &a);
     touches_of(plan, y, &b);
@@ -215,7 +229,8 @@ static bool conflict(const struct plan *plan, const struct op *x, const struct o
 
 static int exchanged; /* how many pairs conflicted, over all layouts */
 
-static void exchange(struct plan *plan) {
+static void exchange(struct plan *plan)
+{
     for (int rank = 0; rank < plan->ranks; rank++) {
         struct rank_plan *list = &plan->rank[rank];
         for (int i = 0; i + 1 < list->ops; i++) {
@@ -233,7 +248,8 @@ static void exchange(struct plan *plan) {
     }
 }
 
-static void test_exchange(void **state) {
+static void test_exchange(void **state)
+{
     (void)state;
     exchanged = 0;
     for_all_layouts(exchange);
@@ -242,7 +258,8 @@ static void test_exchange(void **state) {
 
 /* ---- numbers ---- */
 
-static void wrong_numbers(struct plan *plan) {
+static void wrong_numbers(struct plan *plan)
+{
     enum { FIELDS = sizeof(struct op) / sizeof(int) };
     const size_t first_add = offsetof(struct op, first_add) / sizeof(int);
     for (int rank = 0; rank < plan->ranks; rank++) {
@@ -263,18 +280,21 @@ static void wrong_numbers(struct plan *plan) {
     }
 }
 
-static void test_wrong_numbers(void **state) {
+static void test_wrong_numbers(void **state)
+{
     (void)state;
     for_all_layouts(wrong_numbers);
 }
 
-static void assert_number_matters(struct plan *plan, int *number, int by, const char *what) {
+static void assert_number_matters(struct plan *plan, int *number, int by, const char *what)
+{
     *number += by;
     assert_found(plan, what, -1, -1);
     *number -= by;
 }
 
-static void wrong_sizes(struct plan *plan) {
+static void wrong_sizes(struct plan *plan)
+{
     for (int i = 0; i < plan->shipments; i++) {
         struct shipment *s = &plan->shipment[i];
         assert_number_matters(plan, &s->slots, -1, "a slot less");
@@ -301,7 +321,8 @@ static void wrong_sizes(struct plan *plan) {
     }
 }
 
-static void test_wrong_sizes(void **state) {
+static void test_wrong_sizes(void **state)
+{
     (void)state;
     for_all_layouts(wrong_sizes);
 }
@@ -309,7 +330,8 @@ static void test_wrong_sizes(void **state) {
 /* ---- additions ---- */
 
 /* Is the entry of the table used by some gradient together with the one after it? */
-static bool used_with_next(const struct plan *plan, int add) {
+static bool used_with_next(const struct plan *plan, int add)
+{
     for (int rank = 0; rank < plan->ranks; rank++) {
         for (int i = 0; i < plan->rank[rank].ops; i++) {
             const struct op *op = &plan->rank[rank].op[i];
@@ -321,7 +343,8 @@ static bool used_with_next(const struct plan *plan, int add) {
     return false;
 }
 
-static void wrong_additions(struct plan *plan) {
+static void wrong_additions(struct plan *plan)
+{
     for (int i = 0; i + 1 < plan->adds; i++) {
         struct add first = plan->add[i], second = plan->add[i + 1];
         if (!used_with_next(plan, i)) {
@@ -339,14 +362,16 @@ static void wrong_additions(struct plan *plan) {
     }
 }
 
-static void test_wrong_additions(void **state) {
+static void test_wrong_additions(void **state)
+{
     (void)state;
     for_all_layouts(wrong_additions);
 }
 
 /* ---- across ranks ---- */
 
-static void op_move(struct rank_plan *list, int from, int to) {
+static void op_move(struct rank_plan *list, int from, int to)
+{
     struct op op = list->op[from];
     if (from > to) {
         memmove(list->op + to + 1, list->op + to, (size_t)(from - to) * sizeof op);
@@ -356,7 +381,8 @@ static void op_move(struct rank_plan *list, int from, int to) {
     list->op[to] = op;
 }
 
-static int find_op(const struct rank_plan *list, enum op_kind kind) {
+static int find_op(const struct rank_plan *list, enum op_kind kind)
+{
     int i = 0;
     while (list->op[i].kind != kind) {
         i++;
@@ -365,7 +391,8 @@ static int find_op(const struct rank_plan *list, enum op_kind kind) {
 }
 
 /* Rank 0 wants a gradient before it has sent anything: the sentence names both sides. */
-static void test_deadlock(void **state) {
+static void test_deadlock(void **state)
+{
     (void)state;
     struct graph *graph = graph_test_create(2, 1);
     struct plan *plan = layout_plan(&layouts[2], graph);
@@ -382,7 +409,8 @@ static void test_deadlock(void **state) {
 }
 
 /* A put and its SENT taken away at the sender: a receive that nobody sends. */
-static void test_nobody_sends(void **state) {
+static void test_nobody_sends(void **state)
+{
     (void)state;
     struct graph *graph = graph_test_create(2, 1);
     struct plan *plan = layout_plan(&layouts[2], graph);
@@ -400,7 +428,8 @@ static void test_nobody_sends(void **state) {
     graph_test_destroy(graph);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_drop_and_double), cmocka_unit_test(test_exchange),
         cmocka_unit_test(test_wrong_numbers),   cmocka_unit_test(test_wrong_sizes),

@@ -7,7 +7,8 @@
 #include "base/rng.h"
 #include "tests/schedule/graphs.h"
 
-static struct graph *random_graph(int layers, int dilation, uint64_t seed) {
+static struct graph *random_graph(int layers, int dilation, uint64_t seed)
+{
     struct graph *graph = graph_test_create(layers, dilation);
     for (int unit = 0; unit < graph->units; unit++) {
         uint64_t at = (uint64_t)unit * 4;
@@ -19,7 +20,8 @@ static struct graph *random_graph(int layers, int dilation, uint64_t seed) {
     return graph;
 }
 
-static double cost_of(const struct graph *graph, int first, int end) {
+static double cost_of(const struct graph *graph, int first, int end)
+{
     double cost = 0;
     for (int unit = first; unit < end; unit++) {
         const struct unit *u = &graph->unit[unit];
@@ -28,7 +30,8 @@ static double cost_of(const struct graph *graph, int first, int end) {
     return cost;
 }
 
-static int64_t bytes_of(const struct graph *graph, int first, int end) {
+static int64_t bytes_of(const struct graph *graph, int first, int end)
+{
     int64_t bytes = 0;
     for (int key = 0; key < graph->keys; key++) {
         bool read = false;
@@ -49,7 +52,8 @@ struct best {
 
 /* All partitions in the order of their cuts, so that the earliest of the best comes first. */
 static void try_all(const struct graph *graph, struct best *best, int stage, int first, double cost,
-                    int64_t bytes) {
+                    int64_t bytes)
+{
     best->cut[stage] = first;
     bool last = stage + 1 == best->stages;
     for (int end = last ? graph->units : first + 1; end <= graph->units; end++) {
@@ -69,7 +73,8 @@ static void try_all(const struct graph *graph, struct best *best, int stage, int
     }
 }
 
-static void test_auto_is_best(void **state) {
+static void test_auto_is_best(void **state)
+{
     (void)state;
     for (uint64_t seed = 0; seed < 60; seed++) {
         struct graph *graph = random_graph(2 + (int)(seed % 4), 1 + (int)(seed % 3), seed);
@@ -93,7 +98,8 @@ static void test_auto_is_best(void **state) {
 }
 
 static void assert_cuts(const struct graph *graph, int stages, const char *partition,
-                        const int *units) {
+                        const int *units)
+{
     struct plan_options options = {stages, 1, 1, "1f1b", partition, 1};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
@@ -105,7 +111,8 @@ static void assert_cuts(const struct graph *graph, int stages, const char *parti
     plan_destroy(plan);
 }
 
-static void test_layers_and_counts(void **state) {
+static void test_layers_and_counts(void **state)
+{
     (void)state;
     struct graph *graph = graph_test_create(5, 1);
     assert_cuts(graph, 1, "layers", (const int[]){12});
@@ -117,7 +124,8 @@ static void test_layers_and_counts(void **state) {
 }
 
 static void assert_refused(const struct graph *graph, int stages, const char *partition,
-                           const char *says) {
+                           const char *says)
+{
     char text[512] = "";
     struct plan_options options = {stages, 1, 1, "1f1b", partition, 1};
     struct plan *plan = NULL;
@@ -131,7 +139,8 @@ static void assert_refused(const struct graph *graph, int stages, const char *pa
     }
 }
 
-static void test_refusals(void **state) {
+static void test_refusals(void **state)
+{
     (void)state;
     struct graph *graph = graph_test_create(3, 1);
     for (int i = 1; i <= 3; i++) {
@@ -151,7 +160,8 @@ static void test_refusals(void **state) {
     graph_test_destroy(graph);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_auto_is_best),
         cmocka_unit_test(test_layers_and_counts),

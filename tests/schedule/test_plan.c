@@ -11,7 +11,8 @@
 static const char *const schedules[] = {"gpipe", "1f1b", "forward"};
 
 static struct plan *plan_make(const struct graph *graph, int ranks, int microbatches,
-                              const char *schedule, const char *partition, int prefetch) {
+                              const char *schedule, const char *partition, int prefetch)
+{
     struct plan_options options = {ranks, microbatches, 1, schedule, partition, prefetch};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
@@ -19,7 +20,8 @@ static struct plan *plan_make(const struct graph *graph, int ranks, int microbat
 }
 
 /* Some partition of the units, cuts inside layers included; the same for the same `seed`. */
-static const char *any_partition(int units, int stages, unsigned seed, char *text, size_t size) {
+static const char *any_partition(int units, int stages, unsigned seed, char *text, size_t size)
+{
     int left = units, used = 0;
     for (int stage = 0; stage < stages; stage++) {
         seed = seed * 1103515245u + 12345u;
@@ -32,7 +34,8 @@ static const char *any_partition(int units, int stages, unsigned seed, char *tex
 }
 
 /* Serial additions of a key: those of all stages, last stage first, without the sums received. */
-static int serial_adds(const struct plan *plan, int key, struct add *out) {
+static int serial_adds(const struct plan *plan, int key, struct add *out)
+{
     int count = 0;
     for (int stage = plan->stages; stage-- > 0;) {
         const struct rank_plan *list = &plan->rank[plan_rank_of(plan, stage)];
@@ -51,7 +54,8 @@ static int serial_adds(const struct plan *plan, int key, struct add *out) {
     return count;
 }
 
-static void assert_same_order(const struct plan *plan, const struct plan *serial) {
+static void assert_same_order(const struct plan *plan, const struct plan *serial)
+{
     struct add a[64], b[64];
     for (int key = 0; key < plan->graph->keys && plan->training; key++) {
         int count = serial_adds(plan, key, a);
@@ -60,7 +64,8 @@ static void assert_same_order(const struct plan *plan, const struct plan *serial
     }
 }
 
-static void assert_frames(const struct plan *plan) {
+static void assert_frames(const struct plan *plan)
+{
     for (int stage = 0; stage < plan->stages; stage++) {
         int most = strcmp(plan->schedule, "gpipe") == 0  ? plan->microbatches
                    : strcmp(plan->schedule, "1f1b") == 0 ? plan->stages - stage
@@ -71,7 +76,8 @@ static void assert_frames(const struct plan *plan) {
 }
 
 /* What each stage must receive, counted from the rule of the connections. */
-static int64_t counted_units(const struct plan *plan, int layers, int dilation) {
+static int64_t counted_units(const struct plan *plan, int layers, int dilation)
+{
     int64_t units = 0;
     for (int stage = 1; stage < plan->stages; stage++) {
         int first = plan->stage[stage].first_unit, end = first + plan->stage[stage].units;
@@ -89,7 +95,8 @@ static int64_t counted_units(const struct plan *plan, int layers, int dilation) 
     return units;
 }
 
-static int64_t shipped_units(const struct plan *plan, bool backward, bool *out_plain_ok) {
+static int64_t shipped_units(const struct plan *plan, bool backward, bool *out_plain_ok)
+{
     int64_t units = 0, plain = 0;
     for (int i = 0; i < plan->shipments; i++) {
         units += plan->shipment[i].backward == backward;
@@ -99,7 +106,8 @@ static int64_t shipped_units(const struct plan *plan, bool backward, bool *out_p
     return units;
 }
 
-static void assert_traffic(const struct plan *plan, int layers, int dilation) {
+static void assert_traffic(const struct plan *plan, int layers, int dilation)
+{
     int64_t units = counted_units(plan, layers, dilation);
     bool plain_ok = false;
     assert_int_equal(shipped_units(plan, false, &plain_ok), units);
@@ -116,7 +124,8 @@ static void assert_traffic(const struct plan *plan, int layers, int dilation) {
 }
 
 static void check_layout(const struct graph *graph, const struct plan *serial, int layers,
-                         int dilation, int ranks, int microbatches) {
+                         int dilation, int ranks, int microbatches)
+{
     char text[64];
     unsigned seed = (unsigned)(1000 * layers + 100 * dilation + 10 * ranks + microbatches);
     for (int i = 0; i < 9; i++) {
@@ -136,7 +145,8 @@ static void check_layout(const struct graph *graph, const struct plan *serial, i
     }
 }
 
-static void test_every_layout(void **state) {
+static void test_every_layout(void **state)
+{
     (void)state;
     for (int layers = 1; layers <= 6; layers++) {
         for (int dilation = 0; dilation <= 3; dilation++) {
@@ -154,7 +164,8 @@ static void test_every_layout(void **state) {
 }
 
 /* Equal cuts at layers, n layers a stage, k divides n: n/k P(P-1)/2 + (P-1) keys a microbatch. */
-static void test_closed_form(void **state) {
+static void test_closed_form(void **state)
+{
     (void)state;
     for (int ranks = 1; ranks <= 6; ranks++) {
         for (int n = 1; n <= 4; n++) {
@@ -175,7 +186,8 @@ static void test_closed_form(void **state) {
 }
 
 /* Equal stages: the last one never idles between its first F and its last W. */
-static void test_makespan(void **state) {
+static void test_makespan(void **state)
+{
     (void)state;
     for (int ranks = 1; ranks <= 6; ranks++) {
         struct graph *graph = graph_test_create(ranks, 1);
@@ -197,7 +209,8 @@ static void test_makespan(void **state) {
     }
 }
 
-static void test_memory(void **state) {
+static void test_memory(void **state)
+{
     (void)state;
     struct graph *graph = graph_test_create(2, 1);
     struct plan *plan = plan_make(graph, 2, 4, "1f1b", "4,2", 1);
@@ -219,7 +232,8 @@ static void test_memory(void **state) {
     graph_test_destroy(graph);
 }
 
-static void test_hash(void **state) {
+static void test_hash(void **state)
+{
     (void)state;
     struct graph *graph = graph_test_create(3, 1);
     struct plan *a = plan_make(graph, 3, 4, "1f1b", "auto", 1);
@@ -240,7 +254,8 @@ static void test_hash(void **state) {
     graph_test_destroy(graph);
 }
 
-static void test_fast(void **state) {
+static void test_fast(void **state)
+{
     (void)state;
     struct graph *graph = graph_test_create(32, 1);
     plan_destroy(plan_make(graph, 8, 64, "1f1b", "auto", 1));
@@ -248,7 +263,8 @@ static void test_fast(void **state) {
     graph_test_destroy(graph);
 }
 
-static void test_refusals(void **state) {
+static void test_refusals(void **state)
+{
     (void)state;
     static const struct {
         struct plan_options options;
@@ -275,7 +291,8 @@ static void test_refusals(void **state) {
     graph_test_destroy(graph);
 }
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_layout), cmocka_unit_test(test_closed_form),
         cmocka_unit_test(test_makespan),     cmocka_unit_test(test_memory),

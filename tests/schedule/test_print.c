@@ -131,7 +131,8 @@ struct sheet {
     size_t size;
 };
 
-static int sheet_open(void **state) {
+static int sheet_open(void **state)
+{
     struct sheet *sheet = calloc(1, sizeof *sheet);
     struct plan_options options = {2, 2, 1, "1f1b", "2,2", 0};
     sheet->graph = graph_test_create(1, 1);
@@ -140,7 +141,8 @@ static int sheet_open(void **state) {
     return sheet->out == NULL || plan_create(sheet->graph, &options, &sheet->plan) != STATUS_OK;
 }
 
-static int sheet_close(void **state) {
+static int sheet_close(void **state)
+{
     struct sheet *sheet = *state;
     fclose(sheet->out);
     free(sheet->text);
@@ -150,49 +152,57 @@ static int sheet_close(void **state) {
     return 0;
 }
 
-static void assert_sheet(const struct sheet *sheet, const char *expected) {
+static void assert_sheet(const struct sheet *sheet, const char *expected)
+{
     assert_int_equal(fflush(sheet->out), 0);
     assert_string_equal(sheet->text, expected);
 }
 
-static void test_ops_of_rank_0(void **state) {
+static void test_ops_of_rank_0(void **state)
+{
     const struct sheet *sheet = *state;
     plan_print_ops(sheet->plan, 0, sheet->out);
     assert_sheet(sheet, ops_of_rank_0);
 }
 
-static void test_ops_of_rank_1(void **state) {
+static void test_ops_of_rank_1(void **state)
+{
     const struct sheet *sheet = *state;
     plan_print_ops(sheet->plan, 1, sheet->out);
     assert_sheet(sheet, ops_of_rank_1);
 }
 
-static void test_timeline(void **state) {
+static void test_timeline(void **state)
+{
     const struct sheet *sheet = *state;
     plan_print_timeline(sheet->plan, 40, sheet->out);
     assert_sheet(sheet, timeline);
 }
 
-static void test_partition(void **state) {
+static void test_partition(void **state)
+{
     const struct sheet *sheet = *state;
     plan_print_partition(sheet->plan, sheet->out);
     assert_sheet(sheet, partition);
 }
 
-static void test_traffic(void **state) {
+static void test_traffic(void **state)
+{
     const struct sheet *sheet = *state;
     plan_print_traffic(sheet->plan, sheet->out);
     assert_sheet(sheet, traffic);
 }
 
-static void test_memory(void **state) {
+static void test_memory(void **state)
+{
     const struct sheet *sheet = *state;
     plan_print_memory(sheet->plan, sheet->out);
     assert_sheet(sheet, memory);
 }
 
 /* Any width is drawn: every line of a rank has as many cells as asked for. */
-static void test_widths(void **state) {
+static void test_widths(void **state)
+{
     const struct sheet *sheet = *state;
     for (int columns = 10; columns <= 300; columns += 29) {
         rewind(sheet->out);
@@ -204,7 +214,8 @@ static void test_widths(void **state) {
     }
 }
 
-static void test_sentences(void **state) {
+static void test_sentences(void **state)
+{
     const struct sheet *sheet = *state;
     static const struct {
         int rank, op;
@@ -228,7 +239,8 @@ static void test_sentences(void **state) {
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, sheet_open, sheet_close)
 
-int main(void) {
+int main(void)
+{
     const struct CMUnitTest tests[] = {
         TEST(test_ops_of_rank_0), TEST(test_ops_of_rank_1), TEST(test_timeline),
         TEST(test_partition),     TEST(test_traffic),       TEST(test_memory),
