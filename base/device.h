@@ -1,0 +1,88 @@
+/* device.h - where a rank computes: memory, copies, streams and events of the host or of a GPU.
+ *
+ * One API, two implementations. On the host a stream is a fiction: every call is done when it returns
+ * and streams are NULL. On a GPU, calls that take a stream only enqueue and return at once; nothing
+ * waits but device_stream_sync, device_event_sync and (the driver's habit) allocation and freeing.
+ *
+ * A device is used by the thread that opened it, or by one that called device_bind. Streams are what
+ * `kernel_ctx.stream` wants.
+ *
+ * What a GPU did wrong shows at some later call; that call's status and message carry it.
+ */
+#ifndef BASE_DEVICE_H
+#define BASE_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+
+enum device_kind { DEVICE_HOST, DEVICE_CUDA };
+
+enum memory_kind {
+    MEMORY_HOST,   /* plain host memory; copies from and to it may wait for the GPU */
+    MEMORY_PINNED, /* host memory that the GPU reads and writes under the same address */
+    MEMORY_DEVICE, /* the GPU's own; on the host the same as MEMORY_HOST */
+    MEMORY_KINDS
+};
+
+struct device_info {
+    char name[128];
+    int capability;      /* 90 for sm_90; 0 on the host */
+    int multiprocessors; /* 0 on the host */
+    size_t bytes;        /* memory; 0 on the host */
+    int driver, runtime; /* 13000 for CUDA 13.0; 0 on the host */
+};
+
+struct device;
+struct device_event;
+
+/* Devices of a kind that this process sees: DEVICE_HOST 1; DEVICE_CUDA 0 where the build, the driver
+ * or the machine has none. `why` (may be NULL) then gets the reason, up to `size` bytes. */
+int device_count(enum device_kind kind, char *why, size_t size);
+
+/* Opens a device and binds the calling thread to it. */
+MUST_USE status_t device_open(enum device_kind kind, int index, struct device **out);
+void device_close(struct device *device);
+MUST_USE status_t device_bind(struct device *device);
+void device_info(const struct device *device, struct device_info *out);
+enum device_kind device_kind(const struct device *device);
+
+/* ---- memory ---- */
+
+/* Bytes at least 256-byte aligned, contents undefined; `what` names them in the message on failure. */
+MUST_USE status_t device_alloc(struct device *device, enum memory_kind kind, size_t bytes,
+                               const char *what, void **out);
+void device_free(struct device *device, enum memory_kind kind, void *memory);
+/* Bytes of device memory that are free now and that there are; zeros on the host. */
+MUST_USE status_t device_memory(struct device *device, size_t *free_bytes, size_t *total_bytes);
+
+/* Copies between any two kinds of memory, in stream order. */
+MUST_USE status_t device_copy(struct device *device, void *dst, const void *src, size_t bytes,
+                              void *stream);
+/* Sets each byte, in stream order. */
+MUST_USE status_t device_fill(struct device *device, void *dst, int value, size_t bytes,
+                              void *stream);
+
+/* ---- streams and events ---- */
+
+/* `urgent` streams are scheduled first (communication beside computation). Streams do not
+ * synchronise with the default one. */
+MUST_USE status_t device_stream_create(struct device *device, bool urgent, void **out);
+void device_stream_destroy(struct device *device, void *stream);
+MUST_USE status_t device_stream_sync(struct device *device, void *stream);
+
+/* An event marks a place in a stream; `timed` ones can be subtracted from each other. */
+MUST_USE status_t device_event_create(struct device *device, bool timed, struct device_event **out);
+void device_event_destroy(struct device *device, struct device_event *event);
+MUST_USE status_t device_event_record(struct device *device, struct device_event *event,
+                                      void *stream);
+/* What follows in `stream` runs after the event. */
+MUST_USE status_t device_event_wait(struct device *device, struct device_event *event,
+                                    void *stream);
+MUST_USE status_t device_event_done(struct device *device, struct device_event *event, bool *out);
+MUST_USE status_t device_event_sync(struct device *device, struct device_event *event);
+MUST_USE status_t device_event_elapsed(struct device *device, struct device_event *begin,
+                                       struct device_event *end, double *out_ms);
+
+#endif
