@@ -31,6 +31,26 @@ float *projection_gradient(const struct part *part, const struct unit_shape *sha
     return unit_gradient(part, unit, projection_role[way], 0);
 }
 
+static enum param_role projection_bias_role(const struct unit_shape *shape, int way)
+{
+    return shape->fused ? PARAM_WQKV : projection_role[way];
+}
+
+/* The fused bias has one value a row of the fused weight. */
+static const float *projection_bias(const struct part *part, const struct unit_shape *shape,
+                                    int unit, int way)
+{
+    const float *bias = unit_bias(part, unit, projection_bias_role(shape, way), 0);
+    return bias && shape->fused ? bias + fused_offset(shape, way) / shape->D : bias;
+}
+
+static float *projection_bias_gradient(const struct part *part, const struct unit_shape *shape,
+                                       int unit, int way)
+{
+    float *bias = unit_bias_gradient(part, unit, projection_bias_role(shape, way), 0);
+    return bias && shape->fused ? bias + fused_offset(shape, way) / shape->D : bias;
+}
+
 static size_t projection_width(const struct unit_shape *shape, int way)
 {
     return (way == WAY_Q ? shape->H : shape->G) * shape->E;
@@ -39,11 +59,6 @@ static size_t projection_width(const struct unit_shape *shape, int way)
 static int norm_index(const struct unit_shape *shape, int way)
 {
     return shape->separate_norms ? way : 0;
-}
-
-static struct norm_shape input_norm(const struct part *part, const struct unit_shape *shape)
-{
-    return (struct norm_shape){NORM_RMS, shape->N, shape->D, (float)part->model->config.norm_eps};
 }
 
 /* Per head: rows of width E. */
@@ -69,7 +84,7 @@ static void rotate(const struct part *part, const struct unit_shape *shape, void
                    bool inverse)
 {
     part->kernels->rope(&part->ctx, x, part->cosine, part->sine, NULL, inverse, shape->N, shape->T,
-                        heads, shape->E, shape->E);
+                        heads, shape->E, shape->R);
 }
 
 /* Normed inputs and projections; raw = before QK-norm. */
@@ -79,17 +94,18 @@ static void project(struct part *part, const struct unit_shape *shape, int unit,
     const struct kernels *kernels = part->kernels;
     void *raw[INPUTS] = {shape->qk_norm ? stash->q_raw : stash->q,
                          shape->qk_norm ? stash->k_raw : stash->k, stash->v};
-    struct norm_shape norm = input_norm(part, shape);
+    struct norm_shape norm = unit_norm(part, shape);
     for (int way = WAY_Q; way < INPUTS; way++) {
         if (way == WAY_Q || !shape->shared_input) {
-            kernels->norm_forward(
-                &part->ctx, &norm, stash->normed[way], NULL, stash->rstd[way],
-                way_input(part, shape, unit, frame, way),
-                unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)), NULL);
+            kernels->norm_forward(&part->ctx, &norm, stash->normed[way], stash->mean[way],
+                                  stash->rstd[way], way_input(part, shape, unit, frame, way),
+                                  unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)),
+                                  unit_bias(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
         }
         kernels->linear_forward(&part->ctx, raw[way], stash->normed[way],
-                                projection_weight(part, shape, unit, way), NULL, shape->N,
-                                shape->D, projection_width(shape, way));
+                                projection_weight(part, shape, unit, way),
+                                projection_bias(part, shape, unit, way), shape->N, shape->D,
+                                projection_width(shape, way));
     }
 }
 
@@ -114,13 +130,13 @@ void attention_forward(struct part *part, int unit, int frame)
     rotate(part, &shape, stash->q, shape.H, false);
     rotate(part, &shape, stash->k, shape.G, false);
     struct attention_shape scores = scores_shape(&shape);
-    kernels->attention_forward(&part->ctx, &scores, stash->attended, stash->lse, stash->q,
-                               stash->k, stash->v);
-    kernels->linear_forward(&part->ctx, stash->out, stash->attended,
-                            unit_weight(part, unit, PARAM_WO, 0), NULL, shape.N,
-                            shape.H * shape.E, shape.D);
-    kernels->add(&part->ctx, stash->out, stash->out,
-                 way_input(part, &shape, unit, frame, WAY_R), shape.N * shape.D);
+    kernels->attention_forward(&part->ctx, &scores, stash->attended, stash->lse, stash->q, stash->k,
+                               stash->v);
+    kernels->linear_forward(
+        &part->ctx, stash->out, stash->attended, unit_weight(part, unit, PARAM_WO, 0),
+        unit_bias(part, unit, PARAM_WO, 0), shape.N, shape.H * shape.E, shape.D);
+    kernels->add(&part->ctx, stash->out, stash->out, way_input(part, &shape, unit, frame, WAY_R),
+                 shape.N * shape.D);
 }
 
 /* From dq, dk, dv of the projections to the gradients of the ways' inputs. */
@@ -130,7 +146,7 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
     const struct stash *stash = part_stash(part, unit, frame);
     struct backward *back = part_back(part, unit);
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
-    struct norm_shape norm = input_norm(part, shape);
+    struct norm_shape norm = unit_norm(part, shape);
     for (int way = WAY_Q; way < INPUTS; way++) {
         bool accumulate = way > WAY_Q && shape->shared_input;
         bool last = way == INPUTS - 1 || !shape->shared_input;
@@ -139,10 +155,9 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
                                        shape->D, projection_width(shape, way));
         if (last) {
             kernels->norm_backward(
-                &part->ctx, &norm, back->dinput[way], false, back->dscale[way], NULL,
-                back->dinput[way], way_input(part, shape, unit, frame, way), NULL,
-                stash->rstd[way],
-                unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
+                &part->ctx, &norm, back->dinput[way], false, back->dscale[way], back->dbias[way],
+                back->dinput[way], way_input(part, shape, unit, frame, way), stash->mean[way],
+                stash->rstd[way], unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
         }
     }
 }
@@ -174,8 +189,8 @@ void attention_backward(struct part *part, int unit, int frame)
     void *dattended = part->scratch[0];
     struct attention_shape scores = scores_shape(&shape);
     kernels->linear_backward_input(&part->ctx, dattended, false, dmid,
-                                   unit_weight(part, unit, PARAM_WO, 0), shape.N,
-                                   shape.H * shape.E, shape.D);
+                                   unit_weight(part, unit, PARAM_WO, 0), shape.N, shape.H * shape.E,
+                                   shape.D);
     kernels->attention_backward(&part->ctx, &scores, back->dq, back->dk, back->dv, dattended,
                                 stash->attended, stash->lse, stash->q, stash->k, stash->v);
     rotate(part, &shape, back->dq, shape.H, true);
@@ -184,8 +199,14 @@ void attention_backward(struct part *part, int unit, int frame)
         unnorm_heads(part, &shape, unit, frame);
     }
     unproject(part, &shape, unit, frame);
+    const void *dresidual = dmid;
+    if (shape.parallel) { /* xR goes into the FFN as well: the residual first, then its path */
+        kernels->add(&part->ctx, back->dresidual, dmid, part_back(part, unit + 1)->dinput[0],
+                     shape.N * shape.D);
+        dresidual = back->dresidual;
+    }
     if (shape.consumer && shape.consumer->shared) { /* one way feeds everything: R joins Q, K, V */
-        kernels->add(&part->ctx, back->dinput[0], dmid, back->dinput[0], shape.N * shape.D);
+        kernels->add(&part->ctx, back->dinput[0], dresidual, back->dinput[0], shape.N * shape.D);
     }
     if (shape.C > 0) {
         mudd_backward(part, &shape, unit, frame);
@@ -201,16 +222,20 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
     const struct backward *back = part_back(part, unit);
     const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
-    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0), NULL, dmid,
+    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0),
+                                    unit_bias_gradient(part, unit, PARAM_WO, 0), dmid,
                                     stash->attended, shape.N, shape.H * shape.E, shape.D);
     for (int way = WAY_Q; way < INPUTS; way++) {
-        kernels->linear_backward_weight(
-            &part->ctx, projection_gradient(part, &shape, unit, way), NULL, dprojected[way],
-            stash->normed[way], shape.N, shape.D, projection_width(&shape, way));
+        kernels->linear_backward_weight(&part->ctx, projection_gradient(part, &shape, unit, way),
+                                        projection_bias_gradient(part, &shape, unit, way),
+                                        dprojected[way], stash->normed[way], shape.N, shape.D,
+                                        projection_width(&shape, way));
         if (way == WAY_Q || !shape.shared_input) {
             kernels->accumulate_f32(
                 &part->ctx, unit_gradient(part, unit, PARAM_ATTN_NORM, norm_index(&shape, way)),
                 back->dscale[way], shape.D);
+            accumulate_bias(part, unit, PARAM_ATTN_NORM, norm_index(&shape, way), back->dbias[way],
+                            shape.D);
         }
     }
     if (shape.qk_norm) {

@@ -1,4 +1,4 @@
-/* config_check.c - models that make no sense, and those that cannot be done yet. */
+/* config_check.c - models that make no sense, and those that cannot be done. */
 #include <math.h>
 #include <string.h>
 
@@ -106,7 +106,8 @@ static status_t check_dense(const struct model_config *config)
     return check_pattern(config);
 }
 
-static status_t check_not_yet(const struct model_config *config)
+/* The GELU family has biases, rotary on a part of the head and parallel residual; the other has not. */
+static status_t check_family(const struct model_config *config)
 {
     if (config->tie_word_embeddings) {
         return FAIL(STATUS_UNSUPPORTED,
@@ -114,24 +115,17 @@ static status_t check_not_yet(const struct model_config *config)
                     "different stages and would have to exchange the gradient of one matrix; set "
                     "model.tie_word_embeddings=false");
     }
-    if (config->model_type == MODEL_MUDDPYTHIA) {
-        return FAIL(STATUS_UNSUPPORTED,
-                    "model: model_type muddpythia is not supported yet; muddformer is");
-    }
-    if (config->use_linear_bias || config->use_parallel_residual || config->rotary_pct < 1.0) {
+    if (config->model_type == MODEL_MUDDFORMER &&
+        (config->use_linear_bias || config->use_parallel_residual || config->rotary_pct < 1.0)) {
         return FAIL(STATUS_UNSUPPORTED,
                     "model: use_linear_bias, use_parallel_residual and rotary_pct below 1 belong "
-                    "to muddpythia, which is not supported yet; set them to false, false and 1");
+                    "to model_type muddpythia; set them to false, false and 1, or choose that "
+                    "model_type");
     }
-    if (config->mudd_prenorm || config->mudd_postnorm) {
-        return FAIL(STATUS_UNSUPPORTED, "model: mudd_prenorm and mudd_postnorm are not supported "
-                                        "yet; set both to false");
-    }
-    if (config->dense && config->dense_pattern.block_size > 0) {
-        return FAIL(STATUS_UNSUPPORTED,
-                    "dense: block summaries are not supported yet; key_dilation=%lld sends about "
-                    "as few keys",
-                    (long long)config->dense_pattern.block_size);
+    if (!config->dense && (config->mudd_prenorm || config->mudd_postnorm)) {
+        return FAIL(STATUS_INVALID, "model: mudd_prenorm and mudd_postnorm are about dense "
+                                    "connections, which model.dense=false leaves out; set both to "
+                                    "false");
     }
     return STATUS_OK;
 }
@@ -139,7 +133,7 @@ static status_t check_not_yet(const struct model_config *config)
 status_t model_config_validate(const struct model_config *config)
 {
     TRY(check_given(config));
-    TRY(check_not_yet(config));
+    TRY(check_family(config));
     TRY(check_heads(config));
     TRY(check_ffn(config));
     return check_dense(config);

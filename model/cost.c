@@ -35,9 +35,20 @@ void unit_shape(const struct model *model, int unit, struct unit_shape *out)
     }
     out->fused = !config->dense || config->dense_type == DENSE_L;
     out->qk_norm = config->use_qk_norm;
+    bool pythia = config->model_type == MODEL_MUDDPYTHIA;
+    out->norm = pythia ? NORM_LAYER : NORM_RMS;
+    out->gelu = pythia;
+    out->bias = config->use_linear_bias;
+    out->parallel = config->use_parallel_residual;
+    out->R = (size_t)((double)config->head_dim * config->rotary_pct);
+    out->plus = model_postnorm(model) && out->C > 0;
+    const char *normed = config->mudd_postnorm_ways[0] ? config->mudd_postnorm_ways : "r";
+    for (size_t c = 0; out->plus && c < out->C; c++) {
+        out->post[c] = strchr(normed, "qkvr"[out->consumer->way[c]]) != NULL;
+    }
     out->separate_norms = !out->fused && config->sepln && layer > 1;
-    bool one_source = layer == 1 || !out->consumer || !out->consumer->exists ||
-                      out->consumer->shared;
+    bool one_source =
+        layer == 1 || !out->consumer || !out->consumer->exists || out->consumer->shared;
     out->shared_input = out->unit->kind == UNIT_HEAD || (one_source && !out->separate_norms);
 }
 
@@ -86,7 +97,7 @@ static void unit_flops(const struct unit_shape *shape, struct unit *unit)
         scores = (double)shape->B * query * (double)shape->T * (double)shape->T; /* one product */
         break;
     case UNIT_FFN:
-        linear = 6.0 * N * D * (double)shape->F;
+        linear = (shape->gelu ? 4.0 : 6.0) * N * D * (double)shape->F;
         break;
     case UNIT_HEAD: /* its input and weight gradients belong to the forward */
         linear = 2.0 * N * D * (double)shape->V;

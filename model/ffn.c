@@ -1,9 +1,40 @@
-/* ffn.c - the FFN unit: X_i = (silu(n W1^T) * (n W3^T)) W2^T + H_i with n = Nf(H_i). */
+/* ffn.c - the FFN unit.
+ *
+ *     SwiGLU  X_i = (silu(n W1^T) * (n W3^T)) W2^T + H_i
+ *     GELU    X_i = gelu(n W1^T + b1) W2^T + b2 + H_i
+ *
+ * with n = Nf(H_i), or Nf(xR) with parallel residual.
+ */
 #include "model/model_internal.h"
 
-static struct norm_shape ffn_norm(const struct part *part, const struct unit_shape *shape)
+/* What the FFN's norm reads. The attention of a parallel residual is always on the same stage. */
+static const void *ffn_input(const struct part *part, const struct unit_shape *shape, int unit,
+                             int frame)
 {
-    return (struct norm_shape){NORM_RMS, shape->N, shape->D, (float)part->model->config.norm_eps};
+    if (shape->parallel) {
+        struct unit_shape attention;
+        unit_shape(part->model, unit - 1, &attention);
+        return way_input(part, &attention, unit - 1, frame, WAY_R);
+    }
+    return part_key(part, frame, model_mid_key(part->model, shape->unit->layer));
+}
+
+static void activate(struct part *part, const struct unit_shape *shape, int unit,
+                     struct stash *stash)
+{
+    const struct kernels *kernels = part->kernels;
+    kernels->linear_forward(&part->ctx, stash->gate, stash->normed[0],
+                            unit_weight(part, unit, PARAM_W1, 0),
+                            unit_bias(part, unit, PARAM_W1, 0), shape->N, shape->D, shape->F);
+    if (shape->gelu) {
+        kernels->gelu_forward(&part->ctx, stash->product, stash->gate, shape->N * shape->F);
+        return;
+    }
+    kernels->linear_forward(&part->ctx, stash->up, stash->normed[0],
+                            unit_weight(part, unit, PARAM_W3, 0),
+                            unit_bias(part, unit, PARAM_W3, 0), shape->N, shape->D, shape->F);
+    kernels->swiglu_forward(&part->ctx, stash->product, stash->gate, stash->up,
+                            shape->N * shape->F);
 }
 
 void ffn_forward(struct part *part, int unit, int frame)
@@ -13,20 +44,48 @@ void ffn_forward(struct part *part, int unit, int frame)
     unit_shape(part->model, unit, &shape);
     struct stash *stash = part_stash(part, unit, frame);
     const void *mid = part_key(part, frame, model_mid_key(part->model, shape.unit->layer));
-    struct norm_shape norm = ffn_norm(part, &shape);
-    kernels->norm_forward(&part->ctx, &norm, stash->normed[0], NULL, stash->rstd[0], mid,
-                          unit_weight(part, unit, PARAM_FFN_NORM, 0), NULL);
-    kernels->linear_forward(&part->ctx, stash->gate, stash->normed[0],
-                            unit_weight(part, unit, PARAM_W1, 0), NULL, shape.N, shape.D, shape.F);
-    kernels->linear_forward(&part->ctx, stash->up, stash->normed[0],
-                            unit_weight(part, unit, PARAM_W3, 0), NULL, shape.N, shape.D, shape.F);
-    kernels->swiglu_forward(&part->ctx, stash->product, stash->gate, stash->up, shape.N * shape.F);
+    struct norm_shape norm = unit_norm(part, &shape);
+    kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
+                          ffn_input(part, &shape, unit, frame),
+                          unit_weight(part, unit, PARAM_FFN_NORM, 0),
+                          unit_bias(part, unit, PARAM_FFN_NORM, 0));
+    activate(part, &shape, unit, stash);
     kernels->linear_forward(&part->ctx, stash->out, stash->product,
-                            unit_weight(part, unit, PARAM_W2, 0), NULL, shape.N, shape.F, shape.D);
+                            unit_weight(part, unit, PARAM_W2, 0),
+                            unit_bias(part, unit, PARAM_W2, 0), shape.N, shape.F, shape.D);
     kernels->add(&part->ctx, stash->out, stash->out, mid, shape.N * shape.D);
 }
 
-/* Forms the gradient of H_i whole: the residual first, then the FFN's path. */
+/* From the product's gradient to that of the normed input, in scratch[1]. */
+static void inactivate(struct part *part, const struct unit_shape *shape, int unit,
+                       const struct stash *stash, struct backward *back)
+{
+    const struct kernels *kernels = part->kernels;
+    void *dproduct = part->scratch[0], *dnormed = part->scratch[1];
+    if (shape->gelu) {
+        kernels->gelu_backward(&part->ctx, back->dgate, dproduct, stash->gate, shape->N * shape->F);
+    } else {
+        kernels->swiglu_backward(&part->ctx, back->dgate, back->dup, dproduct, stash->gate,
+                                 stash->up, shape->N * shape->F);
+    }
+    kernels->linear_backward_input(&part->ctx, dnormed, false, back->dgate,
+                                   unit_weight(part, unit, PARAM_W1, 0), shape->N, shape->D,
+                                   shape->F);
+    if (!shape->gelu) {
+        kernels->linear_backward_input(&part->ctx, dnormed, true, back->dup,
+                                       unit_weight(part, unit, PARAM_W3, 0), shape->N, shape->D,
+                                       shape->F);
+    }
+}
+
+/* Gradient of X_i, the unit's output. */
+static const void *output_gradient(const struct part *part, const struct unit_shape *shape)
+{
+    return part->key_gradient[model_raw_key(part->model, shape->unit->layer)];
+}
+
+/* Forms the gradient of H_i whole: the residual first, then the FFN's path (with parallel residual that
+ * path goes to xR instead and waits in dinput). */
 void ffn_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
@@ -34,23 +93,17 @@ void ffn_backward(struct part *part, int unit, int frame)
     unit_shape(part->model, unit, &shape);
     const struct stash *stash = part_stash(part, unit, frame);
     struct backward *back = part_back(part, unit);
-    int layer = shape.unit->layer, mid_key = model_mid_key(part->model, layer);
-    const void *dout = part->key_gradient[model_hidden_key(part->model, layer)];
-    void *dmid = part->key_gradient[mid_key];
-    CHECK(dout && dmid, "the gradients of X_%d and H_%d have no place", layer, layer);
-    void *dproduct = part->scratch[0], *dnormed = part->scratch[1];
-    kernels->linear_backward_input(&part->ctx, dproduct, false, dout,
+    const void *dout = output_gradient(part, &shape);
+    void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
+    CHECK(dout && dmid, "the gradients of layer %d have no place", shape.unit->layer);
+    kernels->linear_backward_input(&part->ctx, part->scratch[0], false, dout,
                                    unit_weight(part, unit, PARAM_W2, 0), shape.N, shape.F, shape.D);
-    kernels->swiglu_backward(&part->ctx, back->dgate, back->dup, dproduct, stash->gate, stash->up,
-                             shape.N * shape.F);
-    kernels->linear_backward_input(&part->ctx, dnormed, false, back->dgate,
-                                   unit_weight(part, unit, PARAM_W1, 0), shape.N, shape.D, shape.F);
-    kernels->linear_backward_input(&part->ctx, dnormed, true, back->dup,
-                                   unit_weight(part, unit, PARAM_W3, 0), shape.N, shape.D, shape.F);
+    inactivate(part, &shape, unit, stash, back);
     kernels->copy(&part->ctx, dmid, dout, shape.N * shape.D);
-    struct norm_shape norm = ffn_norm(part, &shape);
-    kernels->norm_backward(&part->ctx, &norm, dmid, true, back->dscale[0], NULL, dnormed,
-                           part_key(part, frame, mid_key), NULL, stash->rstd[0],
+    struct norm_shape norm = unit_norm(part, &shape);
+    kernels->norm_backward(&part->ctx, &norm, shape.parallel ? back->dinput[0] : dmid,
+                           !shape.parallel, back->dscale[0], back->dbias[0], part->scratch[1],
+                           ffn_input(part, &shape, unit, frame), stash->mean[0], stash->rstd[0],
                            unit_weight(part, unit, PARAM_FFN_NORM, 0));
 }
 
@@ -61,13 +114,19 @@ void ffn_weight_gradient(struct part *part, int unit, int frame)
     unit_shape(part->model, unit, &shape);
     const struct stash *stash = part_stash(part, unit, frame);
     const struct backward *back = part_back(part, unit);
-    const void *dout = part->key_gradient[model_hidden_key(part->model, shape.unit->layer)];
-    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W2, 0), NULL, dout,
-                                    stash->product, shape.N, shape.F, shape.D);
-    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W1, 0), NULL,
-                                    back->dgate, stash->normed[0], shape.N, shape.D, shape.F);
-    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W3, 0), NULL,
-                                    back->dup, stash->normed[0], shape.N, shape.D, shape.F);
+    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W2, 0),
+                                    unit_bias_gradient(part, unit, PARAM_W2, 0),
+                                    output_gradient(part, &shape), stash->product, shape.N, shape.F,
+                                    shape.D);
+    kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W1, 0),
+                                    unit_bias_gradient(part, unit, PARAM_W1, 0), back->dgate,
+                                    stash->normed[0], shape.N, shape.D, shape.F);
+    if (!shape.gelu) {
+        kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W3, 0),
+                                        unit_bias_gradient(part, unit, PARAM_W3, 0), back->dup,
+                                        stash->normed[0], shape.N, shape.D, shape.F);
+    }
     kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FFN_NORM, 0),
                             back->dscale[0], shape.D);
+    accumulate_bias(part, unit, PARAM_FFN_NORM, 0, back->dbias[0], shape.D);
 }

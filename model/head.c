@@ -24,16 +24,12 @@ static void head_chunk(struct part *part, const struct unit_shape *shape, int un
     kernels->logits_forward(&part->ctx, part->logits, normed, weight, rows, D, V);
     kernels->xent(&part->ctx, loss, dlogits, part->logits, targets + first, loss_scale, rows, V);
     if (part->training) {
-        void *dnormed = (unsigned char *)stash->dnormed + first * D * dtype_size(part->model->dtype);
+        void *dnormed =
+            (unsigned char *)stash->dnormed + first * D * dtype_size(part->model->dtype);
         kernels->linear_backward_input(&part->ctx, dnormed, false, dlogits, weight, rows, D, V);
         kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_OUTPUT, 0),
                                         NULL, dlogits, normed, rows, D, V);
     }
-}
-
-static struct norm_shape final_norm(const struct part *part, const struct unit_shape *shape)
-{
-    return (struct norm_shape){NORM_RMS, shape->N, shape->D, (float)part->model->config.norm_eps};
 }
 
 void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
@@ -44,10 +40,11 @@ void head_forward(struct part *part, int unit, int frame, float loss_scale, doub
     if (shape.C > 0) {
         mudd_forward(part, &shape, frame, &stash->mudd);
     }
-    struct norm_shape norm = final_norm(part, &shape);
-    part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], NULL, stash->rstd[0],
+    struct norm_shape norm = unit_norm(part, &shape);
+    part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
                                 way_input(part, &shape, unit, frame, WAY_R),
-                                unit_weight(part, unit, PARAM_FINAL_NORM, 0), NULL);
+                                unit_weight(part, unit, PARAM_FINAL_NORM, 0),
+                                unit_bias(part, unit, PARAM_FINAL_NORM, 0));
     const int32_t *targets = part->frame[frame].targets;
     double loss = 0;
     for (size_t first = 0; targets && first < shape.N; first += HEAD_CHUNK) {
@@ -63,9 +60,10 @@ void head_backward(struct part *part, int unit, int frame)
     unit_shape(part->model, unit, &shape);
     const struct stash *stash = part_stash(part, unit, frame);
     struct backward *back = part_back(part, unit);
-    struct norm_shape norm = final_norm(part, &shape);
-    part->kernels->norm_backward(&part->ctx, &norm, back->dinput[0], false, back->dscale[0], NULL,
-                                 stash->dnormed, way_input(part, &shape, unit, frame, WAY_R), NULL,
+    struct norm_shape norm = unit_norm(part, &shape);
+    part->kernels->norm_backward(&part->ctx, &norm, back->dinput[0], false, back->dscale[0],
+                                 back->dbias[0], stash->dnormed,
+                                 way_input(part, &shape, unit, frame, WAY_R), stash->mean[0],
                                  stash->rstd[0], unit_weight(part, unit, PARAM_FINAL_NORM, 0));
     if (shape.C > 0) {
         mudd_backward(part, &shape, unit, frame);
@@ -78,6 +76,7 @@ void head_weight_gradient(struct part *part, int unit, int frame)
     unit_shape(part->model, unit, &shape);
     part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FINAL_NORM, 0),
                                   part_back(part, unit)->dscale[0], shape.D);
+    accumulate_bias(part, unit, PARAM_FINAL_NORM, 0, part_back(part, unit)->dbias[0], shape.D);
     if (shape.C > 0) {
         mudd_weight_gradient(part, &shape, unit, frame);
     }
@@ -89,8 +88,7 @@ void part_logits(struct part *part, int frame, int64_t first, int64_t rows, floa
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
     const struct stash *stash = part_stash(part, unit, frame);
-    part->kernels->logits_forward(&part->ctx, out,
-                                  rows_of(part, stash->normed[0], (size_t)first, shape.D),
-                                  unit_weight(part, unit, PARAM_OUTPUT, 0), (size_t)rows, shape.D,
-                                  shape.V);
+    part->kernels->logits_forward(
+        &part->ctx, out, rows_of(part, stash->normed[0], (size_t)first, shape.D),
+        unit_weight(part, unit, PARAM_OUTPUT, 0), (size_t)rows, shape.D, shape.V);
 }

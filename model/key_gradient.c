@@ -14,9 +14,9 @@ struct gathering {
 static void flush_terms(struct gathering *gathering)
 {
     if (gathering->count > 0) {
-        gathering->part->kernels->mudd_backward_key(
-            &gathering->part->ctx, gathering->dkey, gathering->started, gathering->terms,
-            gathering->count, gathering->N, gathering->D);
+        gathering->part->kernels->mudd_backward_key(&gathering->part->ctx, gathering->dkey,
+                                                    gathering->started, gathering->terms,
+                                                    gathering->count, gathering->N, gathering->D);
         gathering->started = true;
         gathering->count = 0;
     }
@@ -55,26 +55,50 @@ static void add_aggregate(struct gathering *gathering, int unit, int key, int fr
         term->weights = unit_weight(part, unit, PARAM_DENSE_B, 0) + column;
     }
     for (size_t c = 0; c < shape.C; c++) {
-        term->dout[c] = way_gradient(part, &shape, unit, shape.consumer->way[c]);
+        term->dout[c] = mixed_gradient(part, &shape, unit, c);
     }
 }
 
-/* Ways that take the key itself, in the order q, k, v, r. */
+/* Ways that take the key itself (alone, or plus their aggregate), in the order q, k, v, r. */
 static void add_direct(struct gathering *gathering, int unit)
 {
     struct part *part = gathering->part;
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
-    if (shape.unit->kind == UNIT_HEAD) {
+    bool one = shape.unit->kind == UNIT_HEAD || (shape.consumer && shape.consumer->shared);
+    if (one) {
         add_tensor(gathering, part_back(part, unit)->dinput[0]);
         return;
     }
     for (int way = WAY_Q; way <= WAY_R; way++) {
         bool again = way > WAY_Q && way < WAY_R && shape.shared_input;
-        if (!way_mixed(&shape, way) && !again) {
+        if ((!way_mixed(&shape, way) || shape.plus) && !again) {
             add_tensor(gathering, way_gradient(part, &shape, unit, way));
         }
     }
+}
+
+/* The key's normed form was made by `unit`. */
+static void add_norm(struct gathering *gathering, int unit, int made, int frame)
+{
+    flush_terms(gathering);
+    products_norm_backward(gathering->part, unit, frame, gathering->dkey, gathering->started,
+                           gathering->part->key_gradient[made]);
+    gathering->started = true;
+}
+
+/* The key is one of those whose mean is the summary `made`. */
+static void add_summary(struct gathering *gathering, int made)
+{
+    struct part *part = gathering->part;
+    size_t count = gathering->N * gathering->D;
+    float share = 1.0f / (float)part->model->config.dense_pattern.block_size;
+    flush_terms(gathering);
+    if (!gathering->started) {
+        part->kernels->zero(&part->ctx, gathering->dkey, count * dtype_size(part->model->dtype));
+    }
+    part->kernels->scale_add(&part->ctx, gathering->dkey, part->key_gradient[made], share, count);
+    gathering->started = true;
 }
 
 void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count)
@@ -101,8 +125,11 @@ void part_key_gradient(struct part *part, int key, int frame, const struct add *
         case ADD_DIRECT:
             add_direct(&gathering, adds[a].unit);
             break;
+        case ADD_NORM:
+            add_norm(&gathering, adds[a].unit, adds[a].key, frame);
+            break;
         case ADD_SUMMARY:
-            CHECK(false, "summaries are not keys of this version");
+            add_summary(&gathering, adds[a].key);
             break;
         }
     }

@@ -28,6 +28,8 @@ static void mudd_stash_layout(const struct model *model, const struct unit_shape
     }
     for (size_t c = 0; c < shape->C; c++) {
         out->mixed[c] = tensor(arena, model, shape->N, shape->D);
+        out->formed[c] = shape->post[c] ? tensor(arena, model, shape->N, shape->D) : out->mixed[c];
+        out->post_rstd[c] = shape->post[c] ? floats(arena, shape->N) : NULL;
     }
 }
 
@@ -43,6 +45,7 @@ static void input_norms_layout(const struct model *model, const struct unit_shap
         }
         out->normed[c] = tensor(arena, model, shape->N, shape->D);
         out->rstd[c] = floats(arena, shape->N);
+        out->mean[c] = shape->norm == NORM_LAYER ? floats(arena, shape->N) : NULL;
     }
 }
 
@@ -64,6 +67,19 @@ static void attention_stash_layout(const struct model *model, const struct unit_
     out->lse = floats(arena, shape->B * shape->H * shape->T);
 }
 
+static void products_layout(const struct model *model, const struct unit_shape *shape,
+                            struct arena *arena, struct stash *out)
+{
+    bool layer = shape->unit->kind == UNIT_EMBED || shape->unit->kind == UNIT_FFN;
+    if (layer && model_prenorm(model)) {
+        out->key_normed = tensor(arena, model, shape->N, shape->D);
+        out->key_rstd = floats(arena, shape->N);
+    }
+    if (layer && model_block_ending(model, shape->unit->layer) >= 0) {
+        out->summary = tensor(arena, model, shape->N, shape->D);
+    }
+}
+
 void stash_layout(const struct model *model, int unit, bool training, struct arena *arena,
                   struct stash *out)
 {
@@ -73,6 +89,7 @@ void stash_layout(const struct model *model, int unit, bool training, struct are
     if (shape.unit->kind != UNIT_HEAD) {
         out->out = tensor(arena, model, shape.N, shape.D);
     }
+    products_layout(model, &shape, arena, out);
     mudd_stash_layout(model, &shape, arena, &out->mudd);
     switch (shape.unit->kind) {
     case UNIT_EMBED:
@@ -83,8 +100,9 @@ void stash_layout(const struct model *model, int unit, bool training, struct are
     case UNIT_FFN:
         out->normed[0] = tensor(arena, model, shape.N, shape.D);
         out->rstd[0] = floats(arena, shape.N);
+        out->mean[0] = shape.norm == NORM_LAYER ? floats(arena, shape.N) : NULL;
         out->gate = tensor(arena, model, shape.N, shape.F);
-        out->up = tensor(arena, model, shape.N, shape.F);
+        out->up = shape.gelu ? NULL : tensor(arena, model, shape.N, shape.F);
         out->product = tensor(arena, model, shape.N, shape.F);
         break;
     case UNIT_HEAD:
@@ -101,10 +119,20 @@ static void mudd_backward_layout(const struct model *model, const struct unit_sh
         return;
     }
     out->dweights = floats(arena, shape->N * shape->C * shape->n);
+    for (size_t c = 0; c < shape->C; c++) {
+        out->dmixed[c] = shape->post[c] ? tensor(arena, model, shape->N, shape->D) : NULL;
+        out->dpost_scale[c] = shape->post[c] ? floats(arena, shape->D) : NULL;
+    }
     if (shape->K > 0) {
         out->dinner = tensor(arena, model, shape->N, shape->K);
         out->dgenerator = tensor(arena, model, shape->N, shape->D);
+        out->dgenerator_scale = model_prenorm(model) ? floats(arena, shape->D) : NULL;
     }
+}
+
+static float *norm_bias(struct arena *arena, const struct unit_shape *shape)
+{
+    return shape->norm == NORM_LAYER ? floats(arena, shape->D) : NULL;
 }
 
 static void input_gradients_layout(const struct model *model, const struct unit_shape *shape,
@@ -114,6 +142,7 @@ static void input_gradients_layout(const struct model *model, const struct unit_
         bool shared = c > 0 && shape->shared_input;
         out->dinput[c] = shared ? out->dinput[0] : tensor(arena, model, shape->N, shape->D);
         out->dscale[c] = shared ? out->dscale[0] : floats(arena, shape->D);
+        out->dbias[c] = shared ? out->dbias[0] : norm_bias(arena, shape);
     }
 }
 
@@ -122,6 +151,8 @@ void backward_layout(const struct model *model, int unit, struct arena *arena, s
     struct unit_shape shape;
     unit_shape(model, unit, &shape);
     memset(out, 0, sizeof *out);
+    bool layer = shape.unit->kind == UNIT_EMBED || shape.unit->kind == UNIT_FFN;
+    out->dkey_scale = layer && model_prenorm(model) ? floats(arena, shape.D) : NULL;
     mudd_backward_layout(model, &shape, arena, out);
     switch (shape.unit->kind) {
     case UNIT_EMBED:
@@ -135,15 +166,19 @@ void backward_layout(const struct model *model, int unit, struct arena *arena, s
             out->dq_scale = floats(arena, shape.E);
             out->dk_scale = floats(arena, shape.E);
         }
+        out->dresidual = shape.parallel ? tensor(arena, model, shape.N, shape.D) : NULL;
         break;
     case UNIT_FFN:
         out->dgate = tensor(arena, model, shape.N, shape.F);
-        out->dup = tensor(arena, model, shape.N, shape.F);
+        out->dup = shape.gelu ? NULL : tensor(arena, model, shape.N, shape.F);
         out->dscale[0] = floats(arena, shape.D);
+        out->dbias[0] = norm_bias(arena, &shape);
+        out->dinput[0] = shape.parallel ? tensor(arena, model, shape.N, shape.D) : NULL;
         break;
     case UNIT_HEAD:
         out->dinput[0] = tensor(arena, model, shape.N, shape.D);
         out->dscale[0] = floats(arena, shape.D);
+        out->dbias[0] = norm_bias(arena, &shape);
         break;
     }
 }

@@ -18,6 +18,57 @@ int model_mid_key(const struct model *model, int i)
     return (int)model->config.n_layer + i;
 }
 
+static bool block_means(const struct model_config *config)
+{
+    return config->dense && config->dense_pattern.block_size > 0 &&
+           config->dense_pattern.block_summary == SUMMARY_MEAN;
+}
+
+/* Blocks that some consumer reads through a summary: all but the one that the last layer is in. */
+static int finished_blocks(const struct model_config *config)
+{
+    int64_t S = config->dense_pattern.block_size;
+    return config->dense && S > 0 ? (int)((config->n_layer - 1) / S) : 0;
+}
+
+int model_raw_key(const struct model *model, int j)
+{
+    int L = (int)model->config.n_layer;
+    CHECK(j >= 0 && j <= L, "no key of layer %d", j);
+    return model_prenorm(model) ? 2 * L + 1 + j : model_hidden_key(model, j);
+}
+
+int model_summary_key(const struct model *model, int block)
+{
+    int L = (int)model->config.n_layer;
+    int S = (int)model->config.dense_pattern.block_size;
+    CHECK(block >= 0 && block < finished_blocks(&model->config), "no summary of block %d", block);
+    if (!block_means(&model->config)) {
+        return model_hidden_key(model, (block + 1) * S);
+    }
+    return 2 * L + 1 + (model_prenorm(model) ? L + 1 : 0) + block;
+}
+
+bool model_prenorm(const struct model *model)
+{
+    return model->config.dense && model->config.mudd_prenorm;
+}
+
+bool model_postnorm(const struct model *model)
+{
+    return model->config.dense && model->config.mudd_postnorm;
+}
+
+int model_block_ending(const struct model *model, int layer)
+{
+    int64_t S = model->config.dense_pattern.block_size;
+    if (!block_means(&model->config) || layer < 1 || layer % S != 0) {
+        return -1;
+    }
+    int block = (int)(layer / S) - 1;
+    return block < finished_blocks(&model->config) ? block : -1;
+}
+
 /* Does consumer i read X_j (0 < j < i)? X_0 and X_i are always read. */
 static bool pattern_reads(const struct model_config *config, int64_t i, int64_t j)
 {
@@ -41,8 +92,43 @@ static bool consumer_exists(const struct model_config *config, int64_t i)
     return config->dense && (i % period == 0 || i == config->n_layer);
 }
 
-static status_t consumer_fill(const struct model_config *config, int i, struct consumer *out)
+static void push_key(struct consumer *consumer, int key)
 {
+    consumer->key[consumer->n++] = key;
+}
+
+/* X_0, one summary of each finished block before the consumer's own, then the own block's layers. */
+static void push_block_keys(const struct model *model, int i, struct consumer *out)
+{
+    int S = (int)model->config.dense_pattern.block_size;
+    int block = i == model->config.n_layer ? finished_blocks(&model->config) : i / S;
+    push_key(out, model_hidden_key(model, 0));
+    for (int c = 0; c < block; c++) {
+        int key = model_summary_key(model, c);
+        if (key != model_hidden_key(model, i)) {
+            push_key(out, key);
+        }
+    }
+    for (int j = block * S + 1; j < i; j++) {
+        push_key(out, model_hidden_key(model, j));
+    }
+}
+
+static void push_pattern_keys(const struct model *model, int i, struct consumer *out)
+{
+    if (pattern_reads_embedding(&model->config, i)) {
+        push_key(out, model_hidden_key(model, 0));
+    }
+    for (int j = 1; j < i; j++) {
+        if (pattern_reads(&model->config, i, j)) {
+            push_key(out, model_hidden_key(model, j));
+        }
+    }
+}
+
+static status_t consumer_fill(const struct model *model, int i, struct consumer *out)
+{
+    const struct model_config *config = &model->config;
     int L = (int)config->n_layer;
     out->layer = i;
     out->unit = i < L ? 2 * i + 1 : 2 * L + 1;
@@ -66,15 +152,12 @@ static status_t consumer_fill(const struct model_config *config, int i, struct c
     if (!out->key) {
         return FAIL(STATUS_NOMEM, "no memory for the keys of consumer %d", i);
     }
-    if (pattern_reads_embedding(config, i)) {
-        out->key[out->n++] = 0;
+    if (config->dense_pattern.block_size > 0) {
+        push_block_keys(model, i, out);
+    } else {
+        push_pattern_keys(model, i, out);
     }
-    for (int j = 1; j < i; j++) {
-        if (pattern_reads(config, i, j)) {
-            out->key[out->n++] = j;
-        }
-    }
-    out->key[out->n++] = i;
+    push_key(out, model_hidden_key(model, i));
     if (config->dynamic_dense) {
         int64_t inner = (int64_t)out->ways * out->n;
         if (config->expand_last && i == L) {
@@ -95,12 +178,13 @@ static void graph_set_read(struct graph *graph, int unit, int key, int use)
 }
 
 /* How the unit that consumer i feeds reads keys. */
-static void graph_fill_consumer(struct graph *graph, const struct consumer *consumer)
+static void graph_fill_consumer(struct model *model, const struct consumer *consumer)
 {
+    struct graph *graph = &model->graph;
     int unit = consumer->unit;
-    int newest = consumer->layer;
+    int newest = consumer->layer, raw = model_raw_key(model, newest);
     if (!consumer->exists) {
-        graph_set_read(graph, unit, newest, READ_DIRECT);
+        graph_set_read(graph, unit, raw, READ_DIRECT);
         return;
     }
     int ways = 0;
@@ -111,10 +195,37 @@ static void graph_fill_consumer(struct graph *graph, const struct consumer *cons
         graph_set_read(graph, unit, consumer->key[j], ways);
     }
     if (consumer->inner > 0) {
-        graph_set_read(graph, unit, newest, READ_GENERATOR);
+        graph_set_read(graph, unit, model_hidden_key(model, newest), READ_GENERATOR);
     }
-    if (!consumer->shared && consumer->ways < WAYS_MAX) {
-        graph_set_read(graph, unit, newest, READ_DIRECT);
+    bool some_direct = !consumer->shared && consumer->ways < WAYS_MAX;
+    if (some_direct || model_postnorm(model)) {
+        graph_set_read(graph, unit, raw, READ_DIRECT);
+    }
+}
+
+/* The keys that the embedding (layer 0) or a layer's FFN makes. */
+static void graph_fill_products(struct model *model, int layer)
+{
+    struct graph *graph = &model->graph;
+    int unit = 2 * layer, hidden = model_hidden_key(model, layer);
+    int64_t bytes = model->B * model->T * model->config.dim * (int64_t)dtype_size(model->dtype);
+    graph->key[hidden] = (struct key){KEY_HIDDEN, layer, unit, bytes};
+    if (model_prenorm(model)) {
+        int raw = model_raw_key(model, layer);
+        graph->key[raw] = (struct key){KEY_RAW, layer, unit, bytes};
+        graph_set_read(graph, unit, raw, READ_NORM);
+    }
+    int block = model_block_ending(model, layer);
+    if (block >= 0) {
+        int S = (int)model->config.dense_pattern.block_size;
+        graph->key[model_summary_key(model, block)] = (struct key){KEY_SUMMARY, block, unit, bytes};
+        for (int j = block * S + 1; j <= layer; j++) {
+            graph_set_read(graph, unit, model_hidden_key(model, j), READ_SUMMARY);
+        }
+    }
+    if (layer > 0) {
+        graph->key[model_mid_key(model, layer)] = (struct key){KEY_MID, layer, unit - 1, bytes};
+        graph_set_read(graph, unit, model_mid_key(model, layer), READ_MID);
     }
 }
 
@@ -122,25 +233,29 @@ static void graph_fill(struct model *model)
 {
     struct graph *graph = &model->graph;
     int L = (int)model->config.n_layer;
-    int64_t key_bytes = model->B * model->T * model->config.dim * (int64_t)dtype_size(model->dtype);
     graph->unit[0] = (struct unit){.kind = UNIT_EMBED, .layer = 0, .may_start = true};
-    graph->key[0] = (struct key){KEY_HIDDEN, 0, 0, key_bytes};
     for (int i = 1; i <= L; i++) {
-        int attention = 2 * i - 1, ffn = 2 * i;
-        graph->unit[attention] =
+        graph->unit[2 * i - 1] =
             (struct unit){.kind = UNIT_ATTENTION, .layer = i, .may_start = true};
-        graph->unit[ffn] = (struct unit){.kind = UNIT_FFN,
-                                         .layer = i,
-                                         .may_start = !model->config.use_parallel_residual};
-        graph->key[model_hidden_key(model, i)] = (struct key){KEY_HIDDEN, i, ffn, key_bytes};
-        graph->key[model_mid_key(model, i)] = (struct key){KEY_MID, i, attention, key_bytes};
-        graph_set_read(graph, ffn, model_mid_key(model, i), READ_MID);
+        graph->unit[2 * i] = (struct unit){
+            .kind = UNIT_FFN, .layer = i, .may_start = !model->config.use_parallel_residual};
     }
     graph->unit[2 * L + 1] = (struct unit){.kind = UNIT_HEAD, .layer = L + 1, .may_start = true};
-    graph_set_read(graph, 1, model_hidden_key(model, 0), READ_DIRECT);
-    for (int i = 1; i <= L; i++) {
-        graph_fill_consumer(graph, &model->consumer[i]);
+    for (int i = 0; i <= L; i++) {
+        graph_fill_products(model, i);
     }
+    graph_set_read(graph, 1, model_raw_key(model, 0), READ_DIRECT);
+    for (int i = 1; i <= L; i++) {
+        graph_fill_consumer(model, &model->consumer[i]);
+    }
+}
+
+/* X_0..X_L, H_1..H_L, the raw outputs if keys are normed, the means of finished blocks. */
+static int graph_key_count(const struct model *model)
+{
+    int L = (int)model->config.n_layer;
+    return 2 * L + 1 + (model_prenorm(model) ? L + 1 : 0) +
+           (block_means(&model->config) ? finished_blocks(&model->config) : 0);
 }
 
 status_t model_create(const struct model_config *config, int64_t B, int64_t T, enum dtype dtype,
@@ -157,18 +272,18 @@ status_t model_create(const struct model_config *config, int64_t B, int64_t T, e
     model->T = T;
     model->dtype = dtype;
     model->graph.units = 2 * L + 2;
-    model->graph.keys = 2 * L + 1;
+    model->graph.keys = graph_key_count(model);
     model->consumer = calloc((size_t)L + 1, sizeof *model->consumer);
     model->graph.unit = calloc((size_t)model->graph.units, sizeof *model->graph.unit);
     model->graph.key = calloc((size_t)model->graph.keys, sizeof *model->graph.key);
-    model->graph.reads = calloc((size_t)model->graph.units * (size_t)model->graph.keys,
-                                sizeof *model->graph.reads);
+    model->graph.reads =
+        calloc((size_t)model->graph.units * (size_t)model->graph.keys, sizeof *model->graph.reads);
     if (!model->consumer || !model->graph.unit || !model->graph.key || !model->graph.reads) {
         status = FAIL(STATUS_NOMEM, "no memory for the tables of %d layers", L);
         goto destroy_model;
     }
     for (int i = 1; i <= L; i++) {
-        TRY_GOTO(consumer_fill(config, i, &model->consumer[i]), destroy_model);
+        TRY_GOTO(consumer_fill(model, i, &model->consumer[i]), destroy_model);
     }
     graph_fill(model);
     TRY_GOTO(params_fill(model), destroy_model);

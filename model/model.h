@@ -25,7 +25,7 @@
 /* ---- config ---- */
 
 enum model_type { MODEL_MUDDFORMER, MODEL_MUDDPYTHIA };
-enum dense_type { DENSE_QKVR, DENSE_L };         /* four ways, or one for all four inputs */
+enum dense_type { DENSE_QKVR, DENSE_L };           /* four ways, or one for all four inputs */
 enum key_residue { RESIDUE_FIXED, RESIDUE_QUERY }; /* j = 0 mod k, or j = i mod k (DenseFormer) */
 enum block_summary { SUMMARY_LAST, SUMMARY_MEAN };
 
@@ -39,7 +39,7 @@ struct model_config {
     double norm_eps, rope_base, rotary_pct;
     bool dense, dynamic_dense, sepln, expand_last, round64, use_qk_norm;
     bool use_linear_bias, use_parallel_residual, tie_word_embeddings;
-    int dense_type; /* enum dense_type */
+    int dense_type;                 /* enum dense_type */
     char dense_ways[CONFIG_STRING]; /* subset of "qkvr"; "" = all */
     bool ffn_scale_with_layer;
     bool mudd_prenorm, mudd_postnorm;
@@ -77,11 +77,36 @@ int64_t model_ffn_width(const struct model_config *config, int layer);
 /* ---- model: tables ---- */
 
 enum param_role {
-    PARAM_EMBED, PARAM_ATTN_NORM, PARAM_WQ, PARAM_WK, PARAM_WV, PARAM_WQKV, PARAM_WO,
-    PARAM_Q_NORM, PARAM_K_NORM, PARAM_FFN_NORM, PARAM_W1, PARAM_W2, PARAM_W3, PARAM_FINAL_NORM,
-    PARAM_OUTPUT, PARAM_DENSE_B, PARAM_DENSE_W1, PARAM_DENSE_W2, PARAM_ROLES
+    PARAM_EMBED,
+    PARAM_ATTN_NORM,
+    PARAM_WQ,
+    PARAM_WK,
+    PARAM_WV,
+    PARAM_WQKV,
+    PARAM_WO,
+    PARAM_Q_NORM,
+    PARAM_K_NORM,
+    PARAM_FFN_NORM,
+    PARAM_W1,
+    PARAM_W2,
+    PARAM_W3,
+    PARAM_FINAL_NORM,
+    PARAM_OUTPUT,
+    PARAM_DENSE_B,
+    PARAM_DENSE_W1,
+    PARAM_DENSE_W2,
+    PARAM_DENSE_NORM,
+    PARAM_PRENORM,
+    PARAM_POSTNORM,
+    PARAM_ROLES
 };
-enum param_init { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_LAST_COLUMN /* a[c, last] = 1 */ };
+enum param_init {
+    INIT_ZERO,
+    INIT_ONE,
+    INIT_SMALL, /* 1e-3, scales of post-norms */
+    INIT_NORMAL,
+    INIT_LAST_COLUMN /* a[c, last] = 1 */
+};
 
 enum { PARAM_NAME = 80 };
 
@@ -95,32 +120,32 @@ struct param {
     int64_t shape[2]; /* [out, in] */
     int64_t count;
     enum param_init init;
-    double init_std;  /* INIT_NORMAL */
-    bool decay;       /* weight decay: two or more dimensions and not dense_bs */
-    bool trained;     /* false: kept and exported unchanged, optional on import (dense_bs without
+    double init_std; /* INIT_NORMAL */
+    bool decay;      /* weight decay: two or more dimensions and not dense_bs */
+    bool trained;    /* false: kept and exported unchanged, optional on import (dense_bs without
                          dense connections) */
 };
 
 /* Consumer i: which keys in which columns, which ways. */
 struct consumer {
-    bool exists;        /* false: every way takes X_i itself */
-    int layer;          /* i, 1..L */
-    int unit;           /* the attention of layer i+1, or the head */
-    int ways;           /* C */
-    int way[WAYS_MAX];  /* WAY_* of each formed way; the final one and dense_type l: one, WAY_R */
-    bool shared;        /* one way feeds all inputs (dense_type l, final) */
-    int n;              /* keys read */
-    int *key;           /* [n] graph key of each column; the last one is X_i */
-    int64_t inner;      /* K; 0 = static weights */
+    bool exists;       /* false: every way takes X_i itself */
+    int layer;         /* i, 1..L */
+    int unit;          /* the attention of layer i+1, or the head */
+    int ways;          /* C */
+    int way[WAYS_MAX]; /* WAY_* of each formed way; the final one and dense_type l: one, WAY_R */
+    bool shared;       /* one way feeds all inputs (dense_type l, final) */
+    int n;             /* keys read */
+    int *key;          /* [n] graph key of each column; the last one is X_i */
+    int64_t inner;     /* K; 0 = static weights */
 };
 
 struct model {
     struct model_config config;
-    struct graph graph;         /* its bytes and costs are for microbatches of B x T tokens */
-    struct consumer *consumer;  /* [L + 1], index = layer; [0] unused */
-    struct param *param;        /* unit order */
+    struct graph graph;        /* its bytes and costs are for microbatches of B x T tokens */
+    struct consumer *consumer; /* [L + 1], index = layer; [0] unused */
+    struct param *param;       /* unit order */
     int params;
-    int *unit_param;            /* [units + 1] first parameter of each unit */
+    int *unit_param; /* [units + 1] first parameter of each unit */
     int64_t B, T;
     enum dtype dtype;
 };
@@ -128,8 +153,8 @@ struct model {
 MUST_USE status_t model_create(const struct model_config *config, int64_t B, int64_t T,
                                enum dtype dtype, struct model **out);
 void model_destroy(struct model *model);
-int model_hidden_key(const struct model *model, int j); /* graph key of X_j */
-int model_mid_key(const struct model *model, int i);    /* graph key of H_i */
+int model_hidden_key(const struct model *model, int j);   /* graph key of X_j */
+int model_mid_key(const struct model *model, int i);      /* graph key of H_i */
 int64_t model_parameter_count(const struct model *model); /* trained only */
 const struct param *model_find_param(const struct model *model, const char *name);
 /* Initial value of one element (counter-based: seed, name, index). */

@@ -13,6 +13,14 @@
 
 MUST_USE status_t params_fill(struct model *model);
 MUST_USE status_t cost_fill(struct model *model);
+bool model_prenorm(
+    const struct model *model); /* keys are normed; X_i itself is a key of kind raw */
+bool model_postnorm(const struct model *model); /* ways are X_i plus the aggregate */
+/* Graph key of what ways take as X_i itself: raw with prenorm, else X_i. */
+int model_raw_key(const struct model *model, int j);
+int model_summary_key(const struct model *model, int block);
+/* Block whose mean the FFN of `layer` forms, or -1. */
+int model_block_ending(const struct model *model, int layer);
 
 /* Tokens of the head's chunk: logits of no more rows than this exist at once. */
 enum { HEAD_CHUNK = 128 };
@@ -20,19 +28,25 @@ enum { INPUTS = 3 }; /* Q, K, V inputs of an attention; the head uses the first 
 
 /* What an aggregate keeps of a microbatch. */
 struct mudd_stash {
-    void *normed;              /* [N, D] RMSNorm(X_i), the generator's input */
-    float *rstd;               /* [N] */
-    void *inner;               /* [N, K] before GELU */
-    void *hidden;              /* [N, K] after it */
-    float *weights;            /* [N, C*n] A_i */
-    void *mixed[WAYS_MAX]; /* C x [N, D], the ways formed */
+    void *normed;               /* [N, D] RMSNorm(X_i), the generator's input */
+    float *rstd;                /* [N] */
+    void *inner;                /* [N, K] before GELU */
+    void *hidden;               /* [N, K] after it */
+    float *weights;             /* [N, C*n] A_i */
+    void *mixed[WAYS_MAX];      /* C x [N, D], the aggregates */
+    void *formed[WAYS_MAX];     /* C x [N, D], the ways: the same, or X_i plus (normed) aggregate */
+    float *post_rstd[WAYS_MAX]; /* [N], of ways with a post-norm */
 };
 
 struct stash {
-    void *out; /* [N, D] the key this unit produces; NULL for the head */
+    void *out;        /* [N, D] X_j or H_i, the unit's output; NULL for the head */
+    void *key_normed; /* [N, D] the key that others read, with prenorm */
+    float *key_rstd;  /* [N] */
+    void *summary;    /* [N, D] mean of the block that this FFN ends */
     struct mudd_stash mudd;
     /* attention (head: normed[0], mean[0], rstd[0] only) */
-    void *normed[INPUTS]; /* [N, D] normed inputs; all the same buffer where they share input and norm */
+    void *normed
+        [INPUTS]; /* [N, D] normed inputs; all the same buffer where they share input and norm */
     float *mean[INPUTS], *rstd[INPUTS]; /* [N] */
     void *q_raw, *k_raw;                /* [N, H, E], [N, G, E] before QK-norm (with it only) */
     float *q_rstd, *k_rstd;             /* [N*H], [N*G] */
@@ -45,14 +59,20 @@ struct stash {
 };
 
 struct backward {
-    float *dweights; /* [N, C*n] dA */
-    void *dinner;    /* [N, K] */
-    void *dgenerator;/* [N, D] the generator's path into X_i */
-    void *dinput[INPUTS]; /* [N, D] gradients of the inputs of Q, K, V (head: [0]); shared likewise */
-    void *dq, *dk, *dv;   /* [N, H, E], [N, G, E] x 2, of the projections' outputs */
-    void *dgate, *dup;    /* [N, F] */
-    float *dscale[INPUTS]; /* [D] this microbatch's share of the norm scales' gradients */
-    float *dq_scale, *dk_scale; /* [E] */
+    float *dweights;  /* [N, C*n] dA */
+    void *dinner;     /* [N, K] */
+    void *dgenerator; /* [N, D] the generator's path into X_i */
+    void *
+        dinput[INPUTS]; /* [N, D] gradients of the inputs of Q, K, V (head: [0]); shared likewise */
+    void *dq, *dk, *dv; /* [N, H, E], [N, G, E] x 2, of the projections' outputs */
+    void *dresidual;    /* [N, D] of xR, with parallel residual */
+    void *dmixed[WAYS_MAX];  /* C x [N, D] gradients of aggregates under a post-norm */
+    void *dgate, *dup;       /* [N, F] */
+    float *dscale[INPUTS];   /* [D] this microbatch's share of the norm scales' gradients */
+    float *dbias[INPUTS];    /* [D] and of the norms' biases (LayerNorm) */
+    float *dgenerator_scale; /* [D] of the generator's norm, with prenorm */
+    float *dpost_scale[WAYS_MAX], *dkey_scale; /* [D] */
+    float *dq_scale, *dk_scale;                /* [E] */
 };
 
 /* Shapes of one attention, FFN or head, from the tables. */
@@ -60,10 +80,17 @@ struct unit_shape {
     const struct unit *unit;
     const struct consumer *consumer; /* that feeds it; NULL for embed, FFN and layer 1 */
     size_t N, B, T, D, H, G, E, F, V, C, n, K;
-    bool shared_input; /* Q, K, V have one input and one norm */
+    bool shared_input;   /* Q, K, V have one input and one norm */
     bool separate_norms; /* attention_norms.0/1/2 */
-    bool fused;        /* wqkv */
+    bool fused;          /* wqkv */
     bool qk_norm;
+    enum norm_kind norm; /* of the inputs, FFN and head */
+    bool bias;           /* linears have one */
+    bool gelu;           /* FFN: GELU instead of SwiGLU */
+    bool parallel;       /* FFN reads xR instead of H_i */
+    bool post[WAYS_MAX]; /* way c of the aggregate has a post-norm */
+    bool plus;           /* ways are X_i plus the aggregate */
+    size_t R;            /* rotary width */
 };
 void unit_shape(const struct model *model, int unit, struct unit_shape *out);
 /* The FFN width and the like of the largest unit, for the kernels' workspace. */
@@ -77,8 +104,8 @@ void backward_layout(const struct model *model, int unit, struct arena *arena,
 /* ---- inside a part ---- */
 
 struct frame {
-    struct stash *stash;     /* [units of the part] */
-    void **key;              /* [keys of the graph] */
+    struct stash *stash; /* [units of the part] */
+    void **key;          /* [keys of the graph] */
     const int32_t *inputs, *targets;
 };
 
@@ -111,6 +138,20 @@ const float *projection_weight(const struct part *part, const struct unit_shape 
 float *projection_gradient(const struct part *part, const struct unit_shape *shape, int unit,
                            int way);
 
+/* Bias that goes with a role's weight; NULL if there is none. */
+const float *unit_bias(const struct part *part, int unit, enum param_role role, int index);
+float *unit_bias_gradient(const struct part *part, int unit, enum param_role role, int index);
+/* Norms of inputs, FFN and head, with what they keep. */
+struct norm_shape unit_norm(const struct part *part, const struct unit_shape *shape);
+/* Adds a norm's bias gradient of one microbatch [width]; nothing where the norm has no bias. */
+void accumulate_bias(struct part *part, int unit, enum param_role role, int index,
+                     const float *dbias, size_t width);
+
+void products_forward(struct part *part, int unit, int frame);
+void products_norm_backward(struct part *part, int unit, int frame, void *dkey, bool accumulate,
+                            const void *dnormed);
+void products_weight_gradient(struct part *part, int unit);
+
 void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
                   struct mudd_stash *stash);
 void mudd_backward(struct part *part, const struct unit_shape *shape, int unit, int frame);
@@ -119,8 +160,12 @@ void mudd_weight_gradient(struct part *part, const struct unit_shape *shape, int
 const void *way_input(const struct part *part, const struct unit_shape *shape, int unit, int frame,
                       int way);
 /* Gradient of that tensor: dinput, or for R the gradient of H_i. */
-const void *way_gradient(const struct part *part, const struct unit_shape *shape, int unit, int way);
+const void *way_gradient(const struct part *part, const struct unit_shape *shape, int unit,
+                         int way);
 bool way_mixed(const struct unit_shape *shape, int way);
+/* Gradient of the aggregate of the consumer's c-th way: the way's own, or what its post-norm lets by. */
+const void *mixed_gradient(const struct part *part, const struct unit_shape *shape, int unit,
+                           size_t c);
 
 void attention_forward(struct part *part, int unit, int frame);
 void attention_backward(struct part *part, int unit, int frame);

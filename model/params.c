@@ -45,12 +45,33 @@ static struct param *add(struct builder *builder, enum param_role role, int64_t 
     return param;
 }
 
+/* Biases have one dimension, start at 0 and do not decay. */
+static void add_bias(struct builder *builder, enum param_role role, int64_t width, const char *name)
+{
+    add(builder, role, width, 0, INIT_ZERO, 0, "layers.%d.%s.bias", builder->layer - 1, name)
+        ->bias = true;
+}
+
 /* Variance 2 / (in + out). */
 static void add_linear(struct builder *builder, enum param_role role, int64_t out, int64_t in,
                        const char *name)
 {
     double std = sqrt(2.0 / (double)(in + out));
     add(builder, role, out, in, INIT_NORMAL, std, "layers.%d.%s.weight", builder->layer - 1, name);
+    if (builder->model->config.use_linear_bias) {
+        add_bias(builder, role, out, name);
+    }
+}
+
+static void add_norm_bias(struct builder *builder, enum param_role role, const char *name,
+                          int index)
+{
+    struct param *last = &builder->model->param[builder->model->params - 1];
+    last->index = index;
+    if (builder->model->config.model_type == MODEL_MUDDPYTHIA) {
+        add_bias(builder, role, last->shape[0], name);
+        builder->model->param[builder->model->params - 1].index = index;
+    }
 }
 
 static struct param *add_norm(struct builder *builder, enum param_role role, int64_t width,
@@ -74,13 +95,22 @@ static void add_consumer(struct builder *builder, int i)
     if (!consumer->exists) {
         return;
     }
-    add(builder, PARAM_DENSE_B, consumer->ways, consumer->n, INIT_LAST_COLUMN, 0, "dense_bs.%d",
-        i - 1);
+    bool both = config->mudd_prenorm && config->mudd_postnorm;
+    add(builder, PARAM_DENSE_B, consumer->ways, consumer->n, both ? INIT_ZERO : INIT_LAST_COLUMN, 0,
+        "dense_bs.%d", i - 1);
     if (consumer->inner > 0) {
+        if (config->mudd_prenorm) {
+            add(builder, PARAM_DENSE_NORM, config->dim, 0, INIT_ONE, 0,
+                "dynamic_dense.%d.norm.weight", i - 1);
+        }
         add(builder, PARAM_DENSE_W1, consumer->inner, config->dim, INIT_NORMAL,
             1.0 / sqrt((double)config->dim), "dynamic_dense.%d.w1.weight", i - 1);
         add(builder, PARAM_DENSE_W2, (int64_t)consumer->ways * consumer->n, consumer->inner,
             INIT_ZERO, 0, "dynamic_dense.%d.w2.weight", i - 1);
+    }
+    if (config->mudd_postnorm) {
+        add(builder, PARAM_POSTNORM, config->dim, 0, INIT_SMALL, 0, "mudd_postnorms.%d.weight",
+            i - 1);
     }
 }
 
@@ -109,10 +139,21 @@ static void add_attention(struct builder *builder)
         for (int c = 0; c < INPUTS; c++) {
             char name[32];
             snprintf(name, sizeof name, "attention_norms.%d", c);
-            add_norm(builder, PARAM_ATTN_NORM, D, name)->index = c;
+            add_norm(builder, PARAM_ATTN_NORM, D, name);
+            add_norm_bias(builder, PARAM_ATTN_NORM, name, c);
         }
     } else {
         add_norm(builder, PARAM_ATTN_NORM, D, "attention_norm");
+        add_norm_bias(builder, PARAM_ATTN_NORM, "attention_norm", 0);
+    }
+}
+
+/* Of the key that the embedding or this layer makes. */
+static void add_prenorm(struct builder *builder)
+{
+    if (model_prenorm(builder->model)) {
+        add(builder, PARAM_PRENORM, builder->model->config.dim, 0, INIT_ONE, 0,
+            "mudd_prenorms.%d.weight", builder->layer);
     }
 }
 
@@ -121,9 +162,13 @@ static void add_ffn(struct builder *builder)
     int64_t D = builder->model->config.dim;
     int64_t F = model_ffn_width(&builder->model->config, builder->layer);
     add_linear(builder, PARAM_W1, F, D, "feed_forward.w1");
-    add_linear(builder, PARAM_W3, F, D, "feed_forward.w3");
+    if (builder->model->config.model_type == MODEL_MUDDFORMER) {
+        add_linear(builder, PARAM_W3, F, D, "feed_forward.w3");
+    }
     add_linear(builder, PARAM_W2, D, F, "feed_forward.w2");
     add_norm(builder, PARAM_FFN_NORM, D, "ffn_norm");
+    add_norm_bias(builder, PARAM_FFN_NORM, "ffn_norm", 0);
+    add_prenorm(builder);
 }
 
 static void add_head(struct builder *builder)
@@ -131,6 +176,9 @@ static void add_head(struct builder *builder)
     const struct model_config *config = &builder->model->config;
     add_consumer(builder, (int)config->n_layer);
     add(builder, PARAM_FINAL_NORM, config->dim, 0, INIT_ONE, 0, "norm.weight");
+    if (config->model_type == MODEL_MUDDPYTHIA) {
+        add(builder, PARAM_FINAL_NORM, config->dim, 0, INIT_ZERO, 0, "norm.bias")->bias = true;
+    }
     add(builder, PARAM_OUTPUT, config->vocab_size, config->dim, INIT_NORMAL, 0.02, "output.weight");
 }
 
@@ -149,6 +197,7 @@ status_t params_fill(struct model *model)
         case UNIT_EMBED:
             add(&builder, PARAM_EMBED, model->config.vocab_size, model->config.dim, INIT_NORMAL,
                 0.02, "tok_embeddings.weight");
+            add_prenorm(&builder);
             break;
         case UNIT_ATTENTION:
             add_attention(&builder);
@@ -191,6 +240,8 @@ float param_initial(const struct param *param, uint64_t seed, int64_t index)
         return 0.0f;
     case INIT_ONE:
         return 1.0f;
+    case INIT_SMALL:
+        return 1e-3f;
     case INIT_LAST_COLUMN:
         return index % param->shape[1] == param->shape[1] - 1 ? 1.0f : 0.0f;
     case INIT_NORMAL:

@@ -72,6 +72,21 @@ static void lay_backward(struct part *part, struct arena *arena, bool bind)
     }
 }
 
+/* Which of a unit's tensors is the key. */
+static void *product_of(const struct stash *stash, enum key_kind kind)
+{
+    switch (kind) {
+    case KEY_HIDDEN:
+        return stash->key_normed ? stash->key_normed : stash->out;
+    case KEY_SUMMARY:
+        return stash->summary;
+    case KEY_MID:
+    case KEY_RAW:
+        break;
+    }
+    return stash->out;
+}
+
 static status_t create_frames(struct part *part)
 {
     const struct graph *graph = &part->model->graph;
@@ -100,7 +115,8 @@ static status_t create_frames(struct part *part)
     for (int f = 0; f < part->frames; f++) {
         for (int k = 0; k < graph->keys; k++) {
             if (part_has(part, graph->key[k].producer)) {
-                part->frame[f].key[k] = part_stash(part, graph->key[k].producer, f)->out;
+                part->frame[f].key[k] =
+                    product_of(part_stash(part, graph->key[k].producer, f), graph->key[k].kind);
             }
         }
     }
@@ -124,7 +140,8 @@ static status_t create_workspace(struct part *part)
 {
     struct kernel_limits limits;
     model_limits(part->model, part->ctx.threads, &limits);
-    size_t N = limits.B * limits.T, R = limits.E;
+    size_t N = limits.B * limits.T;
+    size_t R = (size_t)((double)limits.E * part->model->config.rotary_pct);
     size_t width = max_size(max_size(limits.D, limits.H * limits.E), max_size(limits.F, limits.K));
     size_t scratch = N * width * dtype_size(part->model->dtype);
     size_t table = limits.T * (R / 2) * sizeof(float);
@@ -222,12 +239,12 @@ float *part_gradient(const struct part *part, int param)
     return part->gradients + part->offset[param - part->first_param];
 }
 
-static int unit_find(const struct part *part, int unit, enum param_role role, int index)
+static int unit_find(const struct part *part, int unit, enum param_role role, int index, bool bias)
 {
     const struct model *model = part->model;
     for (int p = model->unit_param[unit]; p < model->unit_param[unit + 1]; p++) {
-        if (model->param[p].role == role && model->param[p].index == index &&
-            !model->param[p].bias) {
+        const struct param *param = &model->param[p];
+        if (param->role == role && param->index == index && param->bias == bias) {
             return p;
         }
     }
@@ -236,14 +253,41 @@ static int unit_find(const struct part *part, int unit, enum param_role role, in
 
 const float *unit_weight(const struct part *part, int unit, enum param_role role, int index)
 {
-    int param = unit_find(part, unit, role, index);
+    int param = unit_find(part, unit, role, index, false);
     return param < 0 ? NULL : part_weight(part, param);
 }
 
 float *unit_gradient(const struct part *part, int unit, enum param_role role, int index)
 {
-    int param = unit_find(part, unit, role, index);
+    int param = unit_find(part, unit, role, index, false);
     return param < 0 ? NULL : part_gradient(part, param);
+}
+
+const float *unit_bias(const struct part *part, int unit, enum param_role role, int index)
+{
+    int param = unit_find(part, unit, role, index, true);
+    return param < 0 ? NULL : part_weight(part, param);
+}
+
+float *unit_bias_gradient(const struct part *part, int unit, enum param_role role, int index)
+{
+    int param = unit_find(part, unit, role, index, true);
+    return param < 0 ? NULL : part_gradient(part, param);
+}
+
+void accumulate_bias(struct part *part, int unit, enum param_role role, int index,
+                     const float *dbias, size_t width)
+{
+    float *gradient = unit_bias_gradient(part, unit, role, index);
+    if (gradient) {
+        part->kernels->accumulate_f32(&part->ctx, gradient, dbias, width);
+    }
+}
+
+struct norm_shape unit_norm(const struct part *part, const struct unit_shape *shape)
+{
+    return (struct norm_shape){shape->norm, shape->N, shape->D,
+                               (float)part->model->config.norm_eps};
 }
 
 void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const int32_t *targets)
@@ -309,9 +353,9 @@ void part_adamw(struct part *part, const struct adamw_args *args)
         struct adamw_args own = *args;
         own.weight_decay = param->decay ? args->weight_decay : 0.0f;
         size_t offset = part->offset[p];
-        part->kernels->adamw(&part->ctx, &own, part->weights + offset,
-                             part->first_moment + offset, part->second_moment + offset,
-                             part->gradients + offset, (size_t)param->count);
+        part->kernels->adamw(&part->ctx, &own, part->weights + offset, part->first_moment + offset,
+                             part->second_moment + offset, part->gradients + offset,
+                             (size_t)param->count);
     }
 }
 

@@ -11,12 +11,14 @@ void part_forward(struct part *part, int unit, int frame, float loss_scale, doub
         part->kernels->embed_forward(&part->ctx, part_stash(part, unit, frame)->out,
                                      unit_weight(part, unit, PARAM_EMBED, 0), inputs,
                                      (size_t)(model->B * model->T), (size_t)model->config.dim);
+        products_forward(part, unit, frame);
         break;
     case UNIT_ATTENTION:
         attention_forward(part, unit, frame);
         break;
     case UNIT_FFN:
         ffn_forward(part, unit, frame);
+        products_forward(part, unit, frame);
         break;
     case UNIT_HEAD:
         head_forward(part, unit, frame, loss_scale, out_loss);
@@ -48,15 +50,17 @@ void part_weight_gradient(struct part *part, int unit, int frame)
     switch (model->graph.unit[unit].kind) {
     case UNIT_EMBED:
         part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
-                                      part->key_gradient[model_hidden_key(model, 0)],
+                                      part->key_gradient[model_raw_key(model, 0)],
                                       part->frame[frame].inputs, (size_t)(model->B * model->T),
                                       (size_t)model->config.dim);
+        products_weight_gradient(part, unit);
         break;
     case UNIT_ATTENTION:
         attention_weight_gradient(part, unit, frame);
         break;
     case UNIT_FFN:
         ffn_weight_gradient(part, unit, frame);
+        products_weight_gradient(part, unit);
         break;
     case UNIT_HEAD:
         head_weight_gradient(part, unit, frame);
