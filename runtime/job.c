@@ -49,28 +49,49 @@ bool job_stop_requested(void)
     return atomic_load(&stop_requested);
 }
 
-/* The command line as typed, without key=value of parallel.pp, behind an mpirun of `ranks`. */
-static void print_launch(const struct job *job, int64_t ranks, char *buffer, size_t size)
+static bool is_plain(const char *word)
 {
-    int length = snprintf(buffer, size, "mpirun -n %lld", (long long)ranks);
-    for (int i = 0; i < job->argc && length > 0 && (size_t)length < size; i++) {
-        length += snprintf(buffer + length, size - (size_t)length, " %s", job->argv[i]);
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                "_-+=.,:/@%";
+    return word[0] != '\0' && word[strspn(word, plain)] == '\0';
+}
+
+/* The command line as typed behind an mpirun of `ranks`, quoted for a shell. */
+static void print_launch(const struct job *job, int64_t ranks, FILE *out)
+{
+    fprintf(out, "mpirun -n %lld", (long long)ranks);
+    for (int i = 0; i < job->argc; i++) {
+        const char *word = job->argv[i];
+        if (is_plain(word)) {
+            fprintf(out, " %s", word);
+            continue;
+        }
+        fprintf(out, " '");
+        for (; *word; word++) {
+            fprintf(out, *word == '\'' ? "'\\''" : "%c", *word);
+        }
+        fprintf(out, "'");
     }
 }
 
 static status_t check_ranks(const struct job *job, const struct group *group)
 {
-    char line[2048];
+    char line[2048] = "";
     int64_t pp = job->config.parallel.pp;
     int size = group_size(group);
     if (pp == 0 || pp == size) {
         return STATUS_OK;
     }
-    print_launch(job, pp, line, sizeof line);
-    return FAIL(STATUS_INVALID,
-                "parallel.pp is %lld but %d rank%s started: run `%s` (or all ranks as threads of one "
-                "process: parallel.transport=threads)",
-                (long long)pp, size, size == 1 ? " was" : "s were", line);
+    FILE *text = fmemopen(line, sizeof line, "w");
+    if (text) {
+        print_launch(job, pp, text);
+        fclose(text);
+    }
+    return FAIL(
+        STATUS_INVALID,
+        "parallel.pp is %lld but %d rank%s started: run `%s` (or all ranks as threads of one "
+        "process: parallel.transport=threads)",
+        (long long)pp, size, size == 1 ? " was" : "s were", line);
 }
 
 /* ---- the same configuration everywhere ---- */
@@ -152,11 +173,12 @@ static status_t run_body(struct group *group, void *argument)
     return body->fn(body->job, group, body->arg);
 }
 
-/* Failures that all ranks know of at the same point (group_agree, the exchange): everybody leaves in
- * order. After any other, peers may wait for us for ever. */
+/* After most failures all ranks come to the shut-down: they agreed on it (group_agree, the exchange), or
+ * a rank was lost, and then the shut-down does not wait. After the others, peers may wait for us for
+ * ever. */
 static bool left_together(status_t status)
 {
-    return status != STATUS_PEER && status != STATUS_TIMEOUT && status != STATUS_INTERNAL;
+    return status != STATUS_TIMEOUT && status != STATUS_INTERNAL;
 }
 
 static int run_process(struct body *body, struct group *group)
@@ -185,8 +207,8 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
         int ranks = job->config.parallel.pp > 0 ? (int)job->config.parallel.pp : 1;
         return group_run_threads(ranks, &options, NULL, run_body, &body) == STATUS_OK ? 0 : 1;
     }
-    status_t status = group_launched() ? group_open_mpi(&options, &group)
-                                       : group_open_alone(&options, &group);
+    status_t status =
+        group_launched() ? group_open_mpi(&options, &group) : group_open_alone(&options, &group);
     if (status != STATUS_OK) {
         return 1;
     }
