@@ -133,3 +133,41 @@ status_t cost_fill(struct model *model)
     }
     return STATUS_OK;
 }
+
+static bool is_dense(const struct param *param)
+{
+    switch (param->role) {
+    case PARAM_DENSE_B:
+    case PARAM_DENSE_W1:
+    case PARAM_DENSE_W2:
+    case PARAM_DENSE_NORM:
+    case PARAM_PRENORM:
+    case PARAM_POSTNORM:
+        return true;
+    default:
+        return false;
+    }
+}
+
+void model_dense_cost(const struct model *model, struct model_dense_cost *out)
+{
+    memset(out, 0, sizeof *out);
+    for (int p = 0; p < model->params; p++) {
+        const struct param *param = &model->param[p];
+        enum unit_kind kind = model->graph.unit[param->unit].kind;
+        if (param->trained && is_dense(param)) {
+            out->parameters += param->count;
+        } else if (param->trained && (kind == UNIT_ATTENTION || kind == UNIT_FFN)) {
+            out->layer_parameters += param->count;
+        }
+    }
+    for (int u = 0; u < model->graph.units; u++) {
+        struct unit_shape shape;
+        unit_shape(model, u, &shape);
+        double dense = mudd_flops(&shape) + generator_flops(&shape);
+        out->flops += dense;
+        if (shape.unit->kind == UNIT_ATTENTION || shape.unit->kind == UNIT_FFN) {
+            out->layer_flops += shape.unit->forward_cost - dense;
+        }
+    }
+}

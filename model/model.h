@@ -156,6 +156,13 @@ void model_destroy(struct model *model);
 int model_hidden_key(const struct model *model, int j);   /* graph key of X_j */
 int model_mid_key(const struct model *model, int i);      /* graph key of H_i */
 int64_t model_parameter_count(const struct model *model); /* trained only */
+/* What the dense connections add: parameters, and FLOPs of a microbatch's forward, beside those of the
+ * attention and FFN layers without them. */
+struct model_dense_cost {
+    int64_t parameters, layer_parameters;
+    double flops, layer_flops;
+};
+void model_dense_cost(const struct model *model, struct model_dense_cost *out);
 const struct param *model_find_param(const struct model *model, const char *name);
 /* Initial value of one element (counter-based: seed, name, index). */
 float param_initial(const struct param *param, uint64_t seed, int64_t index);

@@ -33,8 +33,28 @@ static status_t make_plan(const struct run_config *config, const struct model *m
     return plan_create(&model->graph, &options, out);
 }
 
+/* What dense connections cost, counted from the tables, beside the paper's closed forms for full
+ * connectivity with all four ways: parameters eta/6, FLOPs eta/(3 + rho/4), eta = (L+3)/D, rho = T/D
+ * (of the forward pass, head left out). */
+static void print_dense_cost(const struct model *model)
+{
+    struct model_dense_cost cost;
+    model_dense_cost(model, &cost);
+    double L = (double)model->config.n_layer, D = (double)model->config.dim;
+    double eta = (L + 3) / D, rho = (double)model->T / D;
+    if (cost.parameters > 0) {
+        printf("dense connections: %lld parameters, %.3f%% of the layers' (closed form for full "
+               "connectivity %.3f%%);\n"
+               "                   %.3f%% more FLOPs in the layers' forward (closed form %.3f%%)\n",
+               (long long)cost.parameters,
+               100 * (double)cost.parameters / (double)cost.layer_parameters, 100 * eta / 6,
+               100 * cost.flops / cost.layer_flops, 100 * eta / (3 + rho / 4));
+    }
+}
+
 static void print_all(const struct model *model, const struct plan *plan)
 {
+    print_dense_cost(model);
     printf("%lld parameters; %d stages, %d microbatches of %lld x %lld tokens, schedule %s\n\n",
            (long long)model_parameter_count(model), plan->stages, plan->microbatches,
            (long long)model->B, (long long)model->T, plan->schedule);
