@@ -11,29 +11,38 @@
 
 static atomic_bool stop_requested;
 
-/* Signals are taken by a thread of their own: oneDNN's generated code moves the stack pointer into its
- * packing buffers, and a handler that ran on a computing thread would write over them. */
+static void note_stop(int number)
+{
+    if (number == SIGINT && atomic_load(&stop_requested)) {
+        _exit(128 + SIGINT); /* the second Ctrl-C */
+    }
+    atomic_store(&stop_requested, true);
+}
+
 static void *take_signals(void *argument)
 {
     const sigset_t *set = argument;
     int number;
     while (sigwait(set, &number) == 0) {
-        if (number == SIGINT && atomic_load(&stop_requested)) {
-            _exit(128 + SIGINT); /* the second Ctrl-C */
-        }
-        atomic_store(&stop_requested, true);
+        note_stop(number);
     }
     return NULL;
 }
 
+/* Signals are taken by a thread of their own: oneDNN's generated code moves the stack pointer into its
+ * packing buffers, and a handler that ran on a computing thread would write over them. The handler is
+ * for threads that libraries made when they were loaded (OpenBLAS), which do not have the mask. */
 void job_catch_signals(void)
 {
     static sigset_t set;
+    const struct sigaction action = {.sa_handler = note_stop, .sa_flags = SA_RESTART};
     pthread_t thread;
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
+    sigaction(SIGUSR1, &action, NULL);
     if (!group_launched()) {
         sigaddset(&set, SIGINT);
+        sigaction(SIGINT, &action, NULL);
     }
     /* Threads made from now on inherit the mask. */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
