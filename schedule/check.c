@@ -4,6 +4,7 @@
  */
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "schedule/plan_internal.h"
 
@@ -38,6 +39,44 @@ bool check_reads(const struct plan *plan, int stage, int key)
         }
     }
     return false;
+}
+
+uint16_t check_uses(const struct checker *checker, int unit, int key)
+{
+    const struct graph *graph = checker->plan->graph;
+    uint16_t uses = graph_reads(graph, unit, key), gone = 0;
+    int normed = graph_product(graph, unit, KEY_HIDDEN);
+    int summary = graph_product(graph, unit, KEY_SUMMARY);
+    gone |= normed >= 0 && checker->graded[normed] ? 0 : READ_NORM;
+    gone |= summary >= 0 && checker->graded[summary] ? 0 : READ_SUMMARY;
+    return uses & (uint16_t)~gone;
+}
+
+bool check_adds_to(const struct checker *checker, int stage, int key)
+{
+    const struct stage_plan *s = &checker->plan->stage[stage];
+    for (int unit = s->first_unit; unit < s->first_unit + s->units; unit++) {
+        if (check_uses(checker, unit, key)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Gradients spread from what is read for good to what it is made of, until none is new. */
+static void check_graded(const struct checker *checker)
+{
+    const struct graph *graph = checker->plan->graph;
+    bool more = true;
+    while (more) {
+        more = false;
+        for (int key = 0; key < graph->keys; key++) {
+            for (int unit = 0; unit < graph->units && !checker->graded[key]; unit++) {
+                checker->graded[key] = check_uses(checker, unit, key) != 0;
+                more = more || checker->graded[key];
+            }
+        }
+    }
 }
 
 int check_home(const struct plan *plan, int key)
@@ -77,10 +116,10 @@ static bool check_stages(const struct checker *checker)
     return true;
 }
 
-int check_sum_sender(const struct plan *plan, int to, int key)
+int check_sum_sender(const struct checker *checker, int to, int key)
 {
-    for (int stage = to + 1; stage < plan->stages; stage++) {
-        if (check_reads(plan, stage, key)) {
+    for (int stage = to + 1; stage < checker->plan->stages; stage++) {
+        if (check_adds_to(checker, stage, key)) {
             return stage;
         }
     }
@@ -88,14 +127,15 @@ int check_sum_sender(const struct plan *plan, int to, int key)
 }
 
 /* Is there to be a shipment of `key` from -> to in this direction? */
-static bool shipment_lawful(const struct plan *plan, const struct shipment *s)
+static bool shipment_lawful(const struct checker *checker, const struct shipment *s)
 {
+    const struct plan *plan = checker->plan;
     int home = check_home(plan, s->key);
     if (!s->backward) {
         return s->from == home && s->to != home && check_reads(plan, s->to, s->key);
     }
-    bool holds = s->to == home || (s->to > home && check_reads(plan, s->to, s->key));
-    return plan->training && holds && s->from == check_sum_sender(plan, s->to, s->key);
+    bool holds = s->to == home || (s->to > home && check_adds_to(checker, s->to, s->key));
+    return plan->training && holds && s->from == check_sum_sender(checker, s->to, s->key);
 }
 
 static bool check_shipment(const struct checker *checker, int index)
@@ -103,7 +143,7 @@ static bool check_shipment(const struct checker *checker, int index)
     const struct plan *plan = checker->plan;
     const struct shipment *s = &plan->shipment[index];
     if (s->key < 0 || s->key >= plan->graph->keys || s->from < 0 || s->from >= plan->stages ||
-        s->to < 0 || s->to >= plan->stages || !shipment_lawful(plan, s)) {
+        s->to < 0 || s->to >= plan->stages || !shipment_lawful(checker, s)) {
         return check_refuse(checker, -1, -1, "shipment %d (key %d, stage %d to %d) has no reason",
                             index, s->key, s->from, s->to);
     }
@@ -117,7 +157,8 @@ static bool check_shipment(const struct checker *checker, int index)
     }
     const struct key *key = &plan->graph->key[s->key];
     int low = s->backward ? s->to : s->from, high = s->backward ? s->from : s->to;
-    bool plain = high == low + 1 && key->producer == plan->stage[high].first_unit - 1;
+    bool plain = high == low + 1 && key->producer == plan->stage[high].first_unit - 1 &&
+                 key->kind != KEY_SUMMARY;
     if (s->plain != plain || s->bytes != key->bytes) {
         return check_refuse(checker, -1, -1, "shipment %d has wrong bytes or colour", index);
     }
@@ -135,10 +176,11 @@ static bool check_shipments(const struct checker *checker)
     for (int stage = 0; stage < plan->stages; stage++) {
         for (int key = 0; key < plan->graph->keys; key++) {
             int home = check_home(plan, key);
-            bool reads = check_reads(plan, stage, key);
-            expected += reads && stage != home ? 1 + plan->training : 0;
+            bool adds = plan->training && check_adds_to(checker, stage, key);
+            expected += stage != home ? check_reads(plan, stage, key) + adds : 0;
             int slots = plan->stage[stage].grad_slots[key];
-            if ((slots > 0) != (plan->training && (reads || stage == home))) {
+            bool holds = adds || (plan->training && stage == home && checker->graded[key]);
+            if (slots < 0 || (slots > 0) != holds) {
                 return check_refuse(checker, -1, -1, "stage %d has %d gradient slots of key %d",
                                     stage, slots, key);
             }
@@ -158,10 +200,20 @@ static bool check_shipments(const struct checker *checker)
 
 status_t plan_check(const struct plan *plan, char *why, size_t size)
 {
-    const struct checker checker = {plan, why, size};
-    if (!check_stages(&checker) || !check_shipments(&checker)) {
-        return STATUS_INTERNAL;
+    const struct checker checker = {plan, why, size,
+                                    calloc((size_t)plan->graph->keys + 1, sizeof(bool))};
+    if (checker.graded == NULL) {
+        return STATUS_NOMEM;
     }
-    TRY(check_ops(&checker));
-    return check_machine(&checker);
+    check_graded(&checker);
+    status_t status =
+        check_stages(&checker) && check_shipments(&checker) ? STATUS_OK : STATUS_INTERNAL;
+    if (status == STATUS_OK) {
+        status = check_ops(&checker);
+    }
+    if (status == STATUS_OK) {
+        status = check_machine(&checker);
+    }
+    free(checker.graded);
+    return status;
 }

@@ -85,10 +85,21 @@ static int readers_of(const struct plan *plan, int stage, int key)
     return readers;
 }
 
-/* Uses of a formed gradient: B and W of its producer here, or one send. */
+/* Uses of a formed gradient: one send, or B and W of its producer here, and the gradients of the
+ * keys that it was made of: a hidden key of its raw one, a summary of its block's. */
 static int grad_uses(const struct plan *plan, int stage, int key)
 {
-    return is_home(plan, stage, key) ? 2 : 1;
+    if (!is_home(plan, stage, key)) {
+        return 1;
+    }
+    const struct graph *graph = plan->graph;
+    enum key_kind kind = graph->key[key].kind;
+    int by = kind == KEY_HIDDEN ? READ_NORM : kind == KEY_SUMMARY ? READ_SUMMARY : 0;
+    int uses = 2;
+    for (int of = 0; of < graph->keys; of++) {
+        uses += (graph_reads(graph, graph->key[key].producer, of) & by) != 0;
+    }
+    return uses;
 }
 
 /* ---- the wire ---- */
@@ -235,18 +246,20 @@ static enum outcome run_f(struct place *p)
     return read_keys(p);
 }
 
-/* The gradient of what the unit produced is formed, and is used once. */
-static enum outcome read_produced_grad(struct place *p)
+/* The gradients of what the unit produced are formed, and are used once. */
+static enum outcome read_produced_grads(struct place *p)
 {
-    int key = graph_produced(p->machine->plan->graph, p->op->unit);
-    if (key < 0) {
-        return OUTCOME_DONE;
+    const struct graph *graph = p->machine->plan->graph;
+    for (int key = 0; key < graph->keys; key++) {
+        if (graph->key[key].producer != p->op->unit || !p->machine->checker->graded[key]) {
+            continue;
+        }
+        struct slot *slot = grad_of(p->machine, p->op, key);
+        if (!holds(slot, SLOT_FORMED, p->op->microbatch)) {
+            return WRONG(p, "the gradient of its output has not been formed");
+        }
+        slot_use(slot);
     }
-    struct slot *slot = grad_of(p->machine, p->op, key);
-    if (!holds(slot, SLOT_FORMED, p->op->microbatch)) {
-        return WRONG(p, "the gradient of its output has not been formed");
-    }
-    slot_use(slot);
     return OUTCOME_DONE;
 }
 
@@ -276,7 +289,7 @@ static enum outcome run_b(struct place *p)
     if (left->uses > 0) {
         return WRONG(p, "what it left for microbatch %d is still needed", left->microbatch);
     }
-    enum outcome outcome = read_produced_grad(p);
+    enum outcome outcome = read_produced_grads(p);
     if (outcome == OUTCOME_DONE) {
         outcome = read_keys(p);
     }
@@ -285,11 +298,35 @@ static enum outcome run_b(struct place *p)
         uint16_t use = graph_reads(graph, p->op->unit, key);
         if (use & READ_MID) {
             outcome = form_grad(p, key, false);
-        } else {
-            left->uses += use != 0;
+        } else { /* norms and summaries take the gradients of the keys that they made */
+            left->uses += (use & ~(READ_NORM | READ_SUMMARY)) != 0;
         }
     }
     return outcome;
+}
+
+/* What B of the unit left; `first`: the addition is the unit's first to this gradient. */
+static enum outcome add_leftover(struct place *p, int unit, bool first)
+{
+    struct buffer *left = &p->machine->backward[unit];
+    if (left->microbatch != p->op->microbatch) {
+        return WRONG(p, "unit %d has not contributed yet", unit);
+    }
+    left->uses -= first;
+    return OUTCOME_DONE;
+}
+
+/* The gradient of a key that was made of this one on this stage. */
+static enum outcome add_made(struct place *p, int key)
+{
+    struct slot *slot = grad_of(p->machine, p->op, key);
+    if (!holds(slot, SLOT_FORMED, p->op->microbatch)) {
+        char name[32];
+        return WRONG(p, "the gradient of %s is not there",
+                     key_print(&p->machine->plan->graph->key[key], name, sizeof name));
+    }
+    slot_use(slot);
+    return OUTCOME_DONE;
 }
 
 static enum outcome run_grad(struct place *p)
@@ -303,11 +340,12 @@ static enum outcome run_grad(struct place *p)
             received = true;
             continue;
         }
-        struct buffer *left = &machine->backward[add->unit];
-        if (left->microbatch != p->op->microbatch) {
-            return WRONG(p, "unit %d has not contributed yet", add->unit);
+        enum outcome outcome = add->kind == ADD_NORM || add->kind == ADD_SUMMARY
+                                   ? add_made(p, add->key)
+                                   : add_leftover(p, add->unit, add->unit != before);
+        if (outcome != OUTCOME_DONE) {
+            return outcome;
         }
-        left->uses -= add->unit != before;
         before = add->unit;
     }
     if (!frame_use(p)) {
@@ -323,7 +361,7 @@ static enum outcome run_w(struct place *p)
         return WRONG(p, "its backward has not been run");
     }
     left->uses--;
-    enum outcome outcome = read_produced_grad(p);
+    enum outcome outcome = read_produced_grads(p);
     return outcome == OUTCOME_DONE ? weights_add(p) : outcome;
 }
 

@@ -32,17 +32,19 @@ static bool op_is_unit(enum op_kind kind)
 }
 
 /* Gradients of mid keys are formed by the FFN's B, and only handed over where they arrive. */
-static bool grad_lawful(const struct plan *plan, int stage, int key)
+static bool grad_lawful(const struct checker *checker, int stage, int key)
 {
-    bool home = check_home(plan, key) == stage;
-    bool reads = check_reads(plan, stage, key);
+    const struct plan *plan = checker->plan;
+    bool home = check_home(plan, key) == stage && checker->graded[key];
+    bool adds = check_adds_to(checker, stage, key);
     bool mid = plan->graph->key[key].kind == KEY_MID;
-    return plan->training && (mid ? home && !reads : home || reads);
+    return plan->training && (mid ? home && !adds : home || adds);
 }
 
 /* Can an operation with this identity exist at all (fields that decide about the others)? */
-static bool op_lawful(const struct plan *plan, int rank, const struct op *op)
+static bool op_lawful(const struct checker *checker, int rank, const struct op *op)
 {
+    const struct plan *plan = checker->plan;
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
         return plan->training;
     }
@@ -56,7 +58,7 @@ static bool op_lawful(const struct plan *plan, int rank, const struct op *op)
                (plan->training || op->kind == OP_F);
     }
     if (op->kind == OP_GRAD) {
-        return in_range(op->key, plan->graph->keys) && grad_lawful(plan, op->stage, op->key);
+        return in_range(op->key, plan->graph->keys) && grad_lawful(checker, op->stage, op->key);
     }
     if (!in_range(op->shipment, plan->shipments)) {
         return false;
@@ -125,7 +127,7 @@ static bool check_fields(const struct checker *checker, int rank, int index)
                                        "key",    "shipment",  "frame",      "slot",
                                        "source", "first_add", "adds"};
     const struct op *op = &checker->plan->rank[rank].op[index];
-    if ((int)op->kind < 0 || op->kind >= OP_KINDS || !op_lawful(checker->plan, rank, op)) {
+    if ((int)op->kind < 0 || op->kind >= OP_KINDS || !op_lawful(checker, rank, op)) {
         return check_refuse(checker, rank, index, "has no business here");
     }
     struct op expected = op_expected(checker->plan, rank, op);
@@ -155,18 +157,22 @@ static bool next_add_is(const struct plan *plan, const struct op *op, int *next,
     return found;
 }
 
-static bool adds_of_unit(const struct plan *plan, const struct op *op, int *next, int unit)
+static bool adds_of_unit(const struct checker *checker, const struct op *op, int *next, int unit)
 {
-    static const struct {
+    const struct plan *plan = checker->plan;
+    const struct {
         int uses;
-        enum add_kind kind;
-    } order[] = {{READ_Q | READ_K | READ_V | READ_R, ADD_AGGREGATE},
-                 {READ_GENERATOR, ADD_GENERATOR},
-                 {READ_DIRECT, ADD_DIRECT}};
+        struct add add;
+    } order[] = {
+        {READ_Q | READ_K | READ_V | READ_R, {ADD_AGGREGATE, unit, -1}},
+        {READ_GENERATOR, {ADD_GENERATOR, unit, -1}},
+        {READ_DIRECT, {ADD_DIRECT, unit, -1}},
+        {READ_NORM, {ADD_NORM, unit, graph_product(plan->graph, unit, KEY_HIDDEN)}},
+        {READ_SUMMARY, {ADD_SUMMARY, unit, graph_product(plan->graph, unit, KEY_SUMMARY)}},
+    };
+    uint16_t uses = check_uses(checker, unit, op->key);
     for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
-        struct add want = {order[i].kind, unit, -1};
-        if ((graph_reads(plan->graph, unit, op->key) & order[i].uses) &&
-            !next_add_is(plan, op, next, want)) {
+        if ((uses & order[i].uses) && !next_add_is(plan, op, next, order[i].add)) {
             return false;
         }
     }
@@ -182,13 +188,13 @@ static bool check_adds(const struct checker *checker, int rank, int index)
     }
     int next = 0;
     const struct add received = {ADD_RECEIVED, -1, -1};
-    if (check_sum_sender(plan, op->stage, op->key) >= 0 &&
+    if (check_sum_sender(checker, op->stage, op->key) >= 0 &&
         !next_add_is(plan, op, &next, received)) {
         return check_refuse(checker, rank, index, "does not begin with the sum received");
     }
     const struct stage_plan *stage = &plan->stage[op->stage];
     for (int unit = stage->first_unit + stage->units - 1; unit >= stage->first_unit; unit--) {
-        if (!adds_of_unit(plan, op, &next, unit)) {
+        if (!adds_of_unit(checker, op, &next, unit)) {
             char name[32];
             return check_refuse(checker, rank, index, "the additions of %s are wrong",
                                 unit_print(&plan->graph->unit[unit], name, sizeof name));
@@ -236,8 +242,9 @@ static int identities(const struct plan *plan)
 }
 
 /* How many operations of this identity there must be. */
-static int expected_count(const struct plan *plan, int identity)
+static int expected_count(const struct checker *checker, int identity)
 {
+    const struct plan *plan = checker->plan;
     int units = plan->graph->units, base = 3 * units + 4 * plan->shipments;
     if (identity < 3 * units) {
         return plan->training || identity < units ? plan->microbatches : 0;
@@ -248,7 +255,7 @@ static int expected_count(const struct plan *plan, int identity)
     int pair = identity - base;
     if (pair < plan->stages * plan->graph->keys) {
         int stage = pair / plan->graph->keys, key = pair % plan->graph->keys;
-        return grad_lawful(plan, stage, key) ? plan->microbatches : 0;
+        return grad_lawful(checker, stage, key) ? plan->microbatches : 0;
     }
     return plan->training;
 }
@@ -259,7 +266,7 @@ static bool check_missing(const struct checker *checker, const int *count)
     const struct plan *plan = checker->plan;
     int units = plan->graph->units, base = 3 * units + 4 * plan->shipments;
     for (int i = 0; i < identities(plan); i++) {
-        if (count[i] == expected_count(plan, i)) {
+        if (count[i] == expected_count(checker, i)) {
             continue;
         }
         const char *kind = "norm or step";
@@ -279,7 +286,7 @@ static bool check_missing(const struct checker *checker, const int *count)
                             i < 3 * units ? "unit"
                             : i < base    ? "shipment"
                                           : "key",
-                            which, count[i], expected_count(plan, i));
+                            which, count[i], expected_count(checker, i));
     }
     return true;
 }

@@ -8,14 +8,40 @@ uint16_t graph_reads(const struct graph *graph, int unit, int key)
     return graph->reads[(size_t)unit * (size_t)graph->keys + (size_t)key];
 }
 
-int graph_produced(const struct graph *graph, int unit)
+int graph_product(const struct graph *graph, int unit, enum key_kind kind)
 {
     for (int key = 0; key < graph->keys; key++) {
-        if (graph->key[key].producer == unit) {
+        if (graph->key[key].producer == unit && graph->key[key].kind == kind) {
             return key;
         }
     }
     return -1;
+}
+
+uint16_t graph_adds(const struct graph *graph, int unit, int key)
+{
+    uint16_t use = graph_reads(graph, unit, key);
+    if (use & READ_NORM) {
+        int made = graph_product(graph, unit, KEY_HIDDEN);
+        bool flows = graph->key[key].kind == KEY_RAW && graph_has_grad(graph, made);
+        use = (uint16_t)(flows ? use : use & ~READ_NORM);
+    }
+    if (use & READ_SUMMARY) {
+        int made = graph_product(graph, unit, KEY_SUMMARY);
+        bool flows = graph->key[key].kind == KEY_HIDDEN && graph_has_grad(graph, made);
+        use = (uint16_t)(flows ? use : use & ~READ_SUMMARY);
+    }
+    return use;
+}
+
+bool graph_has_grad(const struct graph *graph, int key)
+{
+    for (int unit = 0; key >= 0 && unit < graph->units; unit++) {
+        if (graph_adds(graph, unit, key)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 const char *unit_print(const struct unit *unit, char *buffer, size_t size)
@@ -44,51 +70,84 @@ const char *key_print(const struct key *key, char *buffer, size_t size)
     return buffer;
 }
 
-/* H_i: made by an attention, read by the next unit and by nothing else. */
-static status_t graph_check_mid(const struct graph *graph, int key)
+/* May `unit` use the key like this? Of what it made itself it takes the norm and the summary only. */
+static bool graph_use_lawful(const struct graph *graph, int unit, int key, uint16_t use)
 {
-    for (int unit = 0; unit < graph->units; unit++) {
-        uint16_t expected = unit == graph->key[key].producer + 1 ? READ_MID : 0;
-        if (graph_reads(graph, unit, key) != expected) {
-            return FAIL(STATUS_INTERNAL, "key H_%d may be read by the FFN after it only, as mid",
-                        graph->key[key].index);
-        }
+    const uint16_t ways = READ_Q | READ_K | READ_V | READ_R;
+    const struct key *k = &graph->key[key];
+    bool summary = use == READ_SUMMARY && graph_product(graph, unit, KEY_SUMMARY) >= 0;
+    switch (k->kind) {
+    case KEY_HIDDEN:
+        return unit >= k->producer &&
+               (summary || (unit > k->producer && !(use & ~(ways | READ_GENERATOR | READ_DIRECT))));
+    case KEY_RAW:
+        return use == (unit == k->producer ? READ_NORM : READ_DIRECT) &&
+               (unit == k->producer || unit == k->producer + 1);
+    case KEY_SUMMARY:
+        return unit > k->producer && !(use & ~ways);
+    case KEY_MID: /* H_i: made by an attention, read by the next unit and by nothing else */
+        return unit == k->producer + 1 && use == READ_MID;
     }
-    return STATUS_OK;
+    return false;
 }
 
-static status_t graph_check_hidden(const struct graph *graph, int key)
+static status_t graph_check_reads(const struct graph *graph, int key)
 {
-    int readers = 0;
+    char name[32], reader[32];
+    key_print(&graph->key[key], name, sizeof name);
     for (int unit = 0; unit < graph->units; unit++) {
         uint16_t use = graph_reads(graph, unit, key);
-        if (use & READ_SUMMARY) {
-            return FAIL(STATUS_UNSUPPORTED, "plans with block summaries cannot be made yet");
+        if (use && !graph_use_lawful(graph, unit, key, use)) {
+            return FAIL(STATUS_INTERNAL, "key %s cannot be read by %s (unit %d) with uses %d", name,
+                        unit_print(&graph->unit[unit], reader, sizeof reader), unit, use);
         }
-        if ((use & READ_MID) || (use && unit <= graph->key[key].producer)) {
-            return FAIL(STATUS_INTERNAL, "key X_%d cannot be read by unit %d",
-                        graph->key[key].index, unit);
-        }
-        readers += use != 0;
     }
-    if (readers == 0) {
-        return FAIL(STATUS_INTERNAL, "key X_%d is read by no unit", graph->key[key].index);
+    int producer = graph->key[key].producer;
+    if (graph->key[key].kind == KEY_RAW && !graph_reads(graph, producer, key)) {
+        return FAIL(STATUS_INTERNAL, "key %s is not normed by its producer", name);
     }
-    return STATUS_OK;
+    bool summed = graph->key[key].kind != KEY_SUMMARY;
+    for (int made_of = 0; made_of < graph->keys && !summed; made_of++) {
+        summed = graph_reads(graph, producer, made_of) & READ_SUMMARY;
+    }
+    return summed ? STATUS_OK : FAIL(STATUS_INTERNAL, "key %s is made of no key", name);
 }
 
-/* Embedding and FFNs make one hidden key each, attentions one mid key, the head none. */
-static status_t graph_check_unit(const struct graph *graph, int unit)
+static int graph_count(const struct graph *graph, int unit, enum key_kind kind)
 {
     int made = 0;
     for (int key = 0; key < graph->keys; key++) {
-        made += graph->key[key].producer == unit;
+        made += graph->key[key].producer == unit && graph->key[key].kind == kind;
     }
-    int key = graph_produced(graph, unit);
+    return made;
+}
+
+/* Embedding and FFNs make one hidden key each, and may make a raw one; FFNs also a summary;
+ * attentions one mid key; the head none. */
+static status_t graph_check_products(const struct graph *graph, int unit)
+{
     enum unit_kind kind = graph->unit[unit].kind;
-    bool mid = key >= 0 && graph->key[key].kind == KEY_MID;
-    if (made != (kind != UNIT_HEAD) || mid != (kind == UNIT_ATTENTION)) {
+    bool layer = kind == UNIT_EMBED || kind == UNIT_FFN;
+    if (graph_count(graph, unit, KEY_HIDDEN) != layer ||
+        graph_count(graph, unit, KEY_MID) != (kind == UNIT_ATTENTION) ||
+        graph_count(graph, unit, KEY_RAW) > layer ||
+        graph_count(graph, unit, KEY_SUMMARY) > (kind == UNIT_FFN)) {
         return FAIL(STATUS_INTERNAL, "unit %d produces the wrong keys", unit);
+    }
+    return STATUS_OK;
+}
+
+/* What a unit computes must lead to the loss: its raw key, the hidden one where there is none, or
+ * the mid key. Hidden keys beside a raw one and summaries may be read by nobody. */
+static status_t graph_check_flow(const struct graph *graph, int unit)
+{
+    int key = graph_product(graph, unit, KEY_RAW);
+    key = key >= 0 ? key : graph_product(graph, unit, KEY_HIDDEN);
+    key = key >= 0 ? key : graph_product(graph, unit, KEY_MID);
+    if (key >= 0 && !graph_has_grad(graph, key)) {
+        char name[32];
+        return FAIL(STATUS_INTERNAL, "key %s is read by no unit",
+                    key_print(&graph->key[key], name, sizeof name));
     }
     return STATUS_OK;
 }
@@ -99,17 +158,18 @@ status_t graph_check(const struct graph *graph)
         return FAIL(STATUS_INTERNAL, "a graph of %d units and %d keys", graph->units, graph->keys);
     }
     for (int key = 0; key < graph->keys; key++) {
-        enum key_kind kind = graph->key[key].kind;
-        if (kind == KEY_SUMMARY || kind == KEY_RAW) {
-            return FAIL(STATUS_UNSUPPORTED, "plans with summaries or raw keys cannot be made yet");
-        }
         if (graph->key[key].producer < 0 || graph->key[key].producer >= graph->units) {
             return FAIL(STATUS_INTERNAL, "key %d has no producer", key);
         }
-        TRY(kind == KEY_MID ? graph_check_mid(graph, key) : graph_check_hidden(graph, key));
     }
     for (int unit = 0; unit < graph->units; unit++) {
-        TRY(graph_check_unit(graph, unit));
+        TRY(graph_check_products(graph, unit));
+    }
+    for (int key = 0; key < graph->keys; key++) {
+        TRY(graph_check_reads(graph, key));
+    }
+    for (int unit = 0; unit < graph->units; unit++) {
+        TRY(graph_check_flow(graph, unit));
     }
     return STATUS_OK;
 }

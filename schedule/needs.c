@@ -1,7 +1,7 @@
 /* needs.c - keys, reads and a partition -> shipments.
  *
  * Forward, one shipment from a key's producer to every other stage that reads it. Backward, with
- * reading stages s1 < .. < sm, the running sum of the gradient goes sm -> .. -> s1 -> producer.
+ * s1 < .. < sm of them adding to the gradient, its running sum goes sm -> .. -> s1 -> producer.
  */
 #include <stdlib.h>
 
@@ -29,6 +29,7 @@ void needs_destroy(struct needs *needs)
     }
     free(needs->low);
     free(needs->high);
+    free(needs->grad);
     free(needs->forward_in);
     free(needs->backward_in);
     free(needs->backward_out);
@@ -45,6 +46,7 @@ static void needs_find_readers(const struct plan *plan, struct needs *needs)
                     size_t i = at(plan, stage, key);
                     needs->low[i] = needs->low[i] < 0 ? unit : needs->low[i];
                     needs->high[i] = unit;
+                    needs->grad[i] = graph_adds(plan->graph, unit, key) ? 1 : needs->grad[i];
                 }
             }
         }
@@ -56,7 +58,7 @@ static int shipment_add(struct plan *plan, int key, int from, int to, bool backw
     const struct key *what = &plan->graph->key[key];
     int home = plan_stage_of(plan, what->producer);
     const struct stage_plan *made = &plan->stage[home];
-    bool newest = what->producer == made->first_unit + made->units - 1;
+    bool newest = what->producer == made->first_unit + made->units - 1 && what->kind != KEY_SUMMARY;
     plan->shipment[plan->shipments] = (struct shipment){
         .key = key,
         .from = from,
@@ -88,14 +90,14 @@ static void needs_add_backward(struct plan *plan, struct needs *needs)
 {
     for (int from = 0; from < plan->stages; from++) {
         for (int key = 0; key < plan->graph->keys; key++) {
-            if (needs->forward_in[at(plan, from, key)] < 0) {
+            int home = plan_stage_of(plan, plan->graph->key[key].producer);
+            if (from == home || needs->grad[at(plan, from, key)] < 0) {
                 continue;
             }
             int to = from - 1;
-            while (to >= 0 && needs->forward_in[at(plan, to, key)] < 0) {
+            while (to > home && needs->grad[at(plan, to, key)] < 0) {
                 to--;
             }
-            to = to >= 0 ? to : plan_stage_of(plan, plan->graph->key[key].producer);
             int shipment = shipment_add(plan, key, from, to, true);
             needs->backward_out[at(plan, from, key)] = shipment;
             needs->backward_in[at(plan, to, key)] = shipment;
@@ -111,13 +113,15 @@ status_t needs_create(struct plan *plan, struct needs **out)
     }
     needs->low = needs_table(plan);
     needs->high = needs_table(plan);
+    needs->grad = needs_table(plan);
     needs->forward_in = needs_table(plan);
     needs->backward_in = needs_table(plan);
     needs->backward_out = needs_table(plan);
     size_t most = 2 * (size_t)plan->stages * (size_t)plan->graph->keys;
     plan->shipment = calloc(most + 1, sizeof *plan->shipment);
-    if (needs->low == NULL || needs->high == NULL || needs->forward_in == NULL ||
-        needs->backward_in == NULL || needs->backward_out == NULL || plan->shipment == NULL) {
+    if (needs->low == NULL || needs->high == NULL || needs->grad == NULL ||
+        needs->forward_in == NULL || needs->backward_in == NULL || needs->backward_out == NULL ||
+        plan->shipment == NULL) {
         needs_destroy(needs);
         return FAIL(STATUS_NOMEM, "no memory for the shipments of a plan");
     }

@@ -7,6 +7,10 @@
  *
  *     local key    WAIT  GRAD  B(producer)  W(producer)  POST
  *     relayed key  WAIT  GRAD  PUT ..  SENT  POST (as late as the next microbatch's WAIT allows)
+ *
+ * The gradient of a local key also enters those of the keys that it was made of: a normed key's its
+ * raw key's, a summary's those of its block. Remote ones among these are formed before W at latest,
+ * since builders put K before W.
  */
 #include <stdlib.h>
 
@@ -60,7 +64,7 @@ void plan_size_slots(struct plan *plan, const struct needs *needs, const struct 
             int *slots = &plan->stage[stage].grad_slots[key];
             if (needs->backward_in[i] >= 0) {
                 *slots = plan->shipment[needs->backward_in[i]].slots;
-            } else if (local || needs->low[i] >= 0) {
+            } else if (needs->grad[i] >= 0) {
                 *slots = local ? 1 : at_most(2, most);
             }
         }
@@ -69,22 +73,28 @@ void plan_size_slots(struct plan *plan, const struct needs *needs, const struct 
 
 /* ---- the order of additions ---- */
 
-static void add_push(struct plan *plan, enum add_kind kind, int unit)
+static void add_push(struct plan *plan, enum add_kind kind, int unit, int made)
 {
-    plan->add[plan->adds++] = (struct add){.kind = kind, .unit = unit, .key = -1};
+    plan->add[plan->adds++] = (struct add){.kind = kind, .unit = unit, .key = made};
 }
 
 static void add_unit(struct plan *plan, int unit, int key)
 {
-    uint16_t use = graph_reads(plan->graph, unit, key);
+    uint16_t use = graph_adds(plan->graph, unit, key);
     if (use & (READ_Q | READ_K | READ_V | READ_R)) {
-        add_push(plan, ADD_AGGREGATE, unit);
+        add_push(plan, ADD_AGGREGATE, unit, -1);
     }
     if (use & READ_GENERATOR) {
-        add_push(plan, ADD_GENERATOR, unit);
+        add_push(plan, ADD_GENERATOR, unit, -1);
     }
     if (use & READ_DIRECT) {
-        add_push(plan, ADD_DIRECT, unit);
+        add_push(plan, ADD_DIRECT, unit, -1);
+    }
+    if (use & READ_NORM) {
+        add_push(plan, ADD_NORM, unit, graph_product(plan->graph, unit, KEY_HIDDEN));
+    }
+    if (use & READ_SUMMARY) {
+        add_push(plan, ADD_SUMMARY, unit, graph_product(plan->graph, unit, KEY_SUMMARY));
     }
 }
 
@@ -97,7 +107,7 @@ static void expansion_add_gradients(struct expansion *e)
             size_t i = at(plan, stage, key);
             e->first_add[i] = plan->adds;
             if (e->needs->backward_in[i] >= 0) {
-                add_push(plan, ADD_RECEIVED, -1);
+                add_push(plan, ADD_RECEIVED, -1, -1);
             }
             for (int unit = units->first_unit + units->units; unit-- > units->first_unit;) {
                 add_unit(plan, unit, key);
@@ -200,14 +210,25 @@ static void emit_key_posts(struct expansion *e, const int *last, int unit, int m
     }
 }
 
-/* PUT or SENT of everything that leaves this stage forward; only of `unit` unless -1. */
-static void emit_forward_sends(struct expansion *e, enum op_kind kind, int unit, int microbatch)
+/* PUT of what `unit` made and other stages read: first what the next stage waits for. */
+static void emit_forward_puts(struct expansion *e, int unit, int microbatch)
 {
-    for (int i = 0; i < e->plan->shipments; i++) { /* sorted by key, then nearest stage first */
-        const struct shipment *s = &e->plan->shipment[i];
-        int producer = e->plan->graph->key[s->key].producer;
-        if (!s->backward && s->from == e->stage && (unit < 0 || producer == unit)) {
-            emit_send(e, kind, i, microbatch);
+    for (int i = 0; i < 2 * e->plan->shipments; i++) { /* by key, then nearest stage first */
+        int shipment = i % e->plan->shipments;
+        const struct shipment *s = &e->plan->shipment[shipment];
+        if (!s->backward && s->from == e->stage && s->plain == (i < e->plan->shipments) &&
+            e->plan->graph->key[s->key].producer == unit) {
+            emit_send(e, OP_PUT, shipment, microbatch);
+        }
+    }
+}
+
+/* SENT of everything that leaves this stage forward. */
+static void emit_forward_sents(struct expansion *e, int microbatch)
+{
+    for (int i = 0; i < e->plan->shipments; i++) {
+        if (!e->plan->shipment[i].backward && e->plan->shipment[i].from == e->stage) {
+            emit_send(e, OP_SENT, i, microbatch);
         }
     }
 }
@@ -227,10 +248,10 @@ static void expand_forward(struct expansion *e, int microbatch)
             }
         }
         if (!plan->training && unit == stage->first_unit && microbatch >= stage->frames) {
-            emit_forward_sends(e, OP_SENT, -1, microbatch - stage->frames);
+            emit_forward_sents(e, microbatch - stage->frames);
         }
         emit_unit(e, OP_F, unit, microbatch);
-        emit_forward_sends(e, OP_PUT, unit, microbatch);
+        emit_forward_puts(e, unit, microbatch);
         if (!plan->training) {
             emit_key_posts(e, e->needs->high, unit, microbatch);
         }
@@ -276,18 +297,41 @@ static void expand_backward_unit(struct expansion *e, int unit, int microbatch)
     emit_key_posts(e, e->needs->low, unit, microbatch);
 }
 
-/* Remote keys of this stage: the urgent one if `urgent`, else all the others, newest first. */
+/* Keys of one unit in the reverse order of their formation. */
+static const enum key_kind latest_first[] = {KEY_SUMMARY, KEY_HIDDEN, KEY_RAW, KEY_MID};
+enum { KINDS = sizeof latest_first / sizeof latest_first[0] };
+
+static void expand_remote_key(struct expansion *e, int key, bool urgent, int microbatch)
+{
+    int out = key >= 0 ? e->needs->backward_out[at(e->plan, e->stage, key)] : -1;
+    if (out < 0 || e->plan->shipment[out].plain != urgent) {
+        return;
+    }
+    if (e->plan->graph->key[key].kind != KEY_MID) {
+        expand_grad(e, key, microbatch);
+    }
+    emit_send(e, OP_PUT, out, microbatch);
+}
+
+/* Remote keys of this stage: the urgent ones if `urgent`, else all the others, newest first. */
 static void expand_remote(struct expansion *e, bool urgent, int microbatch)
 {
-    for (int key = e->plan->graph->keys; key-- > 0;) {
-        int out = e->needs->backward_out[at(e->plan, e->stage, key)];
-        if (out < 0 || e->plan->shipment[out].plain != urgent) {
-            continue;
+    for (int unit = e->plan->stage[e->stage].first_unit; unit-- > 0;) {
+        for (int i = 0; i < KINDS; i++) {
+            int key = graph_product(e->plan->graph, unit, latest_first[i]);
+            expand_remote_key(e, key, urgent, microbatch);
         }
-        if (e->plan->graph->key[key].kind != KEY_MID) {
-            expand_grad(e, key, microbatch);
-        }
-        emit_send(e, OP_PUT, out, microbatch);
+    }
+}
+
+/* The gradient of a key that a unit of this stage made, if it has one. B of the FFN after it writes
+ * that of a mid key, unless it is received. */
+static void expand_local_key(struct expansion *e, int key, int microbatch)
+{
+    bool mid = key >= 0 && e->plan->graph->key[key].kind == KEY_MID;
+    if (key >= 0 && e->plan->stage[e->stage].grad_slots[key] > 0 &&
+        (!mid || e->needs->backward_in[at(e->plan, e->stage, key)] >= 0)) {
+        expand_grad(e, key, microbatch);
     }
 }
 
@@ -295,10 +339,8 @@ static void expand_backward(struct expansion *e, int microbatch)
 {
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
-        int key = graph_produced(e->plan->graph, unit);
-        bool mid = key >= 0 && e->plan->graph->key[key].kind == KEY_MID;
-        if (key >= 0 && (!mid || e->needs->backward_in[at(e->plan, e->stage, key)] >= 0)) {
-            expand_grad(e, key, microbatch);
+        for (int i = 0; i < KINDS; i++) {
+            expand_local_key(e, graph_product(e->plan->graph, unit, latest_first[i]), microbatch);
         }
         expand_backward_unit(e, unit, microbatch);
     }
@@ -310,13 +352,15 @@ static void expand_weights(struct expansion *e, int microbatch)
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
         emit_unit(e, OP_W, unit, microbatch);
-        int key = graph_produced(e->plan->graph, unit);
-        int in = key >= 0 ? e->needs->backward_in[at(e->plan, e->stage, key)] : -1;
-        if (in >= 0) {
-            emit_next_post(e, in, microbatch);
+        for (int i = 0; i < KINDS; i++) {
+            int key = graph_product(e->plan->graph, unit, latest_first[i]);
+            int in = key >= 0 ? e->needs->backward_in[at(e->plan, e->stage, key)] : -1;
+            if (in >= 0) {
+                emit_next_post(e, in, microbatch);
+            }
         }
     }
-    emit_forward_sends(e, OP_SENT, -1, microbatch);
+    emit_forward_sents(e, microbatch);
 }
 
 static void expand_phase(struct expansion *e, const struct phase *phase)
@@ -400,7 +444,7 @@ static status_t expansion_run(struct expansion *e, const struct builder *builder
 status_t plan_expand(struct plan *plan, const struct needs *needs, const struct builder *builder)
 {
     size_t pairs = (size_t)plan->stages * (size_t)plan->graph->keys;
-    size_t most = pairs + 3 * (size_t)plan->graph->units * (size_t)plan->graph->keys;
+    size_t most = pairs + 5 * (size_t)plan->graph->units * (size_t)plan->graph->keys;
     struct phase_list phases = {.phase =
                                     calloc(4 * (size_t)plan->microbatches, sizeof *phases.phase)};
     struct expansion e = {.plan = plan, .needs = needs};

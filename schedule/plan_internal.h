@@ -14,8 +14,12 @@
 
 /* Refuses graphs that these passes cannot expand: malformed ones are our bug (STATUS_INTERNAL). */
 MUST_USE status_t graph_check(const struct graph *graph);
-/* Key that `unit` produces, or -1. */
-int graph_produced(const struct graph *graph, int unit);
+/* Key of this kind that `unit` produces, or -1. */
+int graph_product(const struct graph *graph, int unit, enum key_kind kind);
+/* Uses by which `unit` adds to the key's gradient: a norm or a summary only if what it makes has a
+ * gradient itself. A key has a gradient if some unit adds to it. */
+uint16_t graph_adds(const struct graph *graph, int unit, int key);
+bool graph_has_grad(const struct graph *graph, int key);
 
 /* ---- partition.c ---- */
 
@@ -29,6 +33,7 @@ MUST_USE status_t partition_make(struct plan *plan, const char *text);
 /* Lookups from (stage, key) at [stage * keys + key]; -1 where there is none. */
 struct needs {
     int *low, *high;                 /* lowest and highest unit of the stage that reads the key */
+    int *grad;                       /* some unit of the stage adds to the key's gradient */
     int *forward_in;                 /* shipment that brings the key here */
     int *backward_in, *backward_out; /* shipment that brings and takes its gradient's sum */
 };
@@ -73,15 +78,19 @@ struct checker {
     const struct plan *plan;
     char *why;
     size_t size;
+    bool *graded; /* [keys] has a gradient */
 };
 /* Writes the sentence and returns false; `index` is the operation's place in the rank's list. */
 bool check_refuse(const struct checker *checker, int rank, int index, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-/* Does a unit of the stage read the key? Stage of a key's producer. Stage whose sum of the key's
- * gradient reaches stage `to`, the next reading one after it; -1 if none. */
+/* Uses of the key that lead a gradient through the unit. Does a unit of the stage read the key? And
+ * add to its gradient? Stage of a key's producer. Stage whose sum of the key's gradient reaches
+ * stage `to`, the next adding one after it; -1 if none. */
+uint16_t check_uses(const struct checker *checker, int unit, int key);
 bool check_reads(const struct plan *plan, int stage, int key);
+bool check_adds_to(const struct checker *checker, int stage, int key);
 int check_home(const struct plan *plan, int key);
-int check_sum_sender(const struct plan *plan, int to, int key);
+int check_sum_sender(const struct checker *checker, int to, int key);
 /* What is written in the lists; stages and shipments are already proved. */
 MUST_USE status_t check_ops(const struct checker *checker);
 /* Runs all ranks against each other. The plan's operations, fields and counts are already proved.

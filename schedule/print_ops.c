@@ -84,20 +84,23 @@ const char *op_print(const struct plan *plan, const struct op *op, char *buffer,
 
 /* ---- table ---- */
 
-/* "= received + attn 5 + generator of attn 3" */
+/* "= received + aggregate of attn 5 + generator of attn 3 + summary S_1" */
 static void adds_print(const struct plan *plan, const struct op *op, FILE *out)
 {
     for (int i = 0; i < op->adds; i++) {
         const struct add *add = &plan->add[op->first_add + i];
         char name[NAME] = "";
-        if (add->unit >= 0) {
+        if (add->key >= 0) {
+            key_print(&plan->graph->key[add->key], name, sizeof name);
+        } else if (add->unit >= 0) {
             unit_print(&plan->graph->unit[add->unit], name, sizeof name);
         }
         static const char *const what[] = {[ADD_RECEIVED] = "received",
                                            [ADD_AGGREGATE] = "aggregate of ",
                                            [ADD_GENERATOR] = "generator of ",
                                            [ADD_DIRECT] = "direct use of ",
-                                           [ADD_SUMMARY] = "summary of "};
+                                           [ADD_NORM] = "norm ",
+                                           [ADD_SUMMARY] = "summary "};
         fprintf(out, " %s %s%s", i == 0 ? "=" : "+", what[add->kind], name);
     }
 }
