@@ -19,18 +19,23 @@
 
 enum {
     TICK_MS = 50,
-    SETTLE_MS = 5,       /* a rank that ended may have said why just before */
+    SETTLE_MS = 10,      /* a rank that ended may have said why just before */
     FAREWELL_MS = 300,   /* for the last notes to leave */
     TERMINATED_MS = 100, /* a rank that got SIGTERM lets the others get theirs */
     ALONE_MS = 400       /* without SIGTERM for so long, the other's was for it alone */
 };
 
+enum { FD_WAKE, FD_SIGTERM, FDS_FIRST };
+
 struct health {
     struct group *group;
     struct health_line line;
     struct health_peer *peer; /* [size] */
-    struct pollfd *fds;       /* [2 + size]: wake, SIGTERM, pidfd of each rank or -1 */
-    bool *poll_pid;           /* [size] no pidfd here: ask with kill(pid, 0) */
+    struct pollfd *fds;       /* [FDS_FIRST + 3 size]: wake, SIGTERM, pidfds and tethers */
+    int *watched;             /* the rank that each of `fds` tells of */
+    nfds_t fd_count;
+    bool *poll_pid; /* [size] no pidfd here: ask with kill(pid, 0) */
+    bool *gone;     /* [size] scratch */
     pthread_t thread;
     atomic_bool stopping, leaving;
     atomic_int exit_code; /* asked by health_give_up; 0 = not */
@@ -43,6 +48,7 @@ struct health {
     int64_t lost_at;
     int64_t beat_sent, beat_heard, last_turn;
     struct sigaction old_action;
+    sigset_t old_mask; /* of the thread that opened the group */
 };
 
 static int term_fd = -1; /* written by the signal handler */
@@ -74,6 +80,11 @@ static void print_reason(const struct health *health, int rank, enum health_caus
         snprintf(buffer, size, "rank %d died (killed?)", rank);
         break;
     case CAUSE_STOPPED:
+        if (rank == health->group->rank) {
+            snprintf(buffer, size, "rank %d was silent for so long that the others gave it up",
+                     rank);
+            break;
+        }
         snprintf(buffer, size, "rank %d has not answered for %g s (stopped or unreachable)", rank,
                  health->group->options.heartbeat_s);
         break;
@@ -91,7 +102,8 @@ static void tell_all(struct health *health, int subject, enum health_cause cause
     struct health_note note = {HEALTH_LOST, subject, (int32_t)cause};
 
     for (int i = 0; i < health->group->size; i++) {
-        if (i != health->group->rank && i != subject) {
+        /* Who was stopped learns of it when it wakes; who died or knows needs no note. */
+        if (i != health->group->rank && (i != subject || cause == CAUSE_STOPPED)) {
             health->line.send(health->line.arg, i, &note);
         }
     }
@@ -162,35 +174,43 @@ static void end_process(struct health *health, int code)
 
 /* ---- one turn of the thread ---- */
 
-static void check_pids(struct health *health)
+/* A pidfd, a tether or kill(pid, 0) says that a rank's process has ended. */
+static void mark_gone(struct health *health)
 {
-    struct group *group = health->group;
-    bool *gone = calloc((size_t)group->size, sizeof *gone);
-    bool any = false;
-
-    for (int i = 0; gone != NULL && i < group->size; i++) {
-        struct pollfd *fd = &health->fds[2 + i];
-        gone[i] = fd->fd >= 0 && (fd->revents & POLLIN) != 0;
+    for (nfds_t i = FDS_FIRST; i < health->fd_count; i++) {
+        if (health->fds[i].fd >= 0 && health->fds[i].revents != 0) {
+            health->gone[health->watched[i]] = true;
+            close(health->fds[i].fd);
+            health->fds[i].fd = -1;
+        }
+    }
+    for (int i = 0; i < health->group->size; i++) {
         if (health->poll_pid[i] && kill((pid_t)health->peer[i].pid, 0) != 0 && errno == ESRCH) {
-            gone[i] = true;
+            health->gone[i] = true;
             health->poll_pid[i] = false;
         }
-        if (gone[i] && fd->fd >= 0) {
-            close(fd->fd);
-            fd->fd = -1;
-        }
-        any = any || gone[i];
+    }
+}
+
+static void check_ends(struct health *health)
+{
+    int size = health->group->size;
+    bool any = false;
+
+    memset(health->gone, 0, (size_t)size * sizeof *health->gone);
+    mark_gone(health);
+    for (int i = 0; i < size; i++) {
+        any = any || health->gone[i];
     }
     for (int64_t until = trace_now() + SETTLE_MS * MILLISECOND;
          any && health->lost_rank < 0 && trace_now() < until; rest(MILLISECOND / 5)) {
         drain_notes(health);
     }
-    for (int i = 0; any && i < group->size; i++) {
-        if (gone[i] && !health->terminated[i]) {
+    for (int i = 0; i < size; i++) {
+        if (health->gone[i] && !health->terminated[i]) {
             lose(health, i, CAUSE_DIED);
         }
     }
-    free(gone);
 }
 
 static void check_beats(struct health *health)
@@ -236,7 +256,7 @@ static void check_orders(struct health *health)
     char doing[DOING_SIZE];
     int code = health->exit_code;
 
-    if ((health->fds[1].revents & POLLIN) != 0) {
+    if ((health->fds[FD_SIGTERM].revents & POLLIN) != 0) {
         group_doing(group, doing, sizeof doing);
         if (health->lost_rank < 0) {
             log_error(
@@ -268,21 +288,24 @@ static void *health_main(void *arg)
 {
     struct health *health = arg;
     uint64_t woken;
+    sigset_t set;
 
     log_set_rank(health->group->rank);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     while (!health->stopping) {
         bool hurry = health->lost_rank >= 0 && !health->line.idle(health->line.arg);
-        int ready = poll(health->fds, 2 + (nfds_t)health->group->size, hurry ? 1 : TICK_MS);
-        if (ready <= 0) {
-            for (int i = 0; i < 2 + health->group->size; i++) {
+        if (poll(health->fds, health->fd_count, hurry ? 1 : TICK_MS) <= 0) {
+            for (nfds_t i = 0; i < health->fd_count; i++) {
                 health->fds[i].revents = 0;
             }
         }
-        if ((health->fds[0].revents & POLLIN) != 0) {
-            ssize_t got = read(health->fds[0].fd, &woken, sizeof woken);
+        if ((health->fds[FD_WAKE].revents & POLLIN) != 0) {
+            ssize_t got = read(health->fds[FD_WAKE].fd, &woken, sizeof woken);
             (void)got;
         }
-        check_pids(health);
+        check_ends(health);
         drain_notes(health);
         check_beats(health);
         check_orders(health);
@@ -293,68 +316,99 @@ static void *health_main(void *arg)
 
 /* ---- start and stop ---- */
 
-static void watch_pid(struct health *health, int rank)
+static void watch(struct health *health, int fd, int rank)
+{
+    health->fds[health->fd_count] = (struct pollfd){.fd = fd, .events = POLLIN};
+    health->watched[health->fd_count] = rank;
+    health->fd_count++;
+}
+
+static void watch_rank(struct health *health, int rank)
 {
     const struct health_peer *peer = &health->peer[rank];
 
-    health->fds[2 + rank].events = POLLIN;
-    health->fds[2 + rank].fd = -1;
-    if (rank == health->group->rank || !peer->visible) {
+    if (rank == health->group->rank) {
         return;
     }
-    health->fds[2 + rank].fd = (int)syscall(SYS_pidfd_open, (pid_t)peer->pid, 0);
-    if (health->fds[2 + rank].fd < 0) { /* not permitted or an old kernel: poll */
-        health->poll_pid[rank] = true;
+    if (peer->visible) {
+        int fd = (int)syscall(SYS_pidfd_open, (pid_t)peer->pid, 0);
+        watch(health, fd, rank);
+        health->poll_pid[rank] = fd < 0; /* not permitted or an old kernel */
     }
+    watch(health, peer->tether[0], rank);
+    watch(health, peer->tether[1], rank);
 }
 
 static void health_free(struct health *health)
 {
-    for (int i = 0; health->fds != NULL && i < 2 + health->group->size; i++) {
+    for (nfds_t i = 0; i < health->fd_count; i++) {
         if (health->fds[i].fd >= 0) {
             close(health->fds[i].fd);
         }
     }
     free(health->fds);
+    free(health->watched);
     free(health->terminated);
     free(health->poll_pid);
+    free(health->gone);
     free(health->peer);
     free(health);
 }
 
 static status_t health_prepare(struct health *health, const struct health_peer *peers)
 {
-    size_t size = (size_t)health->group->size;
+    size_t size = (size_t)health->group->size, fds = FDS_FIRST + 3 * size;
 
     health->peer = malloc(size * sizeof *health->peer);
     health->poll_pid = calloc(size, sizeof *health->poll_pid);
+    health->gone = calloc(size, sizeof *health->gone);
     health->terminated = calloc(size, sizeof *health->terminated);
-    health->fds = calloc(2 + size, sizeof *health->fds);
-    if (health->peer == NULL || health->terminated == NULL || health->poll_pid == NULL ||
-        health->fds == NULL) {
+    health->fds = calloc(fds, sizeof *health->fds);
+    health->watched = calloc(fds, sizeof *health->watched);
+    if (health->peer == NULL || health->poll_pid == NULL || health->gone == NULL ||
+        health->terminated == NULL || health->fds == NULL || health->watched == NULL) {
         return FAIL(STATUS_NOMEM, "no memory to watch %zu ranks", size);
     }
     memcpy(health->peer, peers, size * sizeof *peers);
-    for (int i = 0; i < (int)size; i++) {
-        watch_pid(health, i);
-    }
-    for (int i = 0; i < 2; i++) {
-        health->fds[i].events = POLLIN;
-        health->fds[i].fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    for (int i = 0; i < FDS_FIRST; i++) {
+        watch(health, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), health->group->rank);
         if (health->fds[i].fd < 0) {
             return FAIL(STATUS_IO,
-                        "no eventfd for the liveness thread: %s; raise the limit of "
-                        "open files (ulimit -n)",
+                        "no eventfd for the liveness thread: %s; raise the limit of open files "
+                        "(ulimit -n)",
                         strerror(errno));
         }
     }
+    for (int i = 0; i < (int)size; i++) {
+        watch_rank(health, i);
+    }
     return STATUS_OK;
+}
+
+/* Library code may keep data below the stack pointer where a handler would write: SIGTERM goes to
+ * the liveness thread, not to threads that compute. */
+static void take_sigterm(struct health *health)
+{
+    struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
+    sigset_t set;
+
+    term_fd = health->fds[FD_SIGTERM].fd;
+    sigemptyset(&action.sa_mask);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaction(SIGTERM, &action, &health->old_action);
+    pthread_sigmask(SIG_BLOCK, &set, &health->old_mask);
+}
+
+static void give_sigterm_back(struct health *health)
+{
+    sigaction(SIGTERM, &health->old_action, NULL);
+    pthread_sigmask(SIG_SETMASK, &health->old_mask, NULL);
 }
 
 status_t health_start(struct group *group, const struct health_peer *peers,
                       const struct health_line *line, struct health **out)
 {
-    struct sigaction action = {.sa_handler = on_sigterm, .sa_flags = SA_RESTART};
     struct health *health = calloc(1, sizeof *health);
     status_t status;
 
@@ -367,11 +421,9 @@ status_t health_start(struct group *group, const struct health_peer *peers,
     health->beat_heard = health->last_turn = trace_now();
     TRY_GOTO(health_prepare(health, peers), free_health);
 
-    term_fd = health->fds[1].fd;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGTERM, &action, &health->old_action);
+    take_sigterm(health);
     if (pthread_create(&health->thread, NULL, health_main, health) != 0) {
-        sigaction(SIGTERM, &health->old_action, NULL);
+        give_sigterm_back(health);
         status = FAIL(STATUS_NOMEM, "the liveness thread cannot be started");
         goto free_health;
     }
@@ -386,7 +438,7 @@ free_health:
 static void wake(struct health *health)
 {
     uint64_t one = 1;
-    ssize_t written = write(health->fds[0].fd, &one, sizeof one);
+    ssize_t written = write(health->fds[FD_WAKE].fd, &one, sizeof one);
     (void)written;
 }
 
@@ -400,7 +452,7 @@ void health_stop(struct health *health)
     health->stopping = true;
     wake(health);
     pthread_join(health->thread, NULL);
-    sigaction(SIGTERM, &health->old_action, NULL);
+    give_sigterm_back(health);
     health_free(health);
 }
 

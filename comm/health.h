@@ -1,6 +1,7 @@
 /* health.h - who is alive: a thread that does not depend on what the rank computes.
  *
  *     a rank of this host ends      its pidfd tells at once
+ *     a neighbour elsewhere ends    the socket that ties us to it closes (tether.h)
  *     a rank stops or is cut off    its successor in the ring of beats misses it after heartbeat_s
  *     a rank fails by itself        it says so before it ends (health_give_up)
  *     the launcher ends the job     SIGTERM; health owns the signal while it runs
@@ -40,7 +41,8 @@ struct health_line { /* called by the health thread only; nothing blocks */
 
 struct health_peer {
     int64_t pid;
-    bool visible; /* its pid means something here */
+    bool visible;  /* its pid means something here */
+    int tether[2]; /* sockets that close when it ends, -1 = none; owned by health from now on */
 };
 
 struct health;

@@ -17,14 +17,13 @@
 #include "comm/comm.h"
 #include "comm/health.h"
 #include "comm/mpi_house.h"
+#include "comm/tether.h"
 
 enum {
     NAP_SHORTEST = 20000, /* ns */
     NAP_LONGEST = 200000,
     BROADCAST_CHUNK = 1 << 30, /* bytes; MPI counts are int */
-    CLOCK_ROUNDS = 32,
-    TAG_NOTE = 1,
-    TAG_CLOCK = 2
+    TAG_NOTE = 1
 };
 
 struct identity { /* of a rank, told to all others at the start */
@@ -32,6 +31,7 @@ struct identity { /* of a rank, told to all others at the start */
     char boot[64]; /* kernel's boot id: hosts may share a name */
     char pid_namespace[64];
     int64_t pid;
+    struct tether_offer offer;
 };
 
 struct note_send {
@@ -44,6 +44,7 @@ struct note_send {
 struct mpi_state {
     MPI_Comm collectives, notes, clocks;
     struct identity *identity; /* [size] */
+    int *leader;               /* [size] lowest rank on each rank's host */
     struct health *health;     /* NULL with one rank */
     MPI_Request note_request;  /* the receive posted for the next note */
     struct health_note note_in;
@@ -198,90 +199,9 @@ free_gather:
     return status;
 }
 
-/* ---- clocks of several hosts ---- */
-
-static bool same_host(const struct identity *a, const struct identity *b)
-{
-    return strcmp(a->host, b->host) == 0 && strcmp(a->boot, b->boot) == 0;
-}
-
-/* The first rank on the host of `rank`. */
-static int host_leader(const struct mpi_state *state, int rank)
-{
-    int leader = 0;
-
-    while (!same_host(&state->identity[leader], &state->identity[rank])) {
-        leader++;
-    }
-    return leader;
-}
-
-/* One message each way; spins, since this is a clock reading of some microseconds. */
-static status_t clock_round(struct group *group, int peer, bool first, int64_t mine,
-                            int64_t *out_theirs)
-{
-    MPI_Comm comm = state_of(group)->clocks;
-    MPI_Request request[2] = {MPI_REQUEST_NULL, MPI_REQUEST_NULL};
-    int done = 0;
-
-    TRY_MPI(MPI_Irecv(out_theirs, 1, MPI_INT64_T, peer, TAG_CLOCK, comm, &request[0]), "a clock");
-    if (first) {
-        TRY_MPI(MPI_Isend(&mine, 1, MPI_INT64_T, peer, TAG_CLOCK, comm, &request[1]), "a clock");
-    }
-    while (!done) {
-        TRY_MPI(MPI_Testall(2, request, &done, MPI_STATUSES_IGNORE), "a clock");
-        if (group->failed) {
-            return group_lost(group);
-        }
-    }
-    if (!first) {
-        mine = trace_now();
-        TRY_MPI(MPI_Isend(&mine, 1, MPI_INT64_T, peer, TAG_CLOCK, comm, &request[1]), "a clock");
-        TRY(mpi_settle(group, &request[1], 1));
-    }
-    return STATUS_OK;
-}
-
-/* How far our clock is ahead of rank 0's: from the round with the shortest way there and back. */
-static status_t measure_clock(struct group *group, int64_t *out_ahead)
-{
-    int64_t shortest = INT64_MAX;
-
-    for (int i = 0; i < CLOCK_ROUNDS; i++) {
-        int64_t theirs, begin = trace_now();
-        TRY(clock_round(group, 0, true, 0, &theirs));
-        int64_t end = trace_now();
-        if (end - begin < shortest) {
-            shortest = end - begin;
-            *out_ahead = begin + (end - begin) / 2 - theirs;
-        }
-    }
-    return STATUS_OK;
-}
-
 static status_t mpi_clocks(struct group *group, int64_t *out_ahead)
 {
-    struct mpi_state *state = state_of(group);
-    int64_t mine = 0, ignored;
-
-    for (int i = 0; i < group->size; i++) { /* leaders take turns, so that rank 0 answers at once */
-        if (i == 0 || host_leader(state, i) != i) {
-            continue;
-        }
-        for (int k = 0; group->rank == 0 && k < CLOCK_ROUNDS; k++) {
-            TRY(clock_round(group, i, false, 0, &ignored));
-        }
-        if (group->rank == i) {
-            TRY(measure_clock(group, &mine));
-        }
-        TRY(mpi_barrier(group));
-    }
-    TRY(group_allgather(group, &mine, sizeof mine, out_ahead));
-    mine = out_ahead[host_leader(state, group->rank)];
-    for (int i = group->size - 1; i >= 0; i--) { /* a leader's entry is read before it is changed */
-        out_ahead[i] = out_ahead[host_leader(state, i)] - mine;
-    }
-    return STATUS_OK;
+    return mpi_measure_clocks(group, state_of(group)->clocks, state_of(group)->leader, out_ahead);
 }
 
 /* ---- the line of the liveness thread ---- */
@@ -394,6 +314,7 @@ static void mpi_close(struct group *group)
     MPI_Comm_free(&state->clocks);
     MPI_Finalize();
     free(state->identity);
+    free(state->leader);
     free(state);
     group_fini(group);
     free(group);
@@ -489,37 +410,87 @@ static status_t init_mpi(struct mpi_state *state)
     return STATUS_OK;
 }
 
-static void count_locals(struct group *group)
+static bool same_host(const struct identity *a, const struct identity *b)
 {
-    const struct identity *all = state_of(group)->identity;
+    return strcmp(a->host, b->host) == 0 && strcmp(a->boot, b->boot) == 0;
+}
 
+/* Who leads each rank's host: its lowest rank. And where this rank stands on its own. */
+static void find_hosts(struct group *group)
+{
+    struct mpi_state *state = state_of(group);
+    const struct identity *all = state->identity;
+
+    for (int i = 0; i < group->size; i++) {
+        int leader = 0;
+        while (!same_host(&all[leader], &all[i])) {
+            leader++;
+        }
+        state->leader[i] = leader;
+    }
     group->local_rank = group->local_size = 0;
     for (int i = 0; i < group->size; i++) {
-        if (same_host(&all[i], &all[group->rank])) {
+        if (state->leader[i] == state->leader[group->rank]) {
             group->local_rank += i < group->rank;
             group->local_size++;
         }
     }
 }
 
-static status_t start_health(struct group *group)
+/* Sockets to the neighbours of the ring that are on other hosts; -1 where there is none. */
+static status_t tie_neighbours(struct group *group, struct tether *tether, int *out_before,
+                               int *out_after)
+{
+    const struct mpi_state *state = state_of(group);
+    int before = (group->rank + group->size - 1) % group->size;
+    int after = (group->rank + 1) % group->size;
+    int here = state->leader[group->rank];
+
+    *out_before = *out_after = -1;
+    if (state->leader[after] != here) {
+        tether_reach(tether, &state->identity[after].offer);
+    }
+    TRY(mpi_barrier(group));
+    if (state->leader[before] != here) {
+        *out_before = tether_accept(tether);
+    }
+    TRY(mpi_barrier(group));
+    if (state->leader[after] != here) {
+        *out_after = tether_confirm(tether);
+        if (*out_after < 0) {
+            log_debug("no tether to rank %d on %s: its death will be found by its silence", after,
+                      state->identity[after].host);
+        }
+    }
+    return STATUS_OK;
+}
+
+static status_t start_health(struct group *group, struct tether *tether)
 {
     struct mpi_state *state = state_of(group);
     const struct identity *own = &state->identity[group->rank];
     struct health_line line = {state, line_send, line_receive, line_idle};
     struct health_peer *peers = calloc((size_t)group->size, sizeof *peers);
+    int before, after;
+    status_t status;
 
     if (peers == NULL) {
         return FAIL(STATUS_NOMEM, "no memory to watch %d ranks", group->size);
     }
+    TRY_GOTO(tie_neighbours(group, tether, &before, &after), free_peers);
     for (int i = 0; i < group->size; i++) {
         const struct identity *peer = &state->identity[i];
         peers[i].pid = peer->pid;
         peers[i].visible =
             same_host(peer, own) && strcmp(peer->pid_namespace, own->pid_namespace) == 0;
+        peers[i].tether[0] = peers[i].tether[1] = -1;
     }
+    peers[(group->rank + group->size - 1) % group->size].tether[0] = before;
+    peers[(group->rank + 1) % group->size].tether[1] = after;
     receive_next(state);
-    status_t status = health_start(group, peers, &line, &state->health);
+    status = health_start(group, peers, &line, &state->health);
+
+free_peers:
     free(peers);
     return status;
 }
@@ -529,8 +500,12 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
     struct group *group = calloc(1, sizeof *group);
     struct mpi_state *state = calloc(1, sizeof *state);
     struct identity mine = identify();
+    struct tether tether;
     int rank, size;
     status_t status;
+
+    tether_open(&tether);
+    mine.offer = tether.offer;
 
     if (group == NULL || state == NULL) {
         status = FAIL(STATUS_NOMEM, "no memory for a group of processes");
@@ -544,23 +519,27 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
     group_init(group, &mpi_class, rank, size, options, NULL);
     group->state = state;
     state->identity = calloc((size_t)size, sizeof *state->identity);
-    if (state->identity == NULL) {
+    state->leader = calloc((size_t)size, sizeof *state->leader);
+    if (state->identity == NULL || state->leader == NULL) {
         status = FAIL(STATUS_NOMEM, "no memory for a group of %d processes", size);
         goto free_group;
     }
     TRY_GOTO(group_allgather(group, &mine, sizeof mine, state->identity), free_group);
-    count_locals(group);
+    find_hosts(group);
     if (size > 1) {
-        TRY_GOTO(start_health(group), free_group);
+        TRY_GOTO(start_health(group, &tether), free_group);
     }
+    tether_close(&tether);
     *out = group;
     return STATUS_OK;
 
 free_group: /* MPI is left as it is: the process ends */
     if (state != NULL) {
         free(state->identity);
+        free(state->leader);
     }
     free(state);
     free(group);
+    tether_close(&tether);
     return status;
 }

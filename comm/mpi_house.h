@@ -14,4 +14,9 @@ status_t mpi_check(int code, const char *what);
  * not complete stays under way: its buffers must outlive the process's failure. */
 status_t mpi_settle(struct group *group, MPI_Request *requests, int count);
 
+/* ns by which each rank's clock is ahead of ours, [size]; leader [size] = lowest rank on the host of
+ * each. Collective; `comm` is for this alone. */
+status_t mpi_measure_clocks(struct group *group, MPI_Comm comm, const int *leader,
+                            int64_t *out_ahead);
+
 #endif

@@ -77,7 +77,7 @@ static void begin(struct scene *scene, double heartbeat_s)
         _exit(0);
     }
     group_init(&scene->group, &no_class, 0, 2, &options, NULL);
-    struct health_peer peers[2] = {{getpid(), true}, {scene->child, true}};
+    struct health_peer peers[2] = {{getpid(), true, {-1, -1}}, {scene->child, true, {-1, -1}}};
     assert_ok(health_start(&scene->group, peers, &line, &scene->health));
 }
 
