@@ -16,7 +16,13 @@
 
 enum { LANES = 16 };
 
+/* Without fused multiply-add in hardware every lane of lanes_fma is a call, and under a sanitizer
+ * every array is guarded: inlining all of that takes the compiler minutes and gains nothing. */
+#if (defined(__FMA__) || defined(__ARM_FEATURE_FMA)) && !defined(__SANITIZE_ADDRESS__)
 #define INLINE static inline __attribute__((always_inline, unused))
+#else
+#define INLINE static __attribute__((noinline, unused))
+#endif
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 
