@@ -63,6 +63,7 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 
 enum schedule_choice { SCHEDULE_GPIPE, SCHEDULE_1F1B };
 enum transport_choice { TRANSPORT_UCX, TRANSPORT_MPI, TRANSPORT_THREADS };
+enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
 enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 /* A key below `model` or `dense`, not yet understood: model/ has the table for it. */
@@ -104,6 +105,10 @@ struct run_config {
         int64_t steps;
         double lr, min_lr_ratio; /* peak; final = peak * ratio */
         double warmup;           /* fraction of steps */
+        int schedule;            /* enum lr_schedule */
+        double decay;            /* fraction of steps in which wsd decays */
+        int64_t ramp_from;       /* microbatches of the first step; 0 = no ramp */
+        double ramp;             /* fraction of steps over which they grow */
         double beta1, beta2, eps, weight_decay, clip;
     } optimizer;
     struct {

@@ -98,6 +98,9 @@ static status_t exchange_read(struct trainer *trainer, double *out_squares, doub
         }
         if (rank == head_rank(trainer)) {
             for (int m = 0; m < trainer->microbatches; m++, all++) {
+                if (m >= trainer->train->active->microbatches) {
+                    continue; /* of a larger step before */
+                }
                 if (!isfinite(*all)) {
                     return FAIL(STATUS_NUMERIC,
                                 "step %lld: the loss of microbatch %d is %g; the weights were left "
@@ -136,8 +139,8 @@ status_t exchange_norm(void *argument)
     exchange_fill(trainer);
     TRY(exchange_run(trainer));
     TRY(exchange_read(trainer, &squares, &loss));
-    double tokens =
-        (double)trainer->microbatches * (double)trainer->model->B * (double)trainer->model->T;
+    double tokens = (double)trainer->train->active->microbatches * (double)trainer->model->B *
+                    (double)trainer->model->T;
     trainer->result.loss = loss / tokens;
     trainer->result.grad_norm = sqrt(squares);
     if (!isfinite(trainer->result.grad_norm)) {

@@ -10,7 +10,7 @@ struct walk {
 
 static int64_t message_of(const struct stage *stage, const struct op *op)
 {
-    return stage->steps * stage->plan->microbatches + op->microbatch;
+    return stage->messages + op->microbatch;
 }
 
 /* Books the time of a wait: what passed before both ends were ready is the peer's or the schedule's
@@ -28,13 +28,12 @@ static void book_wait(struct stage *stage, const struct shipment *shipment, int6
 static status_t walk_wait(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
-    const struct plan *plan = stage->plan;
+    const struct plan *plan = stage->active;
     const struct shipment *shipment = &plan->shipment[op->shipment];
     struct wire_stamp stamp;
     int64_t start = trace_now();
     enum trace_category before = trace_switch(stage->trace, TRACE_WAIT);
-    status_t status =
-        wire_wait(stage->wire, op->shipment, op->slot, message_of(stage, op), &stamp);
+    status_t status = wire_wait(stage->wire, op->shipment, op->slot, message_of(stage, op), &stamp);
     trace_switch(stage->trace, before);
     if (status != STATUS_OK) {
         return status;
@@ -98,7 +97,8 @@ static void walk_gradient(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
     part_set_key_gradient(stage->part, op->key, stage->gradient[op->key][op->slot]);
-    part_key_gradient(stage->part, op->key, op->frame, stage->plan->add + op->first_add, op->adds);
+    part_key_gradient(stage->part, op->key, op->frame, stage->active->add + op->first_add,
+                      op->adds);
 }
 
 static status_t walk_op(struct walk *walk, const struct op *op)
@@ -139,7 +139,7 @@ status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_s
                     const struct stage_hooks *hooks)
 {
     struct walk walk = {stage, batch, loss_scale, hooks};
-    const struct rank_plan *plan = &stage->plan->rank[stage->rank];
+    const struct rank_plan *plan = &stage->active->rank[stage->rank];
     status_t status = STATUS_OK;
     for (int i = 0; i < plan->ops && status == STATUS_OK; i++) {
         atomic_store_explicit(&stage->now, &plan->op[i], memory_order_release);
@@ -147,7 +147,7 @@ status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_s
     }
     if (status == STATUS_OK) {
         atomic_store_explicit(&stage->now, NULL, memory_order_release);
-        stage->steps++;
+        stage->messages += stage->active->microbatches;
     }
     return status;
 }

@@ -48,6 +48,7 @@ struct trainer;
  * at targets (-1 counts nothing; NULL = no loss wanted). */
 struct batch {
     const int32_t *inputs, *targets;
+    int microbatches; /* of this step, at most the trainer's; 0 = the trainer's */
 };
 
 struct trainer_options {
@@ -82,7 +83,7 @@ struct step_result {
 struct step_cost {
     int64_t step;
     double seconds;
-    double share[TRACE_CATEGORIES]; /* fractions of the step's time */
+    double share[TRACE_CATEGORIES];   /* fractions of the step's time */
     int64_t bytes_plain, bytes_dense; /* all links */
 };
 
@@ -124,14 +125,23 @@ struct trainer_memory {
     int64_t arrivals_used, gradient_slots_used;
 };
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
-int64_t trainer_memory_used(const struct trainer_memory *memory);      /* workspace not counted */
+int64_t trainer_memory_used(const struct trainer_memory *memory); /* workspace not counted */
 int64_t trainer_memory_predicted(const struct trainer_memory *memory);
 
 /* ---- what tools share ---- */
 
-/* Learning rate of step `step` (from 1): linear warm-up over floor(warmup * steps) steps, then cosine
- * to min_lr_ratio * lr at the last step. */
-double lr_at(int64_t step, int64_t steps, double lr, double warmup, double min_lr_ratio);
+struct lr_args {
+    int schedule; /* enum lr_schedule */
+    int64_t steps;
+    double lr, min_lr_ratio; /* peak; the end is peak * ratio (constant: the peak) */
+    double warmup, decay;    /* parts of the steps: linear rise; final fall of `wsd` */
+};
+/* Learning rate of step `step` (from 1): linear warm-up over floor(warmup * steps) steps, then the
+ * schedule's shape down to min_lr_ratio * lr at the last step. */
+double lr_at(const struct lr_args *args, int64_t step);
+/* Microbatches of step `step`: from `first` (0 = no ramp) linearly to `full` over the first
+ * floor(ramp * steps) steps. */
+int microbatches_at(int64_t step, int64_t steps, int first, int full, double ramp);
 
 /* The whole of `muddpipe train` and `muddpipe eval` on one rank. */
 status_t train_run(struct job *job, struct group *group, void *arg);

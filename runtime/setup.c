@@ -28,11 +28,12 @@ static status_t choose_shape(struct setup *setup)
     setup->microbatches = config->parallel.microbatches > 0 ? (int)config->parallel.microbatches
                                                             : DEFAULT_MICROBATCHES;
     if (setup->T > setup->model.block_size) {
-        return FAIL(STATUS_INVALID,
-                    "data.seq_len is %lld, the model's block_size %lld: a sequence may not be longer "
-                    "(data.seq_len=%lld, or a larger model.block_size)",
-                    (long long)setup->T, (long long)setup->model.block_size,
-                    (long long)setup->model.block_size);
+        return FAIL(
+            STATUS_INVALID,
+            "data.seq_len is %lld, the model's block_size %lld: a sequence may not be longer "
+            "(data.seq_len=%lld, or a larger model.block_size)",
+            (long long)setup->T, (long long)setup->model.block_size,
+            (long long)setup->model.block_size);
     }
     return STATUS_OK;
 }
@@ -42,8 +43,9 @@ static status_t open_tokens(struct setup *setup, const char *key, const char *pa
 {
     int64_t windows;
     if (path[0] == '\0') {
-        return wanted ? FAIL(STATUS_INVALID, "%s names no token file (`muddpipe data encode` makes "
-                                             "one from text)",
+        return wanted ? FAIL(STATUS_INVALID,
+                             "%s names no token file (`muddpipe data encode` makes "
+                             "one from text)",
                              key)
                       : STATUS_OK;
     }
@@ -118,13 +120,11 @@ static status_t read_row(struct setup *setup, const struct tokens *tokens, int64
     return tokens_read(tokens, start + 1, T, targets);
 }
 
-status_t setup_batch(struct setup *setup, int64_t step)
+status_t setup_batch(struct setup *setup, int64_t first, int64_t rows)
 {
-    int64_t rows = setup->microbatches * setup->B;
     for (int64_t row = 0; row < rows; row++) {
-        int64_t sequence = (step - 1) * rows + row;
-        int64_t start = tokens_window(setup->train, setup->T, (uint64_t)setup->job->config.seed,
-                                      sequence);
+        int64_t start =
+            tokens_window(setup->train, setup->T, (uint64_t)setup->job->config.seed, first + row);
         TRY(read_row(setup, setup->train, start, row));
     }
     return STATUS_OK;
@@ -154,7 +154,7 @@ status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_token
         windows = limit;
     }
     double total = 0;
-    struct batch batch = {setup->inputs, setup->targets};
+    struct batch batch = {.inputs = setup->inputs, .targets = setup->targets};
     for (int64_t first = 0; first < windows; first += setup->microbatches * setup->B) {
         double loss;
         TRY(group_agree(setup->group, fill_heldout(setup, first, windows)));

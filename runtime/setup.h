@@ -23,8 +23,8 @@ MUST_USE status_t setup_create(struct job *job, struct group *group, bool traini
                                struct setup *out);
 void setup_destroy(struct setup *setup);
 
-/* Fills the batch of `step` (from 1) from the training tokens. Local; status of this rank only. */
-MUST_USE status_t setup_batch(struct setup *setup, int64_t step);
+/* Fills the batch with sequences [first, first + rows) of the run. Local; status of this rank only. */
+MUST_USE status_t setup_batch(struct setup *setup, int64_t first, int64_t rows);
 /* Mean loss per token over the held-out tokens (data.valid_microbatches of them), in file order.
  * Collective. */
 MUST_USE status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens);

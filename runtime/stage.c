@@ -50,7 +50,8 @@ static status_t create_tables(struct stage *stage)
     stage->arrival = calloc((size_t)shipments + 1, sizeof *stage->arrival);
     stage->gradient = calloc((size_t)keys, sizeof *stage->gradient);
     stage->loss = calloc((size_t)stage->plan->microbatches, sizeof *stage->loss);
-    bool made = stage->arrival && stage->gradient && stage->loss;
+    stage->shorter = calloc((size_t)stage->plan->microbatches, sizeof *stage->shorter);
+    bool made = stage->arrival && stage->gradient && stage->loss && stage->shorter;
     for (int s = 0; made && s < shipments; s++) {
         stage->arrival[s] = calloc((size_t)stage->plan->shipment[s].slots + 1, sizeof(void *));
         made = stage->arrival[s] != NULL;
@@ -111,6 +112,7 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     stage->group = options->group;
     stage->rank = group_rank(options->group);
     stage->trace = options->trace;
+    stage->plan_options = options->plan;
     status_t status = plan_create(&options->model->graph, &options->plan, &stage->plan);
     if (status == STATUS_OK) {
         const struct stage_plan *own = &stage->plan->stage[stage->rank];
@@ -128,6 +130,7 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     if (status == STATUS_OK) {
         status = create_slots(stage);
     }
+    stage->active = stage->plan;
     status = group_agree(options->group, status);
     if (status == STATUS_OK) {
         status = group_same(options->group, plan_hash(stage->plan), "the plan");
@@ -162,6 +165,10 @@ void stage_destroy(struct stage *stage)
         free_table(stage->arrival, stage->plan->shipments);
         free_table(stage->gradient, stage->plan->graph->keys);
     }
+    for (int m = 0; stage->shorter && m < stage->plan->microbatches; m++) {
+        plan_destroy(stage->shorter[m]);
+    }
+    free(stage->shorter);
     arena_destroy(&stage->memory);
     free(stage->loss);
     plan_destroy(stage->plan);
@@ -185,7 +192,7 @@ status_t stage_check_traffic(const struct stage *stage)
         struct wire_count count;
         char name[32];
         wire_counts(stage->wire, s, &count);
-        int64_t predicted = shipment->bytes * plan->microbatches * stage->steps;
+        int64_t predicted = shipment->bytes * stage->messages;
         if (count.bytes != predicted) {
             return FAIL(STATUS_INTERNAL,
                         "%s from stage %d to %d: %lld bytes %s where the plan says %lld",
@@ -194,5 +201,24 @@ status_t stage_check_traffic(const struct stage *stage)
                         sends ? "sent" : "received", (long long)predicted);
         }
     }
+    return STATUS_OK;
+}
+
+/* Slots and frames of a plan with fewer microbatches are never more. */
+status_t stage_set_microbatches(struct stage *stage, int microbatches)
+{
+    CHECK(microbatches > 0 && microbatches <= stage->plan->microbatches,
+          "%d microbatches in a stage made for %d", microbatches, stage->plan->microbatches);
+    if (microbatches == stage->plan->microbatches) {
+        stage->active = stage->plan;
+        return STATUS_OK;
+    }
+    struct plan **shorter = &stage->shorter[microbatches];
+    if (!*shorter) {
+        struct plan_options options = stage->plan_options;
+        options.microbatches = microbatches;
+        TRY(plan_create(stage->plan->graph, &options, shorter));
+    }
+    stage->active = *shorter;
     return STATUS_OK;
 }

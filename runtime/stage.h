@@ -26,7 +26,10 @@ struct stage_options {
 
 struct stage {
     const struct model *model;
-    struct plan *plan;
+    struct plan *plan;     /* with all microbatches: what memory was made for */
+    struct plan *active;   /* of the walk: the same, or one of `shorter` */
+    struct plan **shorter; /* [microbatches] made when first wanted; [m] has m microbatches */
+    struct plan_options plan_options;
     struct part *part;
     struct wire *wire; /* NULL with one rank */
     struct group *group;
@@ -36,7 +39,7 @@ struct stage {
     void ***gradient; /* [keys][slots] */
     struct arena memory;
     int64_t arrival_bytes, gradient_bytes; /* used */
-    int64_t steps;    /* walked so far: message number = steps * microbatches + microbatch */
+    int64_t messages;               /* microbatches walked so far, which number the messages */
     _Atomic(const struct op *) now; /* for the liveness thread */
 
     trainer_head_fn on_head;
@@ -57,7 +60,9 @@ void stage_destroy(struct stage *stage);
 MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                              const struct stage_hooks *hooks);
 bool stage_hosts(const struct stage *stage, int unit);
-/* Compares the wire's counters with the plan after `steps` walks. */
+/* Microbatches of the walks from now on, at most those of the plan. */
+MUST_USE status_t stage_set_microbatches(struct stage *stage, int microbatches);
+/* Compares the wire's counters with the plan after the walks so far. */
 MUST_USE status_t stage_check_traffic(const struct stage *stage);
 
 #endif

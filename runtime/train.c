@@ -12,13 +12,14 @@
 struct pending {
     struct step_result result;
     double lr;
+    int64_t tokens;
 };
 
 struct totals {
     double first_loss, last_loss, first_heldout, last_heldout; /* nats per token */
     double seconds;
     double share[TRACE_CATEGORIES]; /* weighted by seconds */
-    int64_t steps, bytes_plain, bytes_dense;
+    int64_t steps, tokens, bytes_plain, bytes_dense;
     int ranks;
 };
 
@@ -28,7 +29,7 @@ struct training {
     struct totals totals;
     struct pending pending;
     bool root, stopped;
-    int64_t tokens; /* a step */
+    int64_t sequences; /* read so far: the position in the data */
 };
 
 /* ---- what is printed ---- */
@@ -88,8 +89,7 @@ static void print_step(const struct training *training, const struct step_cost *
     printf("step %4lld/%lld  loss %.4f  grad norm %.3f  %6.0f tokens/s  bubble %4.1f%%  "
            "exposed %4.1f%%  ETA %s\n",
            (long long)step->result.step, (long long)steps, step->result.loss,
-           step->result.grad_norm,
-           cost->seconds > 0 ? (double)training->tokens / cost->seconds : 0.0,
+           step->result.grad_norm, cost->seconds > 0 ? (double)step->tokens / cost->seconds : 0.0,
            100 * cost->share[TRACE_WAIT], 100 * exposed(cost->share), eta);
     fflush(stdout);
 }
@@ -98,8 +98,7 @@ static void print_shares(const struct totals *totals)
 {
     printf("time of a step (mean over ranks):");
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
-        printf("%s %s %.1f%%", c > 0 ? "," : "",
-               trace_category_name((enum trace_category)c),
+        printf("%s %s %.1f%%", c > 0 ? "," : "", trace_category_name((enum trace_category)c),
                totals->seconds > 0 ? 100 * totals->share[c] / totals->seconds : 0.0);
     }
     printf("\n");
@@ -115,9 +114,8 @@ static void print_summary(const struct training *training)
     }
     print_size(totals->bytes_plain, plain, sizeof plain);
     print_size(totals->bytes_dense, dense, sizeof dense);
-    printf("\nloss           %.4f -> %.4f in %lld steps%s\n", totals->first_loss,
-           totals->last_loss, (long long)totals->steps,
-           training->stopped ? " (stopped by a signal)" : "");
+    printf("\nloss           %.4f -> %.4f in %lld steps%s\n", totals->first_loss, totals->last_loss,
+           (long long)totals->steps, training->stopped ? " (stopped by a signal)" : "");
     if (training->setup.valid) {
         printf("held-out loss  %.4f -> %.4f nats, %.4f -> %.4f %s\n", totals->first_heldout,
                totals->last_heldout, totals->first_heldout / log(2.0),
@@ -125,9 +123,7 @@ static void print_summary(const struct training *training)
     }
     printf("speed          %.0f tokens/s; bubble %.1f%%, exposed communication %.2f%% (plain "
            "%.2f%%, dense %.2f%%)\n",
-           totals->seconds > 0
-               ? (double)(training->tokens * totals->steps) / totals->seconds
-               : 0.0,
+           totals->seconds > 0 ? (double)totals->tokens / totals->seconds : 0.0,
            100 * share[TRACE_WAIT], 100 * exposed(share), 100 * share[TRACE_EXPOSED_PLAIN],
            100 * share[TRACE_EXPOSED_DENSE]);
     printf("shipped        %s plain, %s dense\n", plain, dense);
@@ -172,6 +168,7 @@ static void settle(struct training *training)
         return;
     }
     totals->steps++;
+    totals->tokens += training->pending.tokens;
     totals->seconds += cost.seconds;
     totals->bytes_plain += cost.bytes_plain;
     totals->bytes_dense += cost.bytes_dense;
@@ -180,7 +177,7 @@ static void settle(struct training *training)
     }
     if (training->root) {
         run_folder_metrics(&training->folder, &training->pending.result, training->pending.lr,
-                           training->tokens, &cost);
+                           training->pending.tokens, &cost);
         print_step(training, &cost);
     }
 }
@@ -189,20 +186,30 @@ static status_t train_step(struct training *training, int64_t step)
 {
     struct setup *setup = &training->setup;
     const struct run_config *config = &setup->job->config;
-    struct batch batch = {setup->inputs, setup->targets};
-    struct optimizer_args optimizer = {
-        .lr = lr_at(step, config->optimizer.steps, config->optimizer.lr, config->optimizer.warmup,
-                    config->optimizer.min_lr_ratio),
-        .beta1 = config->optimizer.beta1,
-        .beta2 = config->optimizer.beta2,
-        .eps = config->optimizer.eps,
-        .weight_decay = config->optimizer.weight_decay,
-        .clip = config->optimizer.clip};
+    struct batch batch = {.inputs = setup->inputs,
+                          .targets = setup->targets,
+                          .microbatches = microbatches_at(
+                              step, config->optimizer.steps, (int)config->optimizer.ramp_from,
+                              setup->microbatches, config->optimizer.ramp)};
+    int64_t rows = batch.microbatches * setup->B;
+    struct lr_args rate = {.schedule = config->optimizer.schedule,
+                           .steps = config->optimizer.steps,
+                           .lr = config->optimizer.lr,
+                           .min_lr_ratio = config->optimizer.min_lr_ratio,
+                           .warmup = config->optimizer.warmup,
+                           .decay = config->optimizer.decay};
+    struct optimizer_args optimizer = {.lr = lr_at(&rate, step),
+                                       .beta1 = config->optimizer.beta1,
+                                       .beta2 = config->optimizer.beta2,
+                                       .eps = config->optimizer.eps,
+                                       .weight_decay = config->optimizer.weight_decay,
+                                       .clip = config->optimizer.clip};
     struct step_result result;
-    TRY(setup_batch(setup, step));
+    TRY(setup_batch(setup, training->sequences, rows));
+    training->sequences += rows;
     TRY(trainer_step(setup->trainer, &batch, &optimizer, &result));
     settle(training);
-    training->pending = (struct pending){result, optimizer.lr};
+    training->pending = (struct pending){result, optimizer.lr, rows * setup->T};
     if (step == 1) {
         training->totals.first_loss = result.loss;
     }
@@ -282,8 +289,6 @@ status_t train_run(struct job *job, struct group *group, void *argument)
     if (status == STATUS_OK) {
         training->root = group_rank(group) == 0;
         training->totals.ranks = group_size(group);
-        training->tokens =
-            training->setup.microbatches * training->setup.B * training->setup.T;
         status = train_all(training);
         setup_destroy(&training->setup);
         run_folder_close(&training->folder);

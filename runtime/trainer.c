@@ -74,7 +74,7 @@ static void describe(void *argument, char *buffer, size_t size)
     const struct op *op = stage ? atomic_load_explicit(&stage->now, memory_order_acquire) : NULL;
     char operation[160] = "between steps";
     if (op) {
-        op_print(stage->plan, op, operation, sizeof operation);
+        op_print(stage->active, op, operation, sizeof operation);
     }
     snprintf(buffer, size, "step %lld: %s", (long long)atomic_load(&trainer->step), operation);
 }
@@ -212,10 +212,12 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
                       const struct optimizer_args *optimizer, struct step_result *out)
 {
     const struct model *model = trainer->model;
-    double tokens = (double)trainer->microbatches * (double)model->B * (double)model->T;
+    int microbatches = batch->microbatches > 0 ? batch->microbatches : trainer->microbatches;
+    double tokens = (double)microbatches * (double)model->B * (double)model->T;
     struct stage_hooks hooks = {exchange_norm, optimizer_step, trainer};
     trainer->optimizer = optimizer;
     trainer->result = (struct step_result){.step = atomic_fetch_add(&trainer->step, 1) + 1};
+    TRY(stage_set_microbatches(trainer->train, microbatches));
     trainer->step_start = trace_now();
     trace_reset(&trainer->trace);
     part_zero_gradients(trainer->train->part);

@@ -24,7 +24,7 @@ struct trainer {
     struct group *group;
     struct model *model;
     struct trace trace;
-    struct stage *train; /* NULL when evaluating only */
+    struct stage *train;      /* NULL when evaluating only */
     struct stage *evaluation; /* made when first wanted; shares train's weights */
     struct stage *sampling;   /* one microbatch a walk */
     int threads, microbatches;
@@ -35,8 +35,8 @@ struct trainer {
     double gradient_scale;
     struct step_result result;
     _Atomic int64_t step;
-    int64_t step_start;        /* ns */
-    struct report last;        /* of the step before */
+    int64_t step_start;                 /* ns */
+    struct report last;                 /* of the step before */
     int64_t plain_so_far, dense_so_far; /* bytes put */
     struct step_cost cost;
     bool has_cost;

@@ -32,20 +32,21 @@ static const struct optimizer_args golden_optimizer = {
 
 static int check_help(FILE *out, int code)
 {
-    fprintf(out,
-            "usage: muddpipe check DIR [--tol X] [--steps N] [--save FILE] [key.path=value ...]\n"
-            "       mpirun -n N muddpipe check DIR ...            (N pipeline stages)\n\n"
-            "Runs forward and backward of the model in DIR (config.json, model.safetensors,\n"
-            "tokens.safetensors) and compares logits, loss and every gradient with\n"
-            "expected.safetensors. Error = max|a-b| / max|b| per tensor.\n\n"
-            "  --tol X      limit for logits and loss; gradients 10 X (default 1e-5)\n"
-            "  --steps N    instead, N optimizer steps against losses.json: losses within 10 X,\n"
-            "               gradient norms within 20 X\n"
-            "  --save FILE  write logits, loss and gradients as safetensors (to compare layouts\n"
-            "               bit for bit)\n"
-            "  key=value    layout: parallel.pp, parallel.schedule, parallel.microbatches (default:\n"
-            "               the batch of the case), parallel.transport, parallel.partition, ...\n\n"
-            "Exit code 0 if everything is within its limit, 1 if not, 2 for a wrong command line.\n");
+    fprintf(
+        out,
+        "usage: muddpipe check DIR [--tol X] [--steps N] [--save FILE] [key.path=value ...]\n"
+        "       mpirun -n N muddpipe check DIR ...            (N pipeline stages)\n\n"
+        "Runs forward and backward of the model in DIR (config.json, model.safetensors,\n"
+        "tokens.safetensors) and compares logits, loss and every gradient with\n"
+        "expected.safetensors. Error = max|a-b| / max|b| per tensor.\n\n"
+        "  --tol X      limit for logits and loss; gradients 10 X (default 1e-5)\n"
+        "  --steps N    instead, N optimizer steps against losses.json: losses within 10 X,\n"
+        "               gradient norms within 20 X\n"
+        "  --save FILE  write logits, loss and gradients as safetensors (to compare layouts\n"
+        "               bit for bit)\n"
+        "  key=value    layout: parallel.pp, parallel.schedule, parallel.microbatches (default:\n"
+        "               the batch of the case), parallel.transport, parallel.partition, ...\n\n"
+        "Exit code 0 if everything is within its limit, 1 if not, 2 for a wrong command line.\n");
     return code;
 }
 
@@ -152,8 +153,8 @@ static status_t compare_all(struct checking *checking, const struct step_result 
         status = check_names(checking);
     }
     if (status == STATUS_OK && hosts_head(checking)) {
-        status = compare(checking, "logits", checking->logits, logits_count(checking),
-                         &report.error[0]);
+        status =
+            compare(checking, "logits", checking->logits, logits_count(checking), &report.error[0]);
         if (status == STATUS_OK) {
             status = compare(checking, "loss", &loss, 1, &report.error[1]);
         }
@@ -235,7 +236,7 @@ static status_t save(struct checking *checking, const struct step_result *result
 
 static status_t check_gradients(struct checking *checking)
 {
-    struct batch batch = {checking->test.inputs, checking->test.targets};
+    struct batch batch = {.inputs = checking->test.inputs, .targets = checking->test.targets};
     struct step_result result;
     status_t status = STATUS_OK;
     if (hosts_head(checking)) {
@@ -257,7 +258,7 @@ static status_t check_gradients(struct checking *checking)
 
 static status_t check_steps(struct checking *checking)
 {
-    struct batch batch = {checking->test.inputs, checking->test.targets};
+    struct batch batch = {.inputs = checking->test.inputs, .targets = checking->test.targets};
     int64_t steps = checking->check->steps;
     double loss_limit = 10 * checking->check->tolerance, norm_limit = 2 * loss_limit;
     double *reference = calloc((size_t)(2 * steps), sizeof *reference);

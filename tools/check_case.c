@@ -1,4 +1,4 @@
-/* check_case.c - reads a golden folder; docs/numerics.md says what it holds. */
+/* check_case.c - reads a golden folder; tests/golden/README.md says what it holds. */
 #include "tools/check_case.h"
 
 #include <stdlib.h>
