@@ -16,6 +16,8 @@ static const char *const isa_names[ISAS] = {"v4", "v3", "generic"};
 static const char *const gemm_names[GEMM_LIBRARIES] = {"dnnl", "openblas", "own"};
 static const char *const gemm_titles[GEMM_LIBRARIES] = {"oneDNN", "OpenBLAS", "own"};
 
+static size_t cpu_workspace(const struct kernel_limits *limits);
+
 static struct kernels tables[ISAS][GEMM_LIBRARIES];
 static char table_names[ISAS][GEMM_LIBRARIES][32];
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
@@ -62,6 +64,7 @@ static void tables_fill(void)
                      gemm_titles[library]);
             table->name = name;
             table->dtype = DTYPE_F32;
+            table->workspace = cpu_workspace;
             switch (isa) {
 #if defined(__x86_64__)
             case ISA_V4: table_fill_v4(table, (enum gemm_library)library); break;
@@ -190,9 +193,16 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limits *limits)
+#ifndef KERNELS_HAVE_CUDA
+status_t kernels_cuda(enum dtype dtype, const struct kernels **out)
 {
-    CHECK(kernels->dtype == DTYPE_F32, "no workspace is known for %s", kernels->name);
+    (void)dtype, (void)out;
+    return FAIL(STATUS_UNSUPPORTED, "this program was built without CUDA");
+}
+#endif
+
+static size_t cpu_workspace(const struct kernel_limits *limits)
+{
     size_t N = limits->B * limits->T, threads = (size_t)limits->threads;
     size_t width = larger(limits->D, limits->K);
     size_t forward = threads * scratch_attention_forward(limits->E);
@@ -201,4 +211,9 @@ size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limi
     size_t head_norm = scratch_norm_backward(N * limits->H, limits->E);
     size_t floats = larger(larger(forward, backward), larger(norm, head_norm));
     return larger(floats * sizeof(float), N * sizeof(double));
+}
+
+size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limits *limits)
+{
+    return kernels->workspace(limits);
 }

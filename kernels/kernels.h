@@ -77,9 +77,12 @@ struct adamw_args {
     int64_t step;                              /* from 1, for bias correction */
 };
 
+struct kernel_limits;
+
 struct kernels {
     const char *name; /* "cpu-v4 (onednn)" */
     enum dtype dtype;
+    size_t (*workspace)(const struct kernel_limits *limits); /* see kernels_workspace */
 
     /* out[t,:] = table[ids[t],:]; out [N, D], table [V, D], ids [N] in [0, V) (checked by data/). */
     void (*embed_forward)(const struct kernel_ctx *ctx, void *out, const void *table,
@@ -169,6 +172,8 @@ struct kernels {
                  const int32_t *targets, float scale, size_t rows, size_t V);
 
     /* Elementwise over `count`. */
+    /* dst = src, rounded to the table's dtype: float32 master weights to what the ops read. */
+    void (*from_f32)(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count);
     void (*copy)(const struct kernel_ctx *ctx, void *dst, const void *src, size_t count);
     void (*zero)(const struct kernel_ctx *ctx, void *dst, size_t bytes);
     void (*add)(const struct kernel_ctx *ctx, void *out, const void *a, const void *b,
@@ -197,6 +202,12 @@ size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limi
  * build (oneDNN, OpenBLAS, or our own). MUDDPIPE_GEMM=dnnl|openblas|own and MUDDPIPE_ISA=v4|v3|generic
  * override. Thread-safe, cheap to call again. */
 MUST_USE status_t kernels_cpu(const struct kernels **out);
+/* The GPU's table, for the device that the calling thread is bound to (base/device.h). Its ops only
+ * enqueue on ctx->stream, never wait, and read and write device or pinned memory: so must `loss` and
+ * the `out` of sum_squares; arrays of pointers and structs of arguments stay on the host and are
+ * copied. ARENA_ALIGN-aligned tensors are fast ones, and equal bits are promised for them. One stream
+ * uses a workspace at a time. STATUS_UNSUPPORTED where this program was built without CUDA. */
+MUST_USE status_t kernels_cuda(enum dtype dtype, const struct kernels **out);
 /* Call first thing in main: where OpenBLAS took this processor for an older one (its sgemm is then 4-7
  * times slower), runs the program again with OPENBLAS_CORETYPE set. Returns if nothing is to be done. */
 void kernels_guard(char *const *argv);

@@ -49,6 +49,11 @@ static void accumulate_f32(const struct kernel_ctx *ctx, float *dst, const float
     add(ctx, dst, dst, src, count);
 }
 
+static void from_f32(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count)
+{
+    copy(ctx, dst, src, count);
+}
+
 void ISA(elementwise_fill)(struct kernels *table)
 {
     table->copy = copy;
@@ -56,4 +61,5 @@ void ISA(elementwise_fill)(struct kernels *table)
     table->add = add;
     table->scale_add = scale_add;
     table->accumulate_f32 = accumulate_f32;
+    table->from_f32 = from_f32;
 }
