@@ -10,10 +10,73 @@
 
 enum { GRAPH_KEY_BYTES = 1000 };
 
-/* Does the consumer that feeds layer i + 1 read X_j? Dilation 1 is full connectivity. */
-static inline bool graph_test_connects(int i, int j, int dilation)
+/* What a test's model looks like; all zero but the layers: a plain transformer. */
+struct graph_test {
+    int layers;
+    int dilation; /* 0: no aggregates; 1: full connectivity */
+    int period;   /* aggregates after every such layer and the last one; 0 is 1 */
+    int block;    /* layers a block whose mean is a key; 0: none */
+    enum {
+        RAW_NONE,
+        RAW_NORMED, /* keys are normed, and the raw output is taken where no aggregate is */
+        RAW_ADDED   /* and aggregates are added to it */
+    } raw;
+};
+
+/* Is there an aggregate after layer i? */
+static inline bool graph_test_aggregates(const struct graph_test *test, int i)
 {
-    return j <= i && (j == 0 || j % dilation == 0 || j == i);
+    bool first = i == 0 && (test->raw != RAW_NONE || test->block > 0);
+    return test->dilation > 0 && !first &&
+           (test->period <= 1 || i % test->period == 0 || i == test->layers);
+}
+
+/* Blocks whose mean some aggregate reads, and the block that the aggregate after layer i is in. */
+static inline int graph_test_summaries(const struct graph_test *test)
+{
+    return test->block > 0 ? (test->layers - 1) / test->block : 0;
+}
+
+static inline int graph_test_block_of(const struct graph_test *test, int i)
+{
+    return i == test->layers ? graph_test_summaries(test) : i / test->block;
+}
+
+/* Does the aggregate after layer i read X_j? */
+static inline bool graph_test_connects(const struct graph_test *test, int i, int j)
+{
+    if (!graph_test_aggregates(test, i) || j > i) {
+        return false;
+    }
+    bool old =
+        test->block > 0 ? j > graph_test_block_of(test, i) * test->block : j % test->dilation == 0;
+    return j == 0 || j == i || old;
+}
+
+/* And the mean of block c? */
+static inline bool graph_test_sums(const struct graph_test *test, int i, int c)
+{
+    return graph_test_aggregates(test, i) && c < graph_test_block_of(test, i);
+}
+
+static inline int graph_test_hidden(int j)
+{
+    return j;
+}
+
+static inline int graph_test_mid(const struct graph_test *test, int i)
+{
+    return test->layers + i;
+}
+
+static inline int graph_test_raw(const struct graph_test *test, int j)
+{
+    return 2 * test->layers + 1 + j;
+}
+
+static inline int graph_test_summary(const struct graph_test *test, int c)
+{
+    return 2 * test->layers + 1 + (test->raw != RAW_NONE ? test->layers + 1 : 0) + c;
 }
 
 static inline void graph_test_unit(struct graph *graph, int unit, enum unit_kind kind, int layer)
@@ -37,43 +100,105 @@ static inline void graph_test_unit(struct graph *graph, int unit, enum unit_kind
     };
 }
 
-/* What the consumer after layer i (unit: attention i + 1 or the head) reads. */
-static inline void graph_test_consumer(struct graph *graph, int unit, int i, int dilation)
+static inline void graph_test_read(struct graph *graph, int unit, int key, int use)
 {
+    uint16_t *cell = &graph->reads[unit * graph->keys + key];
+    *cell = (uint16_t)(*cell | use);
+}
+
+/* What the unit after layer i (attention i + 1 or the head) reads. */
+static inline void graph_test_consumer(struct graph *graph, const struct graph_test *test, int i)
+{
+    int unit = 2 * i + 1;
+    int ways = graph->unit[unit].kind == UNIT_HEAD ? READ_R : READ_Q | READ_K | READ_V | READ_R;
+    bool aggregates = graph_test_aggregates(test, i);
+    if (!aggregates || test->raw == RAW_ADDED) {
+        int key = test->raw != RAW_NONE ? graph_test_raw(test, i) : graph_test_hidden(i);
+        graph_test_read(graph, unit, key, READ_DIRECT);
+    }
     for (int j = 0; j <= i; j++) {
-        uint16_t use = dilation == 0 && j == i ? READ_DIRECT : 0;
-        if (dilation > 0 && graph_test_connects(i, j, dilation)) {
-            bool head = graph->unit[unit].kind == UNIT_HEAD;
-            use = (uint16_t)((head ? READ_R : READ_Q | READ_K | READ_V | READ_R) |
-                             (j == i ? READ_GENERATOR : 0));
+        if (graph_test_connects(test, i, j)) {
+            graph_test_read(graph, unit, graph_test_hidden(j),
+                            ways | (j == i ? READ_GENERATOR : 0));
         }
-        graph->reads[unit * graph->keys + j] = use;
+    }
+    for (int c = 0; c < graph_test_summaries(test); c++) {
+        if (graph_test_sums(test, i, c)) {
+            graph_test_read(graph, unit, graph_test_summary(test, c), ways);
+        }
     }
 }
 
-/* Keys X_0..X_L, then H_1..H_L. `dilation` 0 makes a plain transformer. */
-static inline struct graph *graph_test_create(int layers, int dilation)
+/* The keys that the unit at the end of layer j makes. */
+static inline void graph_test_products(struct graph *graph, const struct graph_test *test, int j)
+{
+    int unit = 2 * j, hidden = graph_test_hidden(j);
+    graph->key[hidden] = (struct key){KEY_HIDDEN, j, unit, GRAPH_KEY_BYTES};
+    if (test->raw != RAW_NONE) {
+        graph->key[graph_test_raw(test, j)] = (struct key){KEY_RAW, j, unit, GRAPH_KEY_BYTES};
+        graph_test_read(graph, unit, graph_test_raw(test, j), READ_NORM);
+    }
+    int c = test->block > 0 && j > 0 && j % test->block == 0 ? j / test->block - 1 : -1;
+    if (c < 0 || c >= graph_test_summaries(test)) {
+        return;
+    }
+    graph->key[graph_test_summary(test, c)] = (struct key){KEY_SUMMARY, c, unit, GRAPH_KEY_BYTES};
+    for (int i = c * test->block + 1; i <= j; i++) {
+        graph_test_read(graph, unit, graph_test_hidden(i), READ_SUMMARY);
+    }
+}
+
+/* Keys X_0..X_L, then H_1..H_L, then R_0..R_L and S_0.. if there are any. */
+static inline struct graph *graph_test_make(const struct graph_test *test)
 {
     struct graph *graph = calloc(1, sizeof *graph);
+    int layers = test->layers;
     graph->units = 2 * layers + 2;
-    graph->keys = 2 * layers + 1;
+    graph->keys = graph_test_summary(test, graph_test_summaries(test));
     graph->unit = calloc((size_t)graph->units, sizeof *graph->unit);
     graph->key = calloc((size_t)graph->keys, sizeof *graph->key);
     graph->reads = calloc((size_t)graph->units * (size_t)graph->keys, sizeof *graph->reads);
     graph_test_unit(graph, 0, UNIT_EMBED, 0);
-    graph->key[0] = (struct key){KEY_HIDDEN, 0, 0, GRAPH_KEY_BYTES};
     for (int i = 1; i <= layers; i++) {
         graph_test_unit(graph, 2 * i - 1, UNIT_ATTENTION, i);
         graph_test_unit(graph, 2 * i, UNIT_FFN, i);
-        graph->key[i] = (struct key){KEY_HIDDEN, i, 2 * i, GRAPH_KEY_BYTES};
-        graph->key[layers + i] = (struct key){KEY_MID, i, 2 * i - 1, GRAPH_KEY_BYTES};
-        graph_test_consumer(graph, 2 * i - 1, i - 1, dilation);
-        graph->reads[2 * i * graph->keys + layers + i] = READ_MID;
+        int mid = graph_test_mid(test, i);
+        graph->key[mid] = (struct key){KEY_MID, i, 2 * i - 1, GRAPH_KEY_BYTES};
+        graph_test_read(graph, 2 * i, mid, READ_MID);
     }
     graph_test_unit(graph, 2 * layers + 1, UNIT_HEAD, layers + 1);
-    graph_test_consumer(graph, 2 * layers + 1, layers, dilation);
+    for (int i = 0; i <= layers; i++) {
+        graph_test_products(graph, test, i);
+        graph_test_consumer(graph, test, i);
+    }
     return graph;
 }
+
+static inline struct graph *graph_test_create(int layers, int dilation)
+{
+    const struct graph_test test = {.layers = layers, .dilation = dilation};
+    return graph_test_make(&test);
+}
+
+/* Models with raw keys and summaries, alone and together. */
+static const struct graph_test graph_test_variants[] = {
+    {.layers = 3, .dilation = 1, .block = 1},
+    {.layers = 5, .dilation = 1, .block = 2},
+    {.layers = 6, .dilation = 1, .block = 3},
+    {.layers = 6, .dilation = 1, .block = 2, .period = 2},
+    {.layers = 5, .dilation = 1, .block = 2, .period = 3},
+    {.layers = 3, .dilation = 1, .raw = RAW_NORMED},
+    {.layers = 3, .dilation = 1, .raw = RAW_ADDED},
+    {.layers = 4, .dilation = 1, .period = 2, .raw = RAW_NORMED},
+    {.layers = 5, .dilation = 2, .period = 2, .raw = RAW_NORMED},
+    {.layers = 5, .dilation = 3, .period = 2, .raw = RAW_ADDED},
+    {.layers = 3, .dilation = 1, .block = 1, .raw = RAW_NORMED},
+    {.layers = 5, .dilation = 1, .block = 2, .raw = RAW_ADDED},
+    {.layers = 6, .dilation = 1, .block = 3, .period = 2, .raw = RAW_NORMED},
+    {.layers = 5, .dilation = 1, .block = 3, .period = 5, .raw = RAW_ADDED},
+    {.layers = 2, .dilation = 0, .raw = RAW_NORMED},
+};
+enum { GRAPH_VARIANTS = sizeof graph_test_variants / sizeof graph_test_variants[0] };
 
 static inline void graph_test_destroy(struct graph *graph)
 {

@@ -9,16 +9,34 @@
 #include "tests/schedule/graphs.h"
 
 static const struct layout {
-    int layers, dilation, ranks, microbatches;
+    struct graph_test model;
+    int ranks, microbatches;
     const char *schedule, *partition;
     int prefetch;
 } layouts[] = {
-    {1, 1, 1, 2, "1f1b", "auto", 1},     {1, 1, 2, 2, "1f1b", "2,2", 0},
-    {2, 1, 2, 3, "1f1b", "layers", 1},   {2, 1, 3, 4, "1f1b", "2,2,2", 0},
-    {3, 1, 3, 4, "1f1b", "3,3,2", 1},    {3, 2, 3, 3, "gpipe", "2,3,3", 1},
-    {2, 1, 4, 3, "gpipe", "1,2,2,1", 0}, {3, 0, 2, 3, "1f1b", "layers", 0},
-    {2, 1, 3, 5, "forward", "2,2,2", 0}, {3, 1, 2, 4, "forward", "layers", 1},
-    {3, 1, 4, 6, "1f1b", "2,2,2,2", 2},  {2, 1, 6, 3, "1f1b", "1,1,1,1,1,1", 1},
+    {{1, 1, 0, 0, RAW_NONE}, 1, 2, "1f1b", "auto", 1},
+    {{1, 1, 0, 0, RAW_NONE}, 2, 2, "1f1b", "2,2", 0},
+    {{2, 1, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 1},
+    {{2, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "2,2,2", 0},
+    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1},
+    {{3, 2, 0, 0, RAW_NONE}, 3, 3, "gpipe", "2,3,3", 1},
+    {{2, 1, 0, 0, RAW_NONE}, 4, 3, "gpipe", "1,2,2,1", 0},
+    {{3, 0, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 0},
+    {{2, 1, 0, 0, RAW_NONE}, 3, 5, "forward", "2,2,2", 0},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "forward", "layers", 1},
+    {{3, 1, 0, 0, RAW_NONE}, 4, 6, "1f1b", "2,2,2,2", 2},
+    {{2, 1, 0, 0, RAW_NONE}, 6, 3, "1f1b", "1,1,1,1,1,1", 1},
+    /* summaries: aligned, and of keys from other stages; raw keys; both */
+    {{2, 1, 0, 1, RAW_NONE}, 2, 3, "1f1b", "layers", 0},
+    {{3, 1, 0, 1, RAW_NONE}, 3, 4, "gpipe", "layers", 1},
+    {{3, 1, 0, 2, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 0},
+    {{4, 1, 0, 3, RAW_NONE}, 3, 3, "1f1b", "4,2,4", 1},
+    {{2, 1, 0, 0, RAW_NORMED}, 2, 3, "1f1b", "layers", 0},
+    {{2, 1, 0, 0, RAW_ADDED}, 3, 4, "1f1b", "1,2,3", 1},
+    {{3, 2, 2, 0, RAW_NORMED}, 2, 3, "gpipe", "3,5", 0},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0},
+    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "1f1b", "1,2,2,3", 1},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "forward", "3,2,3", 0},
 };
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
 
@@ -57,7 +75,7 @@ typedef void (*plan_test)(struct plan *plan);
 static void for_all_layouts(plan_test test)
 {
     for (size_t i = 0; i < LAYOUTS; i++) {
-        struct graph *graph = graph_test_create(layouts[i].layers, layouts[i].dilation);
+        struct graph *graph = graph_test_make(&layouts[i].model);
         struct plan *plan = layout_plan(&layouts[i], graph);
         test(plan);
         assert_right(plan);
@@ -171,7 +189,8 @@ static void touch_unit(struct touches *out, const struct plan *plan, const struc
     }
     touch(out, op->kind == OP_B, LEFTOVER, op->unit, 0, 0);
     for (int key = 0; key < plan->graph->keys; key++) {
-        if (plan->graph->key[key].producer == op->unit) {
+        if (plan->graph->key[key].producer == op->unit &&
+            plan->stage[op->stage].grad_slots[key] > 0) {
             touch_gradient(out, plan, op->stage, key, op->microbatch, false);
         }
     }
@@ -203,8 +222,11 @@ static void touches_of(const struct plan *plan, const struct op *op, struct touc
     } else if (op->kind == OP_GRAD) {
         touch_gradient(out, plan, op->stage, op->key, op->microbatch, true);
         for (int i = op->first_add; i < op->first_add + op->adds; i++) {
-            if (plan->add[i].unit >= 0) {
-                touch(out, false, LEFTOVER, plan->add[i].unit, 0, 0);
+            const struct add *add = &plan->add[i];
+            if (add->key >= 0) { /* made of this key on this stage */
+                touch_gradient(out, plan, op->stage, add->key, op->microbatch, false);
+            } else if (add->unit >= 0) {
+                touch(out, false, LEFTOVER, add->unit, 0, 0);
             }
         }
     }

@@ -75,69 +75,114 @@ static void assert_frames(const struct plan *plan)
     }
 }
 
-/* What each stage must receive, counted from the rule of the connections. */
-static int64_t counted_units(const struct plan *plan, int layers, int dilation)
+/* ---- what crosses, counted from the rule of the connections ---- */
+
+/* Does a unit from `first` to before `end` read X_j, R_j or S_c? */
+static bool reads_hidden(const struct graph_test *test, int first, int end, int j)
 {
-    int64_t units = 0;
+    bool read = false;
+    for (int i = j; i <= test->layers; i++) { /* by the consumer after layer i */
+        bool taken = i == j && test->raw == RAW_NONE && !graph_test_aggregates(test, i);
+        bool here = 2 * i + 1 >= first && 2 * i + 1 < end;
+        read = read || (here && (taken || graph_test_connects(test, i, j)));
+    }
+    int c = test->block > 0 && j > 0 ? (j - 1) / test->block : graph_test_summaries(test);
+    int ffn = 2 * (c + 1) * test->block; /* by the FFN that forms the mean of its block */
+    return read || (c < graph_test_summaries(test) && ffn >= first && ffn < end);
+}
+
+static bool reads_raw(const struct graph_test *test, int first, int end, int j)
+{
+    bool read =
+        test->raw == RAW_ADDED || (test->raw == RAW_NORMED && !graph_test_aggregates(test, j));
+    return read && 2 * j + 1 >= first && 2 * j + 1 < end;
+}
+
+static bool reads_summary(const struct graph_test *test, int first, int end, int c)
+{
+    bool read = false;
+    for (int i = 0; i <= test->layers; i++) {
+        read = read || (2 * i + 1 >= first && 2 * i + 1 < end && graph_test_sums(test, i, c));
+    }
+    return read;
+}
+
+struct count {
+    int plain, dense;
+};
+
+/* What each stage must receive. */
+static struct count counted_units(const struct plan *plan, const struct graph_test *test)
+{
+    struct count count = {0, 0};
     for (int stage = 1; stage < plan->stages; stage++) {
         int first = plan->stage[stage].first_unit, end = first + plan->stage[stage].units;
-        units += first % 2 == 0 && first > 0 && first <= 2 * layers; /* begins with an FFN: H_i */
-        for (int j = 0; j <= layers; j++) {
-            bool read = false;
-            for (int i = j; i <= layers; i++) { /* unit of the consumer after layer i */
-                bool here = 2 * i + 1 >= first && 2 * i + 1 < end && 2 * j < first;
-                read = read ||
-                       (here && (dilation == 0 ? i == j : graph_test_connects(i, j, dilation)));
-            }
-            units += read;
+        count.plain += first % 2 == 0; /* begins with an FFN: H_i */
+        for (int j = 0; 2 * j < first; j++) {
+            bool newest = 2 * j == first - 1;
+            int units = reads_hidden(test, first, end, j) + reads_raw(test, first, end, j);
+            *(newest ? &count.plain : &count.dense) += units;
+        }
+        for (int c = 0; c < graph_test_summaries(test); c++) {
+            bool made = 2 * (c + 1) * test->block < first;
+            count.dense += made && reads_summary(test, first, end, c);
         }
     }
-    return units;
+    return count;
 }
 
-static int64_t shipped_units(const struct plan *plan, bool backward, bool *out_plain_ok)
+static struct count shipped_units(const struct plan *plan, bool backward)
 {
-    int64_t units = 0, plain = 0;
+    struct count count = {0, 0};
     for (int i = 0; i < plan->shipments; i++) {
-        units += plan->shipment[i].backward == backward;
-        plain += plan->shipment[i].backward == backward && plan->shipment[i].plain;
+        const struct shipment *s = &plan->shipment[i];
+        if (s->backward == backward) {
+            *(s->plain ? &count.plain : &count.dense) += 1;
+        }
     }
-    *out_plain_ok = plain == (plan->training || !backward ? plan->stages - 1 : 0);
-    return units;
+    return count;
 }
 
-static void assert_traffic(const struct plan *plan, int layers, int dilation)
+static void assert_count(struct count count, int plain, int dense)
 {
-    int64_t units = counted_units(plan, layers, dilation);
-    bool plain_ok = false;
-    assert_int_equal(shipped_units(plan, false, &plain_ok), units);
-    assert_true(plain_ok);
-    assert_int_equal(shipped_units(plan, true, &plain_ok), plan->training ? units : 0);
-    assert_true(plain_ok);
+    assert_int_equal(count.plain, plain);
+    assert_int_equal(count.dense, dense);
+}
 
-    int64_t plain[36], dense[36], sum = 0;
+static void assert_traffic(const struct plan *plan, const struct graph_test *test)
+{
+    struct count count = counted_units(plan, test);
+    int both = 1 + plan->training;
+    assert_count(shipped_units(plan, false), count.plain, count.dense);
+    assert_count(shipped_units(plan, true), (both - 1) * count.plain, (both - 1) * count.dense);
+
+    int64_t plain[36], dense[36], all_plain = 0, all_dense = 0;
     plan_traffic(plan, plain, dense);
     for (int i = 0; i < plan->ranks * plan->ranks; i++) {
-        sum += plain[i] + dense[i];
+        all_plain += plain[i];
+        all_dense += dense[i];
     }
-    assert_int_equal(sum, units * (1 + plan->training) * plan->microbatches * GRAPH_KEY_BYTES);
+    int64_t step = (int64_t)both * plan->microbatches * GRAPH_KEY_BYTES;
+    assert_int_equal(all_plain, count.plain * step);
+    assert_int_equal(all_dense, count.dense * step);
 }
 
-static void check_layout(const struct graph *graph, const struct plan *serial, int layers,
-                         int dilation, int ranks, int microbatches)
+static void check_layout(const struct graph *graph, const struct plan *serial,
+                         const struct graph_test *test, int ranks, int microbatches)
 {
     char text[64];
-    unsigned seed = (unsigned)(1000 * layers + 100 * dilation + 10 * ranks + microbatches);
+    unsigned seed =
+        (unsigned)(1000 * test->layers + 100 * test->dilation + 10 * ranks + microbatches);
     for (int i = 0; i < 9; i++) {
         const char *partition =
             i / 3 == 0 ? "auto"
-            : i / 3 == 1 && ranks <= layers
+            : i / 3 == 1 && ranks <= test->layers
                 ? "layers"
                 : any_partition(graph->units, ranks, seed + (unsigned)i, text, sizeof text);
         struct plan *plan = plan_make(graph, ranks, microbatches, schedules[i % 3], partition,
                                       (int)(seed + (unsigned)i) % 3);
         assert_frames(plan);
-        assert_traffic(plan, layers, dilation);
+        assert_traffic(plan, test);
         assert_same_order(plan, serial);
         double busy[6], makespan = 0;
         assert_ok(plan_simulate(plan, busy, &makespan));
@@ -145,21 +190,142 @@ static void check_layout(const struct graph *graph, const struct plan *serial, i
     }
 }
 
+/* ---- the order of additions, from the rule of the connections ---- */
+
+static int push_add(struct add *out, int count, enum add_kind kind, int unit, int key)
+{
+    out[count] = (struct add){kind, unit, key};
+    return count + 1;
+}
+
+/* The mean's share comes before all consumers but for the block's last layer, where it is last. */
+static int hidden_adds(const struct graph_test *test, int j, struct add *out)
+{
+    int count = 0;
+    int c = test->block > 0 && j > 0 ? (j - 1) / test->block : graph_test_summaries(test);
+    bool summed = c < graph_test_summaries(test), last = summed && j % test->block == 0;
+    int ffn = 2 * (c + 1) * test->block, summary = graph_test_summary(test, c);
+    if (summed && !last) {
+        count = push_add(out, count, ADD_SUMMARY, ffn, summary);
+    }
+    for (int i = test->layers; i >= j; i--) {
+        if (graph_test_connects(test, i, j)) {
+            count = push_add(out, count, ADD_AGGREGATE, 2 * i + 1, -1);
+            count = i == j ? push_add(out, count, ADD_GENERATOR, 2 * i + 1, -1) : count;
+        } else if (i == j && test->raw == RAW_NONE) {
+            count = push_add(out, count, ADD_DIRECT, 2 * i + 1, -1);
+        }
+    }
+    return last ? push_add(out, count, ADD_SUMMARY, ffn, summary) : count;
+}
+
+static int raw_adds(const struct graph_test *test, int j, struct add *out)
+{
+    struct add hidden[64];
+    int count = 0;
+    if (reads_raw(test, 0, 2 * test->layers + 2, j)) {
+        count = push_add(out, count, ADD_DIRECT, 2 * j + 1, -1);
+    }
+    bool flows = hidden_adds(test, j, hidden) > 0;
+    return flows ? push_add(out, count, ADD_NORM, 2 * j, graph_test_hidden(j)) : count;
+}
+
+static int summary_adds(const struct graph_test *test, int c, struct add *out)
+{
+    int count = 0;
+    for (int i = test->layers; i >= 0; i--) {
+        if (graph_test_sums(test, i, c)) {
+            count = push_add(out, count, ADD_AGGREGATE, 2 * i + 1, -1);
+        }
+    }
+    return count;
+}
+
+static void assert_adds(const struct plan *plan, int key, const struct add *want, int count)
+{
+    struct add is[64];
+    assert_int_equal(serial_adds(plan, key, is), count);
+    assert_memory_equal(is, want, (size_t)count * sizeof is[0]);
+}
+
+static void assert_serial_order(const struct plan *serial, const struct graph_test *test)
+{
+    struct add want[64];
+    for (int j = 0; j <= test->layers; j++) {
+        assert_adds(serial, graph_test_hidden(j), want, hidden_adds(test, j, want));
+        if (test->raw != RAW_NONE) {
+            assert_adds(serial, graph_test_raw(test, j), want, raw_adds(test, j, want));
+        }
+    }
+    for (int c = 0; c < graph_test_summaries(test); c++) {
+        assert_adds(serial, graph_test_summary(test, c), want, summary_adds(test, c, want));
+    }
+}
+
+/* ---- every layout ---- */
+
+static void check_model(const struct graph_test *test, int microbatches_step)
+{
+    struct graph *graph = graph_test_make(test);
+    struct plan *serial = plan_make(graph, 1, 1, "gpipe", "auto", 0);
+    assert_serial_order(serial, test);
+    for (int ranks = 1; ranks <= 6 && ranks <= graph->units; ranks++) {
+        for (int microbatches = 1; microbatches <= 8; microbatches += microbatches_step) {
+            check_layout(graph, serial, test, ranks, microbatches);
+        }
+    }
+    plan_destroy(serial);
+    graph_test_destroy(graph);
+}
+
 static void test_every_layout(void **state)
 {
     (void)state;
     for (int layers = 1; layers <= 6; layers++) {
         for (int dilation = 0; dilation <= 3; dilation++) {
-            struct graph *graph = graph_test_create(layers, dilation);
-            struct plan *serial = plan_make(graph, 1, 1, "gpipe", "auto", 0);
-            for (int ranks = 1; ranks <= 6 && ranks <= graph->units; ranks++) {
-                for (int microbatches = 1; microbatches <= 8; microbatches++) {
-                    check_layout(graph, serial, layers, dilation, ranks, microbatches);
+            const struct graph_test test = {.layers = layers, .dilation = dilation};
+            check_model(&test, 1);
+        }
+    }
+}
+
+static void test_every_variant(void **state)
+{
+    (void)state;
+    for (int i = 0; i < GRAPH_VARIANTS; i++) {
+        check_model(&graph_test_variants[i], 1);
+    }
+    for (int layers = 1; layers <= 6; layers++) {
+        for (int mix = 0; mix < 4 * 3 * 3; mix++) { /* blocks, periods, raw keys */
+            const struct graph_test test = {layers, 1 + mix % 2, 1 + mix / 4 % 3, mix % 4,
+                                            mix / 12};
+            check_model(&test, 3);
+        }
+    }
+}
+
+/* Every cut of the units into up to 4 stages. */
+static void test_every_cut(void **state)
+{
+    (void)state;
+    static const struct graph_test tests[] = {
+        {.layers = 3, .dilation = 1, .block = 2, .raw = RAW_ADDED},
+        {.layers = 4, .dilation = 1, .block = 2, .period = 2, .raw = RAW_NORMED},
+    };
+    for (size_t t = 0; t < sizeof tests / sizeof tests[0]; t++) {
+        struct graph *graph = graph_test_make(&tests[t]);
+        for (int a = 1; a < graph->units - 2; a++) {
+            for (int b = 1; a + b < graph->units - 1; b++) {
+                for (int c = 1; a + b + c < graph->units; c++) {
+                    char text[64];
+                    snprintf(text, sizeof text, "%d,%d,%d,%d", a, b, c, graph->units - a - b - c);
+                    struct plan *plan = plan_make(graph, 4, 5, "1f1b", text, a % 2);
+                    assert_traffic(plan, &tests[t]);
+                    plan_destroy(plan);
                 }
             }
-            plan_destroy(serial);
-            graph_test_destroy(graph);
         }
+        graph_test_destroy(graph);
     }
 }
 
@@ -172,14 +338,38 @@ static void test_closed_form(void **state)
             for (int k = 1; k <= n; k++) {
                 struct graph *graph = graph_test_create(n * ranks, k);
                 struct plan *plan = plan_make(graph, ranks, 2, "1f1b", "layers", 1);
-                bool plain_ok = false;
-                int64_t units = n / k * ranks * (ranks - 1) / 2 + (ranks - 1);
                 if (n % k == 0) {
-                    assert_int_equal(shipped_units(plan, false, &plain_ok), units);
-                    assert_true(plain_ok);
+                    int dense = n / k * ranks * (ranks - 1) / 2;
+                    assert_count(shipped_units(plan, false), ranks - 1, dense);
                 }
                 plan_destroy(plan);
                 graph_test_destroy(graph);
+            }
+        }
+    }
+}
+
+/* Blocks of S layers that do not straddle stages of n: beside X_0 (which is the newest key of no
+ * later stage) a stage receives the newest key, its raw form if that is added to, and one summary
+ * of each block before it. With n = S that is one summary a stage. */
+static void test_closed_form_blocks(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 6; ranks++) {
+        for (int n = 1; n <= 4; n++) {
+            for (int S = 1; S <= n; S++) {
+                for (int raw = RAW_NONE; raw <= RAW_ADDED && n % S == 0; raw++) {
+                    const struct graph_test test = {
+                        .layers = n * ranks, .dilation = 1, .block = S, .raw = raw};
+                    struct graph *graph = graph_test_make(&test);
+                    struct plan *plan = plan_make(graph, ranks, 2, "1f1b", "layers", 1);
+                    int plain = (ranks - 1) * (raw == RAW_ADDED ? 2 : 1);
+                    int dense = n / S * ranks * (ranks - 1) / 2 + (ranks - 1);
+                    assert_count(shipped_units(plan, false), plain, dense);
+                    assert_count(shipped_units(plan, true), plain, dense);
+                    plan_destroy(plan);
+                    graph_test_destroy(graph);
+                }
             }
         }
     }
@@ -294,10 +484,11 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_layout), cmocka_unit_test(test_closed_form),
-        cmocka_unit_test(test_makespan),     cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_hash),         cmocka_unit_test(test_fast),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_every_layout), cmocka_unit_test(test_every_variant),
+        cmocka_unit_test(test_every_cut),    cmocka_unit_test(test_closed_form_blocks),
+        cmocka_unit_test(test_closed_form),  cmocka_unit_test(test_makespan),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_fast),         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
