@@ -4,29 +4,54 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/trace.h"
 #include "runtime/runtime.h"
 
 static atomic_bool stop_requested;
 
-static void note_stop(int number)
+enum { TICK_MS = 100, FAREWELL_MS = 200 };
+
+static pthread_t signal_thread;
+static atomic_int own_rank = -1;
+
+/* What mpirun still prints of a job that it ends is said in the second between its SIGCONT and its
+ * SIGTERM. Who is not there any more after a moment ended by himself. */
+static void say_ended(void)
 {
-    if (number == SIGINT && atomic_load(&stop_requested)) {
-        _exit(128 + SIGINT); /* the second Ctrl-C */
+    nanosleep(&(struct timespec){0, FAREWELL_MS * 1000000}, NULL);
+    if (atomic_load(&own_rank) == 0) {
+        log_set_rank(0);
+        log_warn("the launcher ends this job (Ctrl-C, or a rank failed): no weights are written "
+                 "(`kill -USR1` on mpirun would finish the step and write them)");
     }
-    atomic_store(&stop_requested, true);
 }
 
 static void *take_signals(void *argument)
 {
-    const sigset_t *set = argument;
-    int number;
-    while (sigwait(set, &number) == 0) {
-        note_stop(number);
+    const struct timespec tick = {0, TICK_MS * 1000000};
+    int64_t last = trace_now();
+    for (;;) {
+        int number = sigtimedwait(argument, NULL, &tick);
+        bool was_stopped = trace_now() - last > INT64_C(3000000) * TICK_MS;
+        if (number == SIGINT && atomic_load(&stop_requested)) {
+            _exit(128 + SIGINT); /* the second Ctrl-C */
+        } else if (number == SIGINT || number == SIGUSR1) {
+            atomic_store(&stop_requested, true);
+        } else if (number == SIGCONT && !was_stopped) {
+            say_ended();
+        }
+        last = trace_now();
     }
     return NULL;
+}
+
+static void pass_on(int number)
+{
+    pthread_kill(signal_thread, number);
 }
 
 /* Signals are taken by a thread of their own: oneDNN's generated code moves the stack pointer into its
@@ -35,22 +60,22 @@ static void *take_signals(void *argument)
 void job_catch_signals(void)
 {
     static sigset_t set;
-    const struct sigaction action = {.sa_handler = note_stop, .sa_flags = SA_RESTART};
-    pthread_t thread;
+    const int numbers[] = {SIGUSR1, group_launched() ? SIGCONT : SIGINT};
+    const struct sigaction action = {.sa_handler = pass_on, .sa_flags = SA_RESTART};
     sigemptyset(&set);
-    sigaddset(&set, SIGUSR1);
-    sigaction(SIGUSR1, &action, NULL);
-    if (!group_launched()) {
-        sigaddset(&set, SIGINT);
-        sigaction(SIGINT, &action, NULL);
+    for (int i = 0; i < 2; i++) {
+        sigaddset(&set, numbers[i]);
     }
     /* Threads made from now on inherit the mask. */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
-        pthread_create(&thread, NULL, take_signals, &set) != 0) {
+        pthread_create(&signal_thread, NULL, take_signals, &set) != 0) {
         log_warn("no thread for signals: SIGUSR1 will not end this run in order");
         return;
     }
-    pthread_detach(thread);
+    pthread_detach(signal_thread);
+    for (int i = 0; i < 2; i++) {
+        sigaction(numbers[i], &action, NULL);
+    }
 }
 
 bool job_stop_requested(void)
@@ -222,5 +247,6 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
         return 1;
     }
     log_set_rank(group_size(group) > 1 ? group_rank(group) : -1);
+    atomic_store(&own_rank, group_rank(group));
     return run_process(&body, group);
 }
