@@ -69,7 +69,8 @@ static struct norm_shape head_norm(const struct part *part, const struct unit_sh
                                (float)part->model->config.norm_eps};
 }
 
-static struct attention_shape scores_shape(const struct unit_shape *shape)
+static struct attention_shape scores_shape(const struct part *part, const struct unit_shape *shape,
+                                           int frame)
 {
     /* 1/sqrt(E), the same bits as a float square root and division give on any IEEE machine */
     return (struct attention_shape){.B = shape->B,
@@ -77,14 +78,16 @@ static struct attention_shape scores_shape(const struct unit_shape *shape)
                                     .H = shape->H,
                                     .G = shape->G,
                                     .E = shape->E,
-                                    .scale = (float)(1.0 / __builtin_sqrt((double)shape->E))};
+                                    .scale = (float)(1.0 / __builtin_sqrt((double)shape->E)),
+                                    .first = part->frame[frame].first};
 }
 
-static void rotate(const struct part *part, const struct unit_shape *shape, void *x, size_t heads,
-                   bool inverse)
+static void rotate(const struct part *part, const struct unit_shape *shape, int frame, void *x,
+                   size_t heads, bool inverse)
 {
-    part->kernels->rope(&part->ctx, x, part->cosine, part->sine, NULL, inverse, shape->N, shape->T,
-                        heads, shape->E, shape->R);
+    const struct frame *own = &part->frame[frame];
+    part->kernels->rope(&part->ctx, x, part->cosine, part->sine, own->first ? own->position : NULL,
+                        inverse, shape->N, shape->T, heads, shape->E, shape->R);
 }
 
 /* Normed inputs and projections; raw = before QK-norm. */
@@ -127,9 +130,9 @@ void attention_forward(struct part *part, int unit, int frame)
         kernels->norm_forward(&part->ctx, &key, stash->k, NULL, stash->k_rstd, stash->k_raw,
                               unit_weight(part, unit, PARAM_K_NORM, 0), NULL);
     }
-    rotate(part, &shape, stash->q, shape.H, false);
-    rotate(part, &shape, stash->k, shape.G, false);
-    struct attention_shape scores = scores_shape(&shape);
+    rotate(part, &shape, frame, stash->q, shape.H, false);
+    rotate(part, &shape, frame, stash->k, shape.G, false);
+    struct attention_shape scores = scores_shape(part, &shape, frame);
     kernels->attention_forward(&part->ctx, &scores, stash->attended, stash->lse, stash->q, stash->k,
                                stash->v);
     kernels->linear_forward(
@@ -187,14 +190,14 @@ void attention_backward(struct part *part, int unit, int frame)
     const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
     CHECK(dmid, "the gradient of H_%d is not formed", shape.unit->layer);
     void *dattended = part->scratch[0];
-    struct attention_shape scores = scores_shape(&shape);
+    struct attention_shape scores = scores_shape(part, &shape, frame);
     kernels->linear_backward_input(&part->ctx, dattended, false, dmid,
                                    unit_weight(part, unit, PARAM_WO, 0), shape.N, shape.H * shape.E,
                                    shape.D);
     kernels->attention_backward(&part->ctx, &scores, back->dq, back->dk, back->dv, dattended,
                                 stash->attended, stash->lse, stash->q, stash->k, stash->v);
-    rotate(part, &shape, back->dq, shape.H, true);
-    rotate(part, &shape, back->dk, shape.G, true);
+    rotate(part, &shape, frame, back->dq, shape.H, true);
+    rotate(part, &shape, frame, back->dk, shape.G, true);
     if (shape.qk_norm) {
         unnorm_heads(part, &shape, unit, frame);
     }

@@ -194,6 +194,10 @@ bool part_owns(const struct part *part, int param);
 /* Tokens of a frame's microbatch: inputs, targets [B*T] (borrowed until the frame is reused). Inputs
  * are looked at by the embedding, targets by the head; either may be NULL elsewhere. */
 void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const int32_t *targets);
+/* Document starts of the frame's microbatch: first[t] = position in its sequence where token t's document
+ * begins; attention sees first[t]..t and rotary positions count from it. NULL = 0 everywhere. [B*T],
+ * borrowed like the tokens. */
+void part_set_documents(struct part *part, int frame, const int32_t *first);
 /* Where a key of a frame's microbatch is: of this part's own units by itself, else where it landed. */
 void part_set_key(struct part *part, int frame, int key, void *where);
 const void *part_key(const struct part *part, int frame, int key);

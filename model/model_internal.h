@@ -106,7 +106,8 @@ void backward_layout(const struct model *model, int unit, struct arena *arena,
 struct frame {
     struct stash *stash; /* [units of the part] */
     void **key;          /* [keys of the graph] */
-    const int32_t *inputs, *targets;
+    const int32_t *inputs, *targets, *first;
+    int32_t *position; /* [N] t - first[t], made by part_set_documents */
 };
 
 struct part {

@@ -100,7 +100,9 @@ static status_t create_frames(struct part *part)
     for (int f = 0; f < part->frames; f++) {
         part->frame[f].stash = calloc((size_t)part->units, sizeof *part->frame[f].stash);
         part->frame[f].key = calloc((size_t)graph->keys, sizeof *part->frame[f].key);
-        if (!part->frame[f].stash || !part->frame[f].key) {
+        part->frame[f].position =
+            calloc((size_t)(part->model->B * part->model->T), sizeof *part->frame[f].position);
+        if (!part->frame[f].stash || !part->frame[f].key || !part->frame[f].position) {
             return FAIL(STATUS_NOMEM, "no memory for the tables of frame %d", f);
         }
     }
@@ -195,6 +197,7 @@ void part_destroy(struct part *part)
     for (int f = 0; part->frame && f < part->frames; f++) {
         free(part->frame[f].stash);
         free(part->frame[f].key);
+        free(part->frame[f].position);
     }
     free(part->frame);
     free(part->backward);
@@ -294,6 +297,16 @@ void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const 
 {
     part->frame[frame].inputs = inputs;
     part->frame[frame].targets = targets;
+}
+
+void part_set_documents(struct part *part, int frame, const int32_t *first)
+{
+    struct frame *own = &part->frame[frame];
+    int64_t T = part->model->T, N = part->model->B * T;
+    own->first = first;
+    for (int64_t t = 0; first && t < N; t++) {
+        own->position[t] = (int32_t)(t % T) - first[t];
+    }
 }
 
 void part_set_key(struct part *part, int frame, int key, void *where)

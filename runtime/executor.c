@@ -69,6 +69,8 @@ static void walk_forward(struct walk *walk, const struct op *op)
     const struct model *model = stage->model;
     int last = model->graph.units - 1;
     int64_t offset = (int64_t)op->microbatch * model->B * model->T;
+    part_set_documents(stage->part, op->frame,
+                       walk->batch->first ? walk->batch->first + offset : NULL);
     if (op->unit == 0 || op->unit == last) {
         const int32_t *inputs = walk->batch->inputs, *targets = walk->batch->targets;
         part_set_tokens(stage->part, op->frame, inputs ? inputs + offset : NULL,

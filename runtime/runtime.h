@@ -48,6 +48,10 @@ struct trainer;
  * at targets (-1 counts nothing; NULL = no loss wanted). */
 struct batch {
     const int32_t *inputs, *targets;
+    /* [microbatches][B*T] position in its sequence of the first token of each token's document: attention
+     * does not look before it and positions start again there. NULL = one document a sequence. Every
+     * rank must have it. */
+    const int32_t *first;
     int microbatches; /* of this step, at most the trainer's; 0 = the trainer's */
 };
 
