@@ -166,6 +166,39 @@ static status_t partition_auto(struct plan *plan)
     return status;
 }
 
+/* ---- cuts that were asked for ---- */
+
+static status_t partition_cut_check(const struct graph *graph, const char *text, int stage, int cut)
+{
+    if (may_cut(graph, cut)) {
+        return STATUS_OK;
+    }
+    int down = cut, up = cut;
+    while (!may_cut(graph, down)) {
+        down--;
+    }
+    while (!may_cut(graph, up)) {
+        up++;
+    }
+    bool less = down > 0 && (up == graph->units || cut - down <= up - cut);
+    int nearest = less ? down : up;
+    char name[32], other[32];
+    return FAIL(STATUS_INVALID,
+                "partition \"%s\" ends stage %d before %s, where no stage may begin; give it %d "
+                "unit%s %s: the nearest cut is before %s",
+                text, stage, unit_print(&graph->unit[cut], name, sizeof name), abs(nearest - cut),
+                abs(nearest - cut) == 1 ? "" : "s", less ? "less" : "more",
+                unit_print(&graph->unit[nearest], other, sizeof other));
+}
+
+static status_t partition_check_cuts(const struct plan *plan, const char *text)
+{
+    for (int stage = 0; stage + 1 < plan->stages; stage++) {
+        TRY(partition_cut_check(plan->graph, text, stage, plan->stage[stage + 1].first_unit));
+    }
+    return STATUS_OK;
+}
+
 /* ---- layers ---- */
 
 /* First unit of the n-th layer (from 0) of `layers`; the whole model's end after the last. */
@@ -202,30 +235,10 @@ static status_t partition_layers(struct plan *plan)
                    last ? plan->graph->units : layer_first(plan->graph, end, layers));
         first = end;
     }
-    return STATUS_OK;
+    return partition_check_cuts(plan, "layers");
 }
 
 /* ---- counts ---- */
-
-static status_t partition_cut_check(const struct graph *graph, const char *text, int stage, int cut)
-{
-    if (may_cut(graph, cut)) {
-        return STATUS_OK;
-    }
-    int down = cut, up = cut;
-    while (!may_cut(graph, down)) {
-        down--;
-    }
-    while (!may_cut(graph, up)) {
-        up++;
-    }
-    char name[32];
-    return FAIL(STATUS_INVALID,
-                "partition \"%s\" ends stage %d before %s, where no stage may begin; give it %d "
-                "units less or %d more",
-                text, stage, unit_print(&graph->unit[cut], name, sizeof name), cut - down,
-                up - cut);
-}
 
 /* Reads one count; `*text` moves behind it and its comma. 0 if there is none. */
 static int count_read(const char **text, int most)
@@ -276,10 +289,7 @@ static status_t partition_counts(struct plan *plan, const char *text)
         return FAIL(STATUS_INVALID, "partition \"%s\" adds up to %d units, but the model has %d",
                     text, first, graph->units);
     }
-    for (int stage = 0; stage + 1 < plan->stages; stage++) {
-        TRY(partition_cut_check(graph, text, stage, plan->stage[stage + 1].first_unit));
-    }
-    return STATUS_OK;
+    return partition_check_cuts(plan, text);
 }
 
 status_t partition_make(struct plan *plan, const char *text)

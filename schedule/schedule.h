@@ -10,7 +10,9 @@
  * Words (docs/architecture.md):
  *   unit      what a partition moves: embedding, attention i, FFN i, head. Numbered 0..units-1 in
  *             the order of the forward pass.
- *   key       a tensor that one unit produces and later units read (X_j, H_i, summaries).
+ *   key       a tensor that one unit produces and later units read (X_j, H_i, summaries, raw X_j).
+ *             A unit forms its raw key first, of that its hidden key, of several hidden ones (its own
+ *             the last) a summary. One that nobody reads has no gradient and is not shipped.
  *   stage     contiguous run of units; rank r hosts stages r, r + ranks, ... (V = stages / ranks).
  *   shipment  (key, from stage, to stage, direction): one message per microbatch.
  *
@@ -133,7 +135,7 @@ struct op {
 struct shipment {
     int key, from, to; /* stages */
     bool backward;
-    bool plain;    /* newest key or H_i to the next stage, or its gradient */
+    bool plain;    /* newest key (raw too) or H_i to the next stage, or its gradient */
     int64_t bytes; /* a microbatch */
     int slots;     /* arrival slots at `to` */
 };

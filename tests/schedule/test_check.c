@@ -278,6 +278,43 @@ static void test_exchange(void **state)
     assert_true(exchanged > 500);
 }
 
+static void op_move(struct rank_plan *list, int from, int to)
+{
+    struct op op = list->op[from];
+    if (from > to) {
+        memmove(list->op + to + 1, list->op + to, (size_t)(from - to) * sizeof op);
+    } else {
+        memmove(list->op + from, list->op + from + 1, (size_t)(to - from) * sizeof op);
+    }
+    list->op[to] = op;
+}
+
+/* Every operation moved before every earlier one that it conflicts with. */
+static void move_ahead(struct plan *plan)
+{
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        struct rank_plan *list = &plan->rank[rank];
+        for (int i = 1; i < list->ops; i++) {
+            for (int j = 0; j < i; j++) {
+                if (conflict(plan, &list->op[j], &list->op[i])) {
+                    op_move(list, i, j);
+                    assert_found(plan, "moved ahead", rank, j);
+                    op_move(list, j, i);
+                    exchanged++;
+                }
+            }
+        }
+    }
+}
+
+static void test_move_ahead(void **state)
+{
+    (void)state;
+    exchanged = 0;
+    for_all_layouts(move_ahead);
+    assert_true(exchanged > 5000);
+}
+
 /* ---- numbers ---- */
 
 static void wrong_numbers(struct plan *plan)
@@ -392,17 +429,6 @@ static void test_wrong_additions(void **state)
 
 /* ---- across ranks ---- */
 
-static void op_move(struct rank_plan *list, int from, int to)
-{
-    struct op op = list->op[from];
-    if (from > to) {
-        memmove(list->op + to + 1, list->op + to, (size_t)(from - to) * sizeof op);
-    } else {
-        memmove(list->op + from, list->op + from + 1, (size_t)(to - from) * sizeof op);
-    }
-    list->op[to] = op;
-}
-
 static int find_op(const struct rank_plan *list, enum op_kind kind)
 {
     int i = 0;
@@ -454,9 +480,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_drop_and_double), cmocka_unit_test(test_exchange),
-        cmocka_unit_test(test_wrong_numbers),   cmocka_unit_test(test_wrong_sizes),
-        cmocka_unit_test(test_wrong_additions), cmocka_unit_test(test_deadlock),
-        cmocka_unit_test(test_nobody_sends),
+        cmocka_unit_test(test_move_ahead),      cmocka_unit_test(test_wrong_numbers),
+        cmocka_unit_test(test_wrong_sizes),     cmocka_unit_test(test_wrong_additions),
+        cmocka_unit_test(test_deadlock),        cmocka_unit_test(test_nobody_sends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,9 +7,9 @@
 #include "base/rng.h"
 #include "tests/schedule/graphs.h"
 
-static struct graph *random_graph(int layers, int dilation, uint64_t seed)
+static struct graph *random_graph(const struct graph_test *test, uint64_t seed)
 {
-    struct graph *graph = graph_test_create(layers, dilation);
+    struct graph *graph = graph_test_make(test);
     for (int unit = 0; unit < graph->units; unit++) {
         uint64_t at = (uint64_t)unit * 4;
         graph->unit[unit].forward_cost = (double)rng_below(seed, 1, at, 5);
@@ -76,8 +76,12 @@ static void try_all(const struct graph *graph, struct best *best, int stage, int
 static void test_auto_is_best(void **state)
 {
     (void)state;
-    for (uint64_t seed = 0; seed < 60; seed++) {
-        struct graph *graph = random_graph(2 + (int)(seed % 4), 1 + (int)(seed % 3), seed);
+    for (uint64_t seed = 0; seed < 60 + 4 * GRAPH_VARIANTS; seed++) {
+        const struct graph_test plain = {.layers = 2 + (int)(seed % 4),
+                                         .dilation = 1 + (int)(seed % 3)};
+        bool variant = seed >= 60;
+        struct graph *graph = random_graph(
+            variant ? &graph_test_variants[(seed - 60) % GRAPH_VARIANTS] : &plain, seed);
         int most = 1;
         for (int unit = 1; unit < graph->units; unit++) {
             most += graph->unit[unit].may_start;
@@ -123,6 +127,31 @@ static void test_layers_and_counts(void **state)
     graph_test_destroy(graph);
 }
 
+/* Parallel residuals: attention and FFN of a layer stay together, however the stages are cut. */
+static void test_whole_layers(void **state)
+{
+    (void)state;
+    for (int i = 0; i < GRAPH_VARIANTS; i++) {
+        struct graph *graph = graph_test_make(&graph_test_variants[i]);
+        for (int unit = 0; unit < graph->units; unit++) {
+            graph->unit[unit].may_start = unit % 2 == 1;
+        }
+        for (int stages = 1; stages <= graph_test_variants[i].layers; stages++) {
+            for (int by_layers = 0; by_layers < 2; by_layers++) {
+                struct plan_options options = {stages, 2, 1, "1f1b", by_layers ? "layers" : "auto",
+                                               1};
+                struct plan *plan = NULL;
+                assert_ok(plan_create(graph, &options, &plan));
+                for (int stage = 1; stage < stages; stage++) {
+                    assert_int_equal(plan->stage[stage].first_unit % 2, 1);
+                }
+                plan_destroy(plan);
+            }
+        }
+        graph_test_destroy(graph);
+    }
+}
+
 static void assert_refused(const struct graph *graph, int stages, const char *partition,
                            const char *says)
 {
@@ -150,7 +179,20 @@ static void test_refusals(void **state)
     assert_refused(graph, 4, "layers", "has 3 layers; use parallel.pp=3");
     assert_refused(graph, 3, "4,4", "names 2 stages, but there are 3");
     assert_refused(graph, 2, "4,5", "adds up to 9 units, but the model has 8");
-    assert_refused(graph, 2, "4,4", "before ffn 2, where no stage may begin; give it 1 units less");
+    assert_refused(graph, 2, "4,4",
+                   "before ffn 2, where no stage may begin; give it 1 unit less: the nearest cut "
+                   "is before attn 2");
+    for (int unit = 1; unit <= 4; unit++) {
+        graph->unit[unit].may_start = false;
+    }
+    assert_refused(graph, 2, "3,5",
+                   "before attn 2, where no stage may begin; give it 2 units more");
+    assert_refused(graph, 2, "1,7", "give it 4 units more: the nearest cut is before attn 3");
+    assert_refused(graph, 3, "layers", "before attn 2, where no stage may begin");
+    for (int unit = 1; unit < graph->units; unit++) {
+        graph->unit[unit].may_start = unit == 1;
+    }
+    assert_refused(graph, 2, "7,1", "before head, where no stage may begin; give it 6 units less");
     assert_refused(graph, 2, "8,0", "stage 1 needs a number");
     assert_refused(graph, 2, "x,7", "stage 0 needs a number");
     assert_refused(graph, 2, "1,7x", "stage 1 needs a number");
@@ -165,6 +207,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_auto_is_best),
         cmocka_unit_test(test_layers_and_counts),
+        cmocka_unit_test(test_whole_layers),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -422,6 +422,26 @@ static void test_memory(void **state)
     graph_test_destroy(graph);
 }
 
+/* Normed and raw keys, blocks of one layer, cut after layer 1. */
+static void test_memory_of_kinds(void **state)
+{
+    (void)state;
+    static const struct graph_test test = {
+        .layers = 2, .dilation = 1, .block = 1, .raw = RAW_ADDED};
+    struct graph *graph = graph_test_make(&test);
+    struct plan *plan = plan_make(graph, 2, 4, "1f1b", "3,3", 1);
+    struct plan_memory memory;
+    plan_memory(plan, 0, &memory);
+    /* X_0, X_1, R_1 and S_0 are received in 2 slots each, R_0 and H_1 are local */
+    assert_int_equal(memory.gradient_slots, (4 * 2 + 2) * GRAPH_KEY_BYTES);
+    plan_memory(plan, 1, &memory);
+    assert_int_equal(memory.arrivals, 4 * 2 * GRAPH_KEY_BYTES);
+    /* the same four are sent from 2 slots each, X_2, R_2 and H_2 are local */
+    assert_int_equal(memory.gradient_slots, (4 * 2 + 3) * GRAPH_KEY_BYTES);
+    plan_destroy(plan);
+    graph_test_destroy(graph);
+}
+
 static void test_hash(void **state)
 {
     (void)state;
@@ -481,14 +501,108 @@ static void test_refusals(void **state)
     graph_test_destroy(graph);
 }
 
+/* ---- lawfulness of graphs ---- */
+
+enum change { READ, KIND, PRODUCER };
+
+/* A graph of raw keys and blocks of two layers with one thing changed is our bug, in words. */
+static void test_graph_rules(void **state)
+{
+    (void)state;
+    static const struct graph_test test = {
+        .layers = 4, .dilation = 1, .block = 2, .raw = RAW_ADDED};
+    /* keys: X_0..X_4 0..4, H_1..H_4 5..8, R_0..R_4 9..13, S_0 14 made by ffn 2 (unit 4) */
+    static const struct {
+        enum change change;
+        int unit, key, value; /* READ: uses; KIND, PRODUCER: of the key */
+        const char *says;
+    } cases[] = {
+        {READ, 4, 2, READ_SUMMARY | READ_DIRECT, "X_2 cannot be read by ffn 2"},
+        {READ, 4, 2, READ_NORM, "X_2 cannot be read by ffn 2"},
+        {READ, 6, 1, READ_SUMMARY, "X_1 cannot be read by ffn 3"},
+        {READ, 4, 3, READ_SUMMARY, "X_3 cannot be read by ffn 2"},
+        {READ, 3, 2, READ_R, "X_2 cannot be read by attn 2"},
+        {READ, 4, 11, 0, "R_2 is not normed"},
+        {READ, 4, 11, READ_NORM | READ_DIRECT, "R_2 cannot be read by ffn 2"},
+        {READ, 5, 11, READ_R, "R_2 cannot be read by attn 3"},
+        {READ, 5, 11, READ_NORM, "R_2 cannot be read by attn 3"},
+        {READ, 7, 11, READ_DIRECT, "R_2 cannot be read by attn 4"},
+        {READ, 5, 14, READ_DIRECT, "S_0 cannot be read by attn 3"},
+        {READ, 3, 14, READ_R, "S_0 cannot be read by attn 2"},
+        {READ, 4, 14, READ_SUMMARY, "S_0 cannot be read by ffn 2"},
+        {READ, 5, 6, READ_MID, "H_2 cannot be read by attn 3"},
+        {READ, 4, 6, 0, "H_2 is read by no unit"},
+        {KIND, 0, 14, KEY_RAW, "unit 4 produces the wrong keys"},
+        {KIND, 0, 2, KEY_MID, "unit 4 produces the wrong keys"},
+        {PRODUCER, 0, 14, 6, "X_1 cannot be read by ffn 2"},
+        {PRODUCER, 0, 14, 5, "unit 5 produces the wrong keys"},
+        {PRODUCER, 0, 14, 0, "unit 0 produces the wrong keys"},
+        {PRODUCER, 0, 14, 10, "key 14 has no producer"},
+        {PRODUCER, 0, 11, 2, "unit 2 produces the wrong keys"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct graph *graph = graph_test_make(&test);
+        int key = cases[i].key, value = cases[i].value;
+        if (cases[i].change == READ) {
+            graph->reads[cases[i].unit * graph->keys + key] = (uint16_t)value;
+        } else if (cases[i].change == KIND) {
+            graph->key[key].kind = (enum key_kind)value;
+        } else {
+            graph->key[key].producer = value;
+        }
+        char text[512] = "";
+        struct plan_options options = {1, 1, 1, "1f1b", "auto", 0};
+        struct plan *plan = NULL;
+        log_capture(text, sizeof text);
+        status_t status = plan_create(graph, &options, &plan);
+        log_capture(NULL, 0);
+        assert_status(status, STATUS_INTERNAL);
+        if (strstr(text, cases[i].says) == NULL) {
+            fail_msg("\"%s\" does not say \"%s\"", text, cases[i].says);
+        }
+        graph_test_destroy(graph);
+    }
+}
+
+/* What nobody reads, or only something that nobody reads, has no gradient; the rest is planned. */
+static void test_unread(void **state)
+{
+    (void)state;
+    static const struct graph_test test = {
+        .layers = 4, .dilation = 1, .block = 2, .raw = RAW_ADDED};
+    struct graph *graph = graph_test_make(&test);
+    for (int unit = 0; unit < graph->units; unit++) {
+        graph->reads[unit * graph->keys + 14] = 0; /* S_0 */
+        bool summary = unit == 4;
+        graph->reads[unit * graph->keys + 1] = summary ? READ_SUMMARY : 0; /* X_1 */
+        graph->reads[unit * graph->keys + 4] = 0;                          /* X_4 */
+    }
+    struct plan *plan = plan_make(graph, 3, 3, "1f1b", "3,3,4", 1);
+    static const int unread[] = {1, 4, 14};
+    for (int stage = 0; stage < plan->stages; stage++) {
+        for (int i = 0; i < 3; i++) {
+            assert_int_equal(plan->stage[stage].grad_slots[unread[i]], 0);
+        }
+    }
+    for (int i = 0; i < plan->shipments; i++) { /* X_1 goes to the FFN that makes S_0 of it */
+        const struct shipment *s = &plan->shipment[i];
+        assert_true(s->key != 4 && s->key != 14);
+        assert_true(s->key != 1 || (!s->backward && s->from == 0 && s->to == 1));
+    }
+    plan_destroy(plan);
+    graph_test_destroy(graph);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_layout), cmocka_unit_test(test_every_variant),
+        cmocka_unit_test(test_every_layout), cmocka_unit_test(test_graph_rules),
+        cmocka_unit_test(test_unread),       cmocka_unit_test(test_every_variant),
         cmocka_unit_test(test_every_cut),    cmocka_unit_test(test_closed_form_blocks),
         cmocka_unit_test(test_closed_form),  cmocka_unit_test(test_makespan),
-        cmocka_unit_test(test_memory),       cmocka_unit_test(test_hash),
-        cmocka_unit_test(test_fast),         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_memory_of_kinds),
+        cmocka_unit_test(test_hash),         cmocka_unit_test(test_fast),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
