@@ -195,7 +195,7 @@ static void graph_fill_consumer(struct model *model, const struct consumer *cons
         graph_set_read(graph, unit, consumer->key[j], ways);
     }
     if (consumer->inner > 0) {
-        graph_set_read(graph, unit, model_hidden_key(model, newest), READ_GENERATOR);
+        graph_set_read(graph, unit, raw, READ_GENERATOR);
     }
     bool some_direct = !consumer->shared && consumer->ways < WAYS_MAX;
     if (some_direct || model_postnorm(model)) {

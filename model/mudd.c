@@ -8,9 +8,11 @@
  */
 #include "model/model_internal.h"
 
-static int newest_key(const struct unit_shape *shape)
+/* X_i itself, which makes the weights: not its normed key. */
+static const void *generator_input(const struct part *part, const struct unit_shape *shape,
+                                   int frame)
 {
-    return shape->consumer->key[shape->n - 1];
+    return part_key(part, frame, model_raw_key(part->model, shape->consumer->layer));
 }
 
 static void keys_of(const struct part *part, const struct unit_shape *shape, int frame,
@@ -55,8 +57,8 @@ void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
     if (shape->K > 0) {
         struct norm_shape norm = generator_norm(part, shape);
         kernels->norm_forward(&part->ctx, &norm, stash->normed, NULL, stash->rstd,
-                              key[shape->n - 1], unit_weight(part, unit, PARAM_DENSE_NORM, 0),
-                              NULL);
+                              generator_input(part, shape, frame),
+                              unit_weight(part, unit, PARAM_DENSE_NORM, 0), NULL);
         kernels->linear_forward(&part->ctx, stash->inner, stash->normed,
                                 unit_weight(part, unit, PARAM_DENSE_W1, 0), NULL, shape->N,
                                 shape->D, shape->K);
@@ -120,8 +122,8 @@ void mudd_backward(struct part *part, const struct unit_shape *shape, int unit, 
                                    unit_weight(part, unit, PARAM_DENSE_W1, 0), shape->N, shape->D,
                                    shape->K);
     kernels->norm_backward(&part->ctx, &norm, back->dgenerator, false, back->dgenerator_scale, NULL,
-                           back->dgenerator, part_key(part, frame, newest_key(shape)), NULL,
-                           stash->rstd, unit_weight(part, unit, PARAM_DENSE_NORM, 0));
+                           back->dgenerator, generator_input(part, shape, frame), NULL, stash->rstd,
+                           unit_weight(part, unit, PARAM_DENSE_NORM, 0));
 }
 
 void mudd_weight_gradient(struct part *part, const struct unit_shape *shape, int unit, int frame)

@@ -81,8 +81,9 @@ static bool graph_use_lawful(const struct graph *graph, int unit, int key, uint1
         return unit >= k->producer &&
                (summary || (unit > k->producer && !(use & ~(ways | READ_GENERATOR | READ_DIRECT))));
     case KEY_RAW:
-        return use == (unit == k->producer ? READ_NORM : READ_DIRECT) &&
-               (unit == k->producer || unit == k->producer + 1);
+        return unit == k->producer
+                   ? use == READ_NORM
+                   : unit == k->producer + 1 && !(use & ~(READ_GENERATOR | READ_DIRECT));
     case KEY_SUMMARY:
         return unit > k->producer && !(use & ~ways);
     case KEY_MID: /* H_i: made by an attention, read by the next unit and by nothing else */
