@@ -121,6 +121,24 @@ static const char memory[] =
     "iB    55.8 KiB             57176\n"
     "  frames: activations of the microbatches in flight; arrivals: slots for keys of other s"
     "tages\n";
+/* The backward of a stage that makes the mean of layers 1 and 2 from a key of its own and one of the
+ * stage before, where keys are normed and added to. */
+static const char ops_of_kinds[] =
+    "   15  wait  m0   dS_0     slot 0 from stage 2\n"
+    "   16  grad  m0   dS_0     slot 0 = received\n"
+    "   17  wait  m0   dX_2     slot 0 from stage 2\n"
+    "   18  grad  m0   dX_2     slot 0 = received + summary S_0\n"
+    "   19  wait  m0   dR_2     slot 0 from stage 2\n"
+    "   20  grad  m0   dR_2     slot 0 = received + norm X_2\n"
+    "   21  B     m0   ffn 2    frame 0, gradient slot 0\n"
+    "   22  B     m0   attn 2   frame 0\n"
+    "   23  grad  m0   dX_1     slot 0 = summary S_0 + aggregate of attn 2 + generator of attn 2\n"
+    "   24  put   m0   dX_1     slot 0 to slot 0 of stage 0\n"
+    "   25  grad  m0   dR_1     slot 0 = direct use of attn 2\n"
+    "   26  put   m0   dR_1     slot 0 to slot 0 of stage 0\n"
+    "   27  wait  m0   dX_0     slot 0 from stage 2\n"
+    "   28  grad  m0   dX_0     slot 0 = received + aggregate of attn 2\n"
+    "   29  put   m0   dX_0     slot 0 to slot 0 of stage 0\n";
 /* clang-format on */
 
 struct sheet {
@@ -200,6 +218,21 @@ static void test_memory(void **state)
     assert_sheet(sheet, memory);
 }
 
+static void test_ops_of_kinds(void **state)
+{
+    const struct sheet *sheet = *state;
+    const struct graph_test test = {.layers = 3, .dilation = 1, .block = 2, .raw = RAW_ADDED};
+    struct plan_options options = {3, 1, 1, "1f1b", "3,2,3", 0};
+    struct graph *graph = graph_test_make(&test);
+    struct plan *plan = NULL;
+    assert_ok(plan_create(graph, &options, &plan));
+    plan_print_ops(plan, 1, sheet->out);
+    assert_int_equal(fflush(sheet->out), 0);
+    assert_non_null(strstr(sheet->text, ops_of_kinds));
+    plan_destroy(plan);
+    graph_test_destroy(graph);
+}
+
 /* Any width is drawn: every line of a rank has as many cells as asked for. */
 static void test_widths(void **state)
 {
@@ -242,9 +275,9 @@ static void test_sentences(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_ops_of_rank_0), TEST(test_ops_of_rank_1), TEST(test_timeline),
-        TEST(test_partition),     TEST(test_traffic),       TEST(test_memory),
-        TEST(test_widths),        TEST(test_sentences),
+        TEST(test_ops_of_rank_0), TEST(test_ops_of_rank_1), TEST(test_ops_of_kinds),
+        TEST(test_timeline),      TEST(test_partition),     TEST(test_traffic),
+        TEST(test_memory),        TEST(test_widths),        TEST(test_sentences),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
