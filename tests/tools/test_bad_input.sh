@@ -1,0 +1,141 @@
+#!/bin/bash
+# Bad input ends every rank within seconds, with exit code 1 and a message that names place and remedy.
+source "$(dirname "$0")/common.sh"
+limit=20 # seconds; a hang fails
+tiny_data
+tiny_run
+python3 "$(dirname "$script")/broken.py" "$golden/muddformer-tiny" broken
+
+alone() { # WORDS... -- arguments...
+    local words=()
+    while [[ $1 != -- ]]; do
+        words+=("$1")
+        shift
+    done
+    run 1 "$MUDDPIPE" "${@:2}"
+    says "${words[@]}"
+}
+
+both() { # WORDS... -- arguments...: alone, and each of two ranks says so
+    local words=() said
+    alone "$@"
+    while [[ $1 != -- ]]; do
+        words+=("$1")
+        shift
+    done
+    run_ranks 1 2 "${@:2}"
+    said=$(grep -cF -- "${words[0]}" out || true)
+    ((said == 2)) || fail "${words[0]}: $said of 2 ranks say so"
+    says "${words[@]}"
+    ! grep -qi -e 'signal' -e 'gave up' out || fail "not a quiet end"
+}
+
+# Keys, types and ranges: from arguments and from files.
+both "argument 2: unknown key paralel.microbatches; did you mean parallel.microbatches?" \
+    -- train run.yaml paralel.microbatches=2
+alone "argument 2: optimizer.steps must be an integer of at least 1, not 'many'" \
+    -- train run.yaml optimizer.steps=many
+alone "argument 2: optimizer.steps must be an integer of at least 1, not '0'" \
+    -- train run.yaml optimizer.steps=0
+alone "argument 2: " "model.n_head must be an integer" -- train run.yaml model.n_head=x
+alone "argument 2: " "dense.key_dilation" -- train run.yaml dense.key_dilatoin=2
+alone "parallel.schedule must be" -- train run.yaml parallel.schedule=random
+sed 's/steps/step/' run.yaml >typo.yaml
+both "typo.yaml:4:13: unknown key optimizer.step; did you mean optimizer.steps?" -- train typo.yaml
+sed 's/microbatches: 4/microbatches: four/' run.yaml >type.yaml
+alone "type.yaml:3:26: parallel.microbatches must be an integer" -- train type.yaml
+sed 's/n_layer: 4/n_layers: 4/' run.yaml >model.yaml
+both "model.yaml:1:9: unknown key model.n_layers; did you mean model.n_layer?" -- train model.yaml
+echo "model: {" >broken.yaml
+alone "broken.yaml:" -- train broken.yaml
+alone "none.yaml: cannot open" -- train none.yaml
+
+# Layouts.
+alone "11 stages" "at most 10" "parallel.pp=10" \
+    -- train run.yaml parallel.pp=11 parallel.transport=threads
+run_ranks 1 11 train run.yaml
+(($(grep -c "11 stages, but the model can be cut into at most 10" out) == 11)) || fail "not all ranks"
+alone "adds up to 9 units" "has 10" \
+    -- train run.yaml parallel.partition=5,4 parallel.transport=threads parallel.pp=2
+both "n_head 3" "divides dim" -- train run.yaml model.n_head=3
+alone "n_local_heads 3 must divide n_head 2" -- train run.yaml model.n_local_heads=3
+alone "data.seq_len is 64" "block_size 32" -- train run.yaml data.seq_len=64
+run 1 mpirun -n 2 "$MUDDPIPE" train run.yaml parallel.transport=threads
+says "transport threads is for ranks of one process" "ucx or mpi"
+
+# parallel.pp against the ranks started: the line that the message gives works as it stands.
+launch_line() { # command...
+    run 1 "$@"
+    sed -n 's/.*run `\([^`]*\)`.*/\1/p' out | head -1
+}
+line=$(launch_line "$MUDDPIPE" train run.yaml parallel.pp=2 "logging.sample_prompt=it's" "$wire")
+run 0 bash -c "$line logging.run=line1"
+says "2 stages"
+line=$(launch_line mpirun -n 2 "$MUDDPIPE" train run.yaml parallel.pp=3 "$wire")
+(($(grep -c "parallel.pp is 3 but 2 ranks were started: run" out) == 2)) || fail "not both ranks"
+run 0 bash -c "$line logging.run=line2"
+says "3 stages"
+
+# Different configurations on the ranks.
+run 1 mpirun -n 1 "$MUDDPIPE" train run.yaml "$wire" : \
+    -n 1 "$MUDDPIPE" train run.yaml "$wire" optimizer.lr=1
+says "[rank 1] error: this rank was started with another configuration than rank 0: \`lr: 1\`" \
+    "[rank 0] error: rank 1 failed"
+sed 's/n_layer: 4/n_layer: 5/' run.yaml >five.yaml
+run 1 mpirun -n 1 "$MUDDPIPE" train run.yaml "$wire" : -n 1 "$MUDDPIPE" train five.yaml "$wire"
+says "\`n_layer: 5\` here, \`n_layer: 4\` there" "[rank 0] error: rank 1 failed"
+
+# Token files.
+both "cannot open token file none.bin" -- train run.yaml data.train=none.bin
+alone "data.train names no token file" "data encode" -- train run.yaml data.train=
+head -c 5000 train.bin >cut.bin
+both "cut.bin: its header announces" "5000: cut off" -- train run.yaml data.train=cut.bin
+head -c 100 train.bin >header.bin
+alone "header.bin: " "cut off" -- train run.yaml data.train=header.bin
+: >empty.bin
+alone "empty.bin: the file is empty" -- train run.yaml data.train=empty.bin
+both "train.bin: token 1" "is not below the vocabulary's 64" -- train run.yaml model.vocab_size=64
+head -c 20 text >short.txt
+alone "short.txt: its 20 tokens are too few" "data.seq_len" -- train run.yaml data.train=short.txt
+alone "valid.bin: token 1" -- eval broken/shape data.valid=valid.bin data.seq_len=32
+
+# Weights.
+both "broken/cut/model.safetensors: " "cut off" -- check broken/cut
+for name in cut_header endless; do
+    alone "broken/$name/model.safetensors: " "cut off" -- check broken/$name
+done
+for name in missing shape size dtype extra; do
+    victim=layers.1.attention.wo.weight
+    [[ $name != extra ]] || victim=layers.9.attention.wo.weight
+    alone "broken/$name/model.safetensors: " "$victim" -- check broken/$name
+done
+for name in missing shape; do # found by the one rank that owns the tensor
+    run_ranks 1 2 check broken/$name
+    says "broken/$name/model.safetensors: " "layers.1.attention.wo.weight" "[rank 0] error: " "[rank 1] error: "
+done
+says "[16, 64]" "[32, 32]"
+for name in four_bytes no_json empty; do
+    alone "broken/$name/model.safetensors: " -- check broken/$name
+done
+alone "none: No such file or directory" -- check none
+
+# config.json.
+both "broken/json_cut/config.json:" "not valid JSON" -- check broken/json_cut
+alone "broken/json_type/config.json:3:2: n_head must be an integer" -- check broken/json_type
+alone "broken/json_range/config.json:3:2: n_head must be" -- check broken/json_range
+alone "broken/json_twice/config.json:" "duplicate" -- check broken/json_twice
+alone "broken/json_typo/config.json:3:2: unknown key n_haed" "did you mean n_head" \
+    -- check broken/json_typo
+alone "n_head 3" "dim" -- check broken/json_heads
+alone "broken/json_list/config.json" -- check broken/json_list
+alone "broken/json_empty/config.json" -- check broken/json_empty
+alone "tokens.safetensors: token 64 at [0, 0]" -- check broken/token_big
+alone "tokens.safetensors: token -1 at [0, 0]" -- check broken/token_negative
+alone "tokens.safetensors: " "cut off" -- check broken/tokens_cut
+
+# A run folder that cannot be made, or is there already.
+both_folders=$(run_ranks 0 2 train run.yaml logging.run=there && ls there)
+run_ranks 1 2 train run.yaml logging.run=there
+says "the run folder there exists already" "logging.run" "[rank 1] error: rank 0 failed"
+[[ $(ls there) == "$both_folders" ]] || fail "the run folder was touched"
+alone "run folder /proc/none" -- train run.yaml logging.run=/proc/none
