@@ -1,8 +1,9 @@
 /* gemm.h - matrix products by whoever does them best; private to kernels/.
  *
- * A library is asked for one tile at a time, in the calling thread alone: linear.c cuts a product into
- * tiles whose sizes come from its shape and spreads them over the threads. So the order of additions
- * inside an element is the library's choice for that tile's shape and never depends on the threads.
+ * A library is asked for one tile at a time, in the calling thread alone: linear.c cuts a product
+ * into tiles whose sizes come from its shape and spreads them over the threads. So the order of
+ * additions inside an element is the library's choice for that tile's shape and never depends on
+ * the threads.
  */
 #ifndef KERNELS_GEMM_H
 #define KERNELS_GEMM_H
@@ -10,7 +11,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* A row-major matrix as stored; `transposed` means that the product reads it the other way round. */
+/* A row-major matrix as stored; `transposed` means that the product reads it the other way round.
+ * */
 struct gemm_operand {
     const float *base;
     size_t ld; /* elements from one stored row to the next */

@@ -7,9 +7,9 @@
 
 #include "base/status.h"
 
-/* oneDNN runs on its own OpenMP runtime even where this program is built without OpenMP, and uses all
- * of its threads unless the calling thread's setting says one. The functions are looked up in the
- * runtime that is loaded, whichever that is; an oneDNN with another runtime has none. */
+/* oneDNN runs on its own OpenMP runtime even where this program is built without OpenMP, and uses
+ * all of its threads unless the calling thread's setting says one. The functions are looked up in
+ * the runtime that is loaded, whichever that is; an oneDNN with another runtime has none. */
 static int (*runtime_max_threads)(void);
 static void (*runtime_set_threads)(int);
 static pthread_once_t runtime_once = PTHREAD_ONCE_INIT;
@@ -36,5 +36,6 @@ void gemm_dnnl(size_t M, size_t N, size_t K, struct gemm_operand A, struct gemm_
     if (threads != 1) {
         runtime_set_threads(threads);
     }
-    CHECK(status == dnnl_success, "dnnl_sgemm of %zu x %zu x %zu returned %d", M, N, K, (int)status);
+    CHECK(status == dnnl_success, "dnnl_sgemm of %zu x %zu x %zu returned %d", M, N, K,
+          (int)status);
 }

@@ -67,10 +67,16 @@ static void tables_fill(void)
             table->workspace = cpu_workspace;
             switch (isa) {
 #if defined(__x86_64__)
-            case ISA_V4: table_fill_v4(table, (enum gemm_library)library); break;
-            case ISA_V3: table_fill_v3(table, (enum gemm_library)library); break;
+            case ISA_V4:
+                table_fill_v4(table, (enum gemm_library)library);
+                break;
+            case ISA_V3:
+                table_fill_v3(table, (enum gemm_library)library);
+                break;
 #endif
-            default: table_fill_generic(table, (enum gemm_library)library); break;
+            default:
+                table_fill_generic(table, (enum gemm_library)library);
+                break;
             }
         }
     }

@@ -1,22 +1,23 @@
 /* kernels.h - the door of kernels/: every operation, once, as a prototype in one table.
  *
- * The CPU op (kernels/cpu/<op>.c) is the specification; its CUDA twin (kernels/cuda/<op>.cu) fills the
- * same table. Ops are deaf: they know pointers and shapes, no model, no rank.
+ * The CPU op (kernels/cpu/<op>.c) is the specification; its CUDA twin (kernels/cuda/<op>.cu) fills
+ * the same table. Ops are deaf: they know pointers and shapes, no model, no rank.
  *
  * Letters, used everywhere in the project:
  *     B sequences of a microbatch   T tokens of a sequence      N = B*T rows (tokens)
  *     D model width   H query heads   G key/value heads   E head width   F FFN width   V vocabulary
  *     C ways of an aggregate (1..4)   n keys an aggregate reads   K inner width of its generator
- * All tensors are dense and row-major. `void *` points to elements of the table's dtype, `float *` and
- * `double *` to what they say in every table. Linears are stored [out, in]: y = x W^T + b.
+ * All tensors are dense and row-major. `void *` points to elements of the table's dtype, `float *`
+ * and `double *` to what they say in every table. Linears are stored [out, in]: y = x W^T + b.
  *
  * Contract of every op
  *  - Forward and input gradients overwrite their output unless the name says accumulate; weight
- *    gradients (dweight) accumulate; small gradients named *_part overwrite (one microbatch's share).
+ *    gradients (dweight) accumulate; small gradients named *_part overwrite (one microbatch's
+ *    share).
  *  - Outputs do not alias inputs unless said.
  *  - Nothing is allocated; scratch comes from ctx->workspace (kernels_workspace tells how much).
- *  - The order of every addition is fixed by the shape, never by threads or alignment: the same input
- *    gives the same bits with any ctx->threads.
+ *  - The order of every addition is fixed by the shape, never by threads or alignment: the same
+ *    input gives the same bits with any ctx->threads.
  *  - Bad arguments are our bug (CHECK).
  */
 #ifndef KERNELS_KERNELS_H
@@ -67,7 +68,7 @@ struct attention_shape {
 struct mudd_term {
     const float *weights; /* at this key's column of way 0 */
     size_t row_stride, way_stride;
-    size_t ways;                    /* C */
+    size_t ways;                /* C */
     const void *dout[WAYS_MAX]; /* C x [N, D] gradients of the aggregate's outputs */
 };
 
@@ -84,7 +85,7 @@ struct kernels {
     enum dtype dtype;
     size_t (*workspace)(const struct kernel_limits *limits); /* see kernels_workspace */
 
-    /* out[t,:] = table[ids[t],:]; out [N, D], table [V, D], ids [N] in [0, V) (checked by data/). */
+    /* out[t,:] = table[ids[t],:]; out [N, D], table [V, D], ids [N] in [0, V) (data/ checks). */
     void (*embed_forward)(const struct kernel_ctx *ctx, void *out, const void *table,
                           const int32_t *ids, size_t N, size_t D);
     /* dtable[ids[t],:] += dout[t,:], t ascending. */
@@ -146,13 +147,13 @@ struct kernels {
     void (*mudd_weights_backward_input)(const struct kernel_ctx *ctx, void *dhidden,
                                         const float *dweights, const void *w2, size_t N, size_t K,
                                         size_t Cn);
-    /* dw2 [C*n, K] += dweights^T hidden (NULL dw2 or hidden: static); dbias [C*n] += column sums. */
+    /* dw2 [C*n, K] += dweights^T hidden (dw2 or hidden NULL: static); dbias [C*n] += column sums */
     void (*mudd_weights_backward_weight)(const struct kernel_ctx *ctx, float *dw2, float *dbias,
                                          const float *dweights, const void *hidden, size_t N,
                                          size_t K, size_t Cn);
 
     /* out[c][t,:] = sum_j weight(t, c, j) * key[j][t,:], j ascending; C x [N, D]. Each key is read
-     * once for all ways. weights [N, C*n] way-major, or static_weights [C*n] when weights is NULL. */
+     * once for all ways. weights [N, C*n] way-major, or static_weights [C*n] if weights is NULL. */
     void (*mudd_forward)(const struct kernel_ctx *ctx, void *const *out, const void *const *key,
                          const float *weights, const void *static_weights, size_t N, size_t D,
                          size_t C, size_t n);
@@ -165,9 +166,9 @@ struct kernels {
     void (*mudd_backward_key)(const struct kernel_ctx *ctx, void *dkey, bool accumulate,
                               const struct mudd_term *terms, size_t count, size_t N, size_t D);
 
-    /* Softmax cross-entropy of a chunk of rows: *loss += sum over rows of -log p(target) (double, rows
-     * ascending); dlogits [rows, V] = (p - onehot) * scale (NULL = loss only; may alias logits). A
-     * target of -1 counts nothing. */
+    /* Softmax cross-entropy of a chunk of rows: *loss += sum over rows of -log p(target) (double,
+     * rows ascending); dlogits [rows, V] = (p - onehot) * scale (NULL = loss only; may alias
+     * logits). A target of -1 counts nothing. */
     void (*xent)(const struct kernel_ctx *ctx, double *loss, void *dlogits, const float *logits,
                  const int32_t *targets, float scale, size_t rows, size_t V);
 
@@ -179,11 +180,14 @@ struct kernels {
     void (*add)(const struct kernel_ctx *ctx, void *out, const void *a, const void *b,
                 size_t count); /* out may alias a or b */
     void (*scale_add)(const struct kernel_ctx *ctx, void *dst, const void *src, float scale,
-                      size_t count);                      /* dst += scale * src (one fmaf) */
+                      size_t count); /* dst += scale * src (one fmaf) */
+    void (*scale_columns)(const struct kernel_ctx *ctx, float *x, const float *scale, size_t rows,
+                          size_t columns); /* x[r, c] *= scale[c] */
     void (*accumulate_f32)(const struct kernel_ctx *ctx, float *dst, const float *src,
                            size_t count); /* dst += src */
 
-    /* *out = sum of squares, in double: chunks of 4096 elements left to right, chunk sums ascending. */
+    /* *out = sum of squares, in double: chunks of 4096 elements left to right, chunk sums
+     * ascending. */
     void (*sum_squares)(const struct kernel_ctx *ctx, double *out, const float *x, size_t count);
     /* Decoupled AdamW on one tensor: g = gradient * gradient_scale; p *= 1 - lr * weight_decay;
      * m, v; p -= lr * mhat / (sqrt(vhat) + eps). */
@@ -198,18 +202,19 @@ struct kernel_limits {
 };
 size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limits *limits);
 
-/* The CPU's table for this machine (widest vector set found at run time) and the GEMM library of this
- * build (oneDNN, OpenBLAS, or our own). MUDDPIPE_GEMM=dnnl|openblas|own and MUDDPIPE_ISA=v4|v3|generic
- * override. Thread-safe, cheap to call again. */
+/* The CPU's table for this machine (widest vector set found at run time) and the GEMM library of
+ * this build (oneDNN, OpenBLAS, or our own). MUDDPIPE_GEMM=dnnl|openblas|own and
+ * MUDDPIPE_ISA=v4|v3|generic override. Thread-safe, cheap to call again. */
 MUST_USE status_t kernels_cpu(const struct kernels **out);
 /* The GPU's table, for the device that the calling thread is bound to (base/device.h). Its ops only
- * enqueue on ctx->stream, never wait, and read and write device or pinned memory: so must `loss` and
- * the `out` of sum_squares; arrays of pointers and structs of arguments stay on the host and are
- * copied. ARENA_ALIGN-aligned tensors are fast ones, and equal bits are promised for them. One stream
- * uses a workspace at a time. STATUS_UNSUPPORTED where this program was built without CUDA. */
+ * enqueue on ctx->stream, never wait, and read and write device or pinned memory: so must `loss`
+ * and the `out` of sum_squares; arrays of pointers and structs of arguments stay on the host and
+ * are copied. ARENA_ALIGN-aligned tensors are fast ones, and equal bits are promised for them. One
+ * stream uses a workspace at a time. STATUS_UNSUPPORTED in a program built without CUDA. */
 MUST_USE status_t kernels_cuda(enum dtype dtype, const struct kernels **out);
-/* Call first thing in main: where OpenBLAS took this processor for an older one (its sgemm is then 4-7
- * times slower), runs the program again with OPENBLAS_CORETYPE set. Returns if nothing is to be done. */
+/* Call first thing in main: where OpenBLAS took this processor for an older one (its sgemm is then
+ * 4-7 times slower), runs the program again with OPENBLAS_CORETYPE set. Returns if nothing is to be
+ * done. */
 void kernels_guard(char *const *argv);
 
 #endif

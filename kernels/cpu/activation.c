@@ -75,10 +75,9 @@ static void swiglu_backward(const struct kernel_ctx *ctx, void *dgate_, void *du
 #pragma omp parallel for num_threads(ctx->threads) schedule(static)
     for (size_t block = 0; block < blocks; block++) {
         size_t begin = block * ELEMENT_BLOCK, end = smaller(count, begin + ELEMENT_BLOCK);
-        EACH_LANES(
-            begin, end,
-            swiglu_backward_lanes(dgate + i, dup + i, dy + i, gate + i, up + i, LANES),
-            swiglu_backward_lanes(dgate + i, dup + i, dy + i, gate + i, up + i, rest));
+        EACH_LANES(begin, end,
+                   swiglu_backward_lanes(dgate + i, dup + i, dy + i, gate + i, up + i, LANES),
+                   swiglu_backward_lanes(dgate + i, dup + i, dy + i, gate + i, up + i, rest));
     }
 }
 

@@ -1,9 +1,9 @@
 /* attention.c - causal softmax attention, forward: blocks of queries against blocks of keys.
  *
- * Everything is held transposed, queries in the lanes: scores S^T [keys, queries] = K Q^T need K as it
- * lies and the block's queries turned around once; a query's maximum and sum then run down a column, so
- * no vector is ever folded; out^T [E, queries] += V^T P^T needs V as it lies. A query's keys come in
- * ascending order, block by block, with the usual rescaling when the maximum grows.
+ * Everything is held transposed, queries in the lanes: scores S^T [keys, queries] = K Q^T need K as
+ * it lies and the block's queries turned around once; a query's maximum and sum then run down a
+ * column, so no vector is ever folded; out^T [E, queries] += V^T P^T needs V as it lies. A query's
+ * keys come in ascending order, block by block, with the usual rescaling when the maximum grows.
  */
 #include "kernels/cpu/attention.h"
 

@@ -1,7 +1,8 @@
 /* attention_backward.c - gradients of q, k and v, with the probabilities made anew from lse.
  *
- * A thread takes one key/value head of one sequence: its query heads ascending, in each the blocks of
- * queries ascending, in each the blocks of keys; dk and dv add up in the workspace in that order.
+ * A thread takes one key/value head of one sequence: its query heads ascending, in each the blocks
+ * of queries ascending, in each the blocks of keys; dk and dv add up in the workspace in that
+ * order.
  *     P^T = exp(scale K Q^T - lse)         dV += P^T dO
  *     dS^T = P^T (V dO^T - delta) scale    dK += dS^T Q     dQ^T += K^T dS^T
  * where delta = rows' sum of dO * O.
@@ -128,7 +129,8 @@ static void queries_backward(const struct attention_shape *shape, const struct b
     attention_untranspose(rows->dq, shape->H * shape->E, s->dqt, count, shape->E);
 }
 
-static void rows_store(float *out, const float *from, size_t stride, size_t wide, size_t T, size_t E)
+static void rows_store(float *out, const float *from, size_t stride, size_t wide, size_t T,
+                       size_t E)
 {
     for (size_t t = 0; t < T; t++) {
         memcpy(out + t * stride, from + t * wide, E * sizeof *out);

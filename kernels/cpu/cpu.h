@@ -1,8 +1,8 @@
 /* cpu.h - what the files of kernels/cpu/ share; private to kernels/.
  *
  * Each file here is compiled once per instruction set. Its operations are static; the one symbol it
- * exports puts them into a table, under a name that carries the instruction set: norm_fill_v4 and so
- * on.
+ * exports puts them into a table, under a name that carries the instruction set: norm_fill_v4 and
+ * so on.
  */
 #ifndef KERNELS_CPU_CPU_H
 #define KERNELS_CPU_CPU_H

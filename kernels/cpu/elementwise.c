@@ -44,6 +44,18 @@ static void scale_add(const struct kernel_ctx *ctx, void *dst, const void *src, 
     }
 }
 
+static void scale_columns(const struct kernel_ctx *ctx, float *x, const float *scale, size_t rows,
+                          size_t columns)
+{
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t c = 0; c < columns; c++) {
+            x[r * columns + c] *= scale[c];
+        }
+    }
+    (void)ctx;
+}
+
 static void accumulate_f32(const struct kernel_ctx *ctx, float *dst, const float *src, size_t count)
 {
     add(ctx, dst, dst, src, count);
@@ -60,6 +72,7 @@ void ISA(elementwise_fill)(struct kernels *table)
     table->zero = zero;
     table->add = add;
     table->scale_add = scale_add;
+    table->scale_columns = scale_columns;
     table->accumulate_f32 = accumulate_f32;
     table->from_f32 = from_f32;
 }

@@ -11,7 +11,8 @@ static void embed_forward(const struct kernel_ctx *ctx, void *out, const void *t
     }
 }
 
-/* Threads share out the columns, so that each row of the table gets its tokens in ascending order. */
+/* Threads share out the columns, so that each row of the table gets its tokens in ascending order.
+ * */
 static void embed_backward(const struct kernel_ctx *ctx, float *dtable, const void *dout,
                            const int32_t *ids, size_t N, size_t D)
 {

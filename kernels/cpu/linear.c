@@ -6,8 +6,15 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-/* Measured: larger tiles gain nothing, and below 64 rows the library packs more than it multiplies. */
-enum { TILE_ROWS = 256, TILE_ROWS_LEAST = 64, TILE_COLUMNS = 256, TILE_STEP = 16, TILES_WANTED = 4 };
+/* Measured: larger tiles gain nothing, and below 64 rows the library packs more than it multiplies.
+ * */
+enum {
+    TILE_ROWS = 256,
+    TILE_ROWS_LEAST = 64,
+    TILE_COLUMNS = 256,
+    TILE_STEP = 16,
+    TILES_WANTED = 4
+};
 
 struct product {
     size_t M, N, K; /* C [M, N] (+)= A [M, K] B [K, N] */
@@ -203,11 +210,17 @@ void ISA(linear_fill)(struct kernels *table, enum gemm_library library)
 {
     switch (library) {
 #ifdef KERNELS_HAVE_DNNL
-    case GEMM_DNNL: fill_dnnl(table); break;
+    case GEMM_DNNL:
+        fill_dnnl(table);
+        break;
 #endif
 #ifdef KERNELS_HAVE_OPENBLAS
-    case GEMM_OPENBLAS: fill_openblas(table); break;
+    case GEMM_OPENBLAS:
+        fill_openblas(table);
+        break;
 #endif
-    default: fill_own(table); break;
+    default:
+        fill_own(table);
+        break;
     }
 }

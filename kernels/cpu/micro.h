@@ -1,8 +1,8 @@
 /* micro.h - the inner product of our own matrix products: a few rows of C in registers.
  *
  * C[m, x] = (C[m, x] or 0) + sum_k A[m, k] B[k, x], k ascending, one fmaf a step: the same bits for
- * any blocking, as long as k is walked in order. A is read one element at a time with any strides (so
- * also transposed); the columns of B and C are whole lanes, padded by the caller.
+ * any blocking, as long as k is walked in order. A is read one element at a time with any strides
+ * (so also transposed); the columns of B and C are whole lanes, padded by the caller.
  */
 #ifndef KERNELS_CPU_MICRO_H
 #define KERNELS_CPU_MICRO_H
@@ -25,7 +25,8 @@ INLINE void micro_block(int rows, int width, size_t K, const float *A, size_t a_
     for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 4
         for (int w = 0; w < width; w++) {
-            sum[r][w] = accumulate ? lanes_load(C + (size_t)r * ldc + (size_t)w * LANES) : lanes_zero();
+            sum[r][w] =
+                accumulate ? lanes_load(C + (size_t)r * ldc + (size_t)w * LANES) : lanes_zero();
         }
     }
     for (size_t k = 0; k < K; k++) {
@@ -67,8 +68,8 @@ INLINE void micro_strip(int rows, int width, size_t M, size_t K, struct micro_op
     }
 }
 
-/* C [M, columns * LANES] over A [M, K] and B [K, columns * LANES]. The strips' shapes fit the number of
- * registers: 32 with AVX-512 (one a lane), 16 otherwise (two a lane). */
+/* C [M, columns * LANES] over A [M, K] and B [K, columns * LANES]. The strips' shapes fit the
+ * number of registers: 32 with AVX-512 (one a lane), 16 otherwise (two a lane). */
 static inline __attribute__((unused)) void micro_gemm(size_t M, size_t columns, size_t K,
                                                       struct micro_operand A, const float *B,
                                                       size_t ldb, float *C, size_t ldc,

@@ -1,10 +1,11 @@
 /* mudd.c - the aggregates over earlier layers' outputs, and their gradients.
  *
- * All three walk token by token. Mixing and dweights take KEYS keys at a time for all ways, so that each
- * key is read from memory once; mixing adds up on the stack, COLUMNS at a time, because outputs and keys
- * that lie the same distance from a page's start would push each other out of the first-level cache. A
- * key's gradient is read and written once while all its consumers' rows stream by. The order of the
- * fmaf steps of an element is that of kernels.h and does not depend on this grouping.
+ * All three walk token by token. Mixing and dweights take KEYS keys at a time for all ways, so that
+ * each key is read from memory once; mixing adds up on the stack, COLUMNS at a time, because
+ * outputs and keys that lie the same distance from a page's start would push each other out of the
+ * first-level cache. A key's gradient is read and written once while all its consumers' rows stream
+ * by. The order of the fmaf steps of an element is that of kernels.h and does not depend on this
+ * grouping.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
@@ -100,10 +101,18 @@ static void mudd_forward(const struct kernel_ctx *ctx, void *const *out, const v
     for (size_t t = 0; t < N; t++) {
         const float *row = base + t * stride;
         switch (C) {
-        case 1: mix_row(out, key, row, t * D, D, 1, n); break;
-        case 2: mix_row(out, key, row, t * D, D, 2, n); break;
-        case 3: mix_row(out, key, row, t * D, D, 3, n); break;
-        default: mix_row(out, key, row, t * D, D, 4, n); break;
+        case 1:
+            mix_row(out, key, row, t * D, D, 1, n);
+            break;
+        case 2:
+            mix_row(out, key, row, t * D, D, 2, n);
+            break;
+        case 3:
+            mix_row(out, key, row, t * D, D, 3, n);
+            break;
+        default:
+            mix_row(out, key, row, t * D, D, 4, n);
+            break;
         }
     }
     trace_switch(ctx->trace, before);
@@ -111,8 +120,8 @@ static void mudd_forward(const struct kernel_ctx *ctx, void *const *out, const v
 
 /* ---- gradient of the weights ---- */
 
-INLINE void dot_lanes(lanes_t sum[KEYS][WAYS_MAX], const float *const *dout, const float *const *key,
-                      size_t ways, size_t keys, size_t i, size_t n)
+INLINE void dot_lanes(lanes_t sum[KEYS][WAYS_MAX], const float *const *dout,
+                      const float *const *key, size_t ways, size_t keys, size_t i, size_t n)
 {
     lanes_t d[WAYS_MAX];
 #pragma GCC unroll 4
@@ -189,10 +198,18 @@ static void mudd_backward_weights(const struct kernel_ctx *ctx, float *dweights,
     for (size_t t = 0; t < N; t++) {
         float *row = dweights + t * C * n;
         switch (C) {
-        case 1: dot_row(row, dout, key, t * D, D, 1, n); break;
-        case 2: dot_row(row, dout, key, t * D, D, 2, n); break;
-        case 3: dot_row(row, dout, key, t * D, D, 3, n); break;
-        default: dot_row(row, dout, key, t * D, D, 4, n); break;
+        case 1:
+            dot_row(row, dout, key, t * D, D, 1, n);
+            break;
+        case 2:
+            dot_row(row, dout, key, t * D, D, 2, n);
+            break;
+        case 3:
+            dot_row(row, dout, key, t * D, D, 3, n);
+            break;
+        default:
+            dot_row(row, dout, key, t * D, D, 4, n);
+            break;
         }
     }
     trace_switch(ctx->trace, before);
@@ -243,10 +260,18 @@ static void mudd_backward_key(const struct kernel_ctx *ctx, void *dkey, bool acc
         for (size_t k = 0; k < count; k++) {
             bool first = k == 0 && !accumulate;
             switch (terms[k].ways) {
-            case 1: term_row(row, &terms[k], 1, first, t, D); break;
-            case 2: term_row(row, &terms[k], 2, first, t, D); break;
-            case 3: term_row(row, &terms[k], 3, first, t, D); break;
-            default: term_row(row, &terms[k], 4, first, t, D); break;
+            case 1:
+                term_row(row, &terms[k], 1, first, t, D);
+                break;
+            case 2:
+                term_row(row, &terms[k], 2, first, t, D);
+                break;
+            case 3:
+                term_row(row, &terms[k], 3, first, t, D);
+                break;
+            default:
+                term_row(row, &terms[k], 4, first, t, D);
+                break;
             }
         }
     }

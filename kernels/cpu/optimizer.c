@@ -4,8 +4,8 @@
 
 enum { CHUNK = 4096, TOGETHER = 8, PASS = 1024 };
 
-/* Squares of chunks of CHUNK elements, `chunks` of them side by side: a chunk's own sum stays left to
- * right while the chains overlap. */
+/* Squares of chunks of CHUNK elements, `chunks` of them side by side: a chunk's own sum stays left
+ * to right while the chains overlap. */
 INLINE void chunk_squares(double *sums, const float *x, size_t chunks, size_t size)
 {
     double sum[TOGETHER] = {0};

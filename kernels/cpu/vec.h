@@ -1,10 +1,11 @@
 /* vec.h - sixteen floats at a time, whatever the machine's vectors are.
  *
- * The CPU operations are written once over `lanes_t` and compiled once per instruction set (CPU_ISA):
- * one AVX-512 register, two AVX2 registers, or an array of sixteen floats. Every lane does the same
- * IEEE operations in each of them, a reduction is always the same tree over sixteen lanes, and a row's
- * tail goes through the same operations as its body, with zeros in the lanes beyond the end. So a
- * result depends neither on the instruction set nor on alignment nor on an element's position.
+ * The CPU operations are written once over `lanes_t` and compiled once per instruction set
+ * (CPU_ISA): one AVX-512 register, two AVX2 registers, or an array of sixteen floats. Every lane
+ * does the same IEEE operations in each of them, a reduction is always the same tree over sixteen
+ * lanes, and a row's tail goes through the same operations as its body, with zeros in the lanes
+ * beyond the end. So a result depends neither on the instruction set nor on alignment nor on an
+ * element's position.
  */
 #ifndef KERNELS_CPU_VEC_H
 #define KERNELS_CPU_VEC_H
@@ -23,6 +24,8 @@ enum { LANES = 16 };
 #else
 #define INLINE static __attribute__((noinline, unused))
 #endif
+
+/* clang-format off */
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 
@@ -86,7 +89,10 @@ INLINE lanes_t lanes_pair_(__m256 lo, __m256 hi)
 #define LANES_UNARY_(name, op)                                                                     \
     INLINE lanes_t name(lanes_t a) { return lanes_pair_(op(a.lo), op(a.hi)); }
 #define LANES_BINARY_(name, op)                                                                    \
-    INLINE lanes_t name(lanes_t a, lanes_t b) { return lanes_pair_(op(a.lo, b.lo), op(a.hi, b.hi)); }
+    INLINE lanes_t name(lanes_t a, lanes_t b)                                                      \
+    {                                                                                              \
+        return lanes_pair_(op(a.lo, b.lo), op(a.hi, b.hi));                                        \
+    }
 
 INLINE lanes_t lanes_set(float x) { return lanes_pair_(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
 INLINE lanes_t lanes_load(const float *p)
@@ -168,7 +174,10 @@ INLINE lanes_t lanes_sub(lanes_t a, lanes_t b) { LANES_EACH_(a.x[i] - b.x[i]); }
 INLINE lanes_t lanes_mul(lanes_t a, lanes_t b) { LANES_EACH_(a.x[i] * b.x[i]); }
 INLINE lanes_t lanes_div(lanes_t a, lanes_t b) { LANES_EACH_(a.x[i] / b.x[i]); }
 INLINE lanes_t lanes_sqrt(lanes_t a) { LANES_EACH_(sqrtf(a.x[i])); }
-INLINE lanes_t lanes_fma(lanes_t a, lanes_t b, lanes_t c) { LANES_EACH_(fmaf(a.x[i], b.x[i], c.x[i])); }
+INLINE lanes_t lanes_fma(lanes_t a, lanes_t b, lanes_t c)
+{
+    LANES_EACH_(fmaf(a.x[i], b.x[i], c.x[i]));
+}
 INLINE lanes_t lanes_max(lanes_t a, lanes_t b) { LANES_EACH_(a.x[i] > b.x[i] ? a.x[i] : b.x[i]); }
 INLINE lanes_t lanes_min(lanes_t a, lanes_t b) { LANES_EACH_(a.x[i] < b.x[i] ? a.x[i] : b.x[i]); }
 INLINE lanes_t lanes_select_less(lanes_t a, lanes_t b, lanes_t x, lanes_t y)
@@ -181,7 +190,12 @@ INLINE lanes_t lanes_abs(lanes_t a) { LANES_EACH_(fabsf(a.x[i])); }
 
 #endif
 
-INLINE lanes_t lanes_zero(void) { return lanes_set(0.0f); }
+/* clang-format on */
+
+INLINE lanes_t lanes_zero(void)
+{
+    return lanes_set(0.0f);
+}
 
 /* Loads and stores of n <= LANES elements. */
 INLINE lanes_t lanes_load_n(const float *p, size_t n)

@@ -1,7 +1,7 @@
 /* xent.c - softmax cross-entropy and its gradient.
  *
- * A row's exponentials are added in sixteen float lanes over SUM_CHUNK columns, the chunks in double;
- * the rows' losses are kept and added in order afterwards.
+ * A row's exponentials are added in sixteen float lanes over SUM_CHUNK columns, the chunks in
+ * double; the rows' losses are kept and added in order afterwards.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"

@@ -5,6 +5,7 @@
 
 #include "tests/kernels/operations.h"
 
+/* clang-format off */
 static const struct problem problems[] = {
     /* op, shape as in operations.h, option */
     {"embed", 1, 8, 5, 0, 0, 0},
@@ -55,6 +56,7 @@ static const struct problem problems[] = {
     {"xent", 40, 1500, 0, 0, 0, 0},
     {"xent", 6, 2500, 0, 0, 0, 1},
 };
+/* clang-format on */
 enum { PROBLEMS = sizeof problems / sizeof *problems };
 
 /* One problem's numbers and results. */

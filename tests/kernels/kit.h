@@ -26,8 +26,18 @@ static inline double kit_random(uint64_t *state)
     return (double)(int64_t)(*state >> 11) * 0x1p-52 - 1.0;
 }
 
-/* An array of floats `shift` elements past a 256-byte boundary; filled with NaN so that reading what
- * was not written shows. */
+/* For tests without threads of their own: without OpenMP the sanitizer has nothing to see in them.
+ * */
+static inline void kit_skip_under_thread_sanitizer(void)
+{
+#ifdef __SANITIZE_THREAD__
+    printf("skipped: one thread only, and too slow under the thread sanitizer\n");
+    exit(77);
+#endif
+}
+
+/* An array of floats `shift` elements past a 256-byte boundary; filled with NaN so that reading
+ * what was not written shows. */
 static inline float *kit_floats(size_t count, size_t shift)
 {
     size_t bytes = ((count + shift) * sizeof(float) + 2 * ARENA_ALIGN) / ARENA_ALIGN * ARENA_ALIGN;
@@ -35,6 +45,15 @@ static inline float *kit_floats(size_t count, size_t shift)
     assert_non_null(base);
     memset(base, 0xff, bytes);
     return base + shift;
+}
+
+static inline float *kit_numbers(size_t count, uint64_t seed)
+{
+    float *x = kit_floats(count, 0);
+    for (size_t i = 0; i < count; i++) {
+        x[i] = (float)kit_random(&seed);
+    }
+    return x;
 }
 
 static inline void kit_free(float *floats, size_t shift)

@@ -1,5 +1,5 @@
-/* test_determinism.c - the same bits with any number of threads, wherever the buffers lie, twice, and
- * (our own operations) with every instruction set. */
+/* test_determinism.c - the same bits with any number of threads, wherever the buffers lie, twice,
+ * and (our own operations) with every instruction set. */
 #include "tests/kernels/cases.h"
 
 /* Runs a problem again and compares all bits with `first`. */
@@ -76,6 +76,7 @@ static void test_instruction_sets(void **state)
 
 int main(void)
 {
+    kit_skip_under_thread_sanitizer();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dnnl),
         cmocka_unit_test(test_openblas),

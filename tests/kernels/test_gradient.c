@@ -88,13 +88,15 @@ static void test_notices(void **state)
         trial_free(&t);
         if (!noticed) {
             char text[128];
-            fail_msg("a wrong gradient of %s passed", problem_print(&problems[i], text, sizeof text));
+            fail_msg("a wrong gradient of %s passed",
+                     problem_print(&problems[i], text, sizeof text));
         }
     }
 }
 
 int main(void)
 {
+    kit_skip_under_thread_sanitizer();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_default),
         cmocka_unit_test(test_own_products),
