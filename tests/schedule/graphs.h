@@ -18,8 +18,9 @@ struct graph_test {
     int block;    /* layers a block whose mean is a key; 0: none */
     enum {
         RAW_NONE,
-        RAW_NORMED, /* keys are normed, and the raw output is taken where no aggregate is */
-        RAW_ADDED   /* and aggregates are added to it */
+        RAW_STATIC, /* keys are normed; the raw output is taken where no aggregate is */
+        RAW_NORMED, /* and makes the weights where one is */
+        RAW_ADDED   /* and the aggregates are added to it */
     } raw;
 };
 
@@ -112,14 +113,16 @@ static inline void graph_test_consumer(struct graph *graph, const struct graph_t
     int unit = 2 * i + 1;
     int ways = graph->unit[unit].kind == UNIT_HEAD ? READ_R : READ_Q | READ_K | READ_V | READ_R;
     bool aggregates = graph_test_aggregates(test, i);
+    int newest = test->raw != RAW_NONE ? graph_test_raw(test, i) : graph_test_hidden(i);
     if (!aggregates || test->raw == RAW_ADDED) {
-        int key = test->raw != RAW_NONE ? graph_test_raw(test, i) : graph_test_hidden(i);
-        graph_test_read(graph, unit, key, READ_DIRECT);
+        graph_test_read(graph, unit, newest, READ_DIRECT);
+    }
+    if (aggregates && test->raw != RAW_STATIC) {
+        graph_test_read(graph, unit, newest, READ_GENERATOR);
     }
     for (int j = 0; j <= i; j++) {
         if (graph_test_connects(test, i, j)) {
-            graph_test_read(graph, unit, graph_test_hidden(j),
-                            ways | (j == i ? READ_GENERATOR : 0));
+            graph_test_read(graph, unit, graph_test_hidden(j), ways);
         }
     }
     for (int c = 0; c < graph_test_summaries(test); c++) {
@@ -187,6 +190,8 @@ static const struct graph_test graph_test_variants[] = {
     {.layers = 6, .dilation = 1, .block = 3},
     {.layers = 6, .dilation = 1, .block = 2, .period = 2},
     {.layers = 5, .dilation = 1, .block = 2, .period = 3},
+    {.layers = 3, .dilation = 1, .raw = RAW_STATIC},
+    {.layers = 4, .dilation = 1, .period = 2, .block = 2, .raw = RAW_STATIC},
     {.layers = 3, .dilation = 1, .raw = RAW_NORMED},
     {.layers = 3, .dilation = 1, .raw = RAW_ADDED},
     {.layers = 4, .dilation = 1, .period = 2, .raw = RAW_NORMED},

@@ -31,6 +31,7 @@ static const struct layout {
     {{3, 1, 0, 1, RAW_NONE}, 3, 4, "gpipe", "layers", 1},
     {{3, 1, 0, 2, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 0},
     {{4, 1, 0, 3, RAW_NONE}, 3, 3, "1f1b", "4,2,4", 1},
+    {{2, 1, 0, 0, RAW_STATIC}, 2, 3, "1f1b", "layers", 0},
     {{2, 1, 0, 0, RAW_NORMED}, 2, 3, "1f1b", "layers", 0},
     {{2, 1, 0, 0, RAW_ADDED}, 3, 4, "1f1b", "1,2,3", 1},
     {{3, 2, 2, 0, RAW_NORMED}, 2, 3, "gpipe", "3,5", 0},

@@ -93,8 +93,8 @@ static bool reads_hidden(const struct graph_test *test, int first, int end, int 
 
 static bool reads_raw(const struct graph_test *test, int first, int end, int j)
 {
-    bool read =
-        test->raw == RAW_ADDED || (test->raw == RAW_NORMED && !graph_test_aggregates(test, j));
+    bool read = test->raw == RAW_NORMED || test->raw == RAW_ADDED ||
+                (test->raw == RAW_STATIC && !graph_test_aggregates(test, j));
     return read && 2 * j + 1 >= first && 2 * j + 1 < end;
 }
 
@@ -211,7 +211,8 @@ static int hidden_adds(const struct graph_test *test, int j, struct add *out)
     for (int i = test->layers; i >= j; i--) {
         if (graph_test_connects(test, i, j)) {
             count = push_add(out, count, ADD_AGGREGATE, 2 * i + 1, -1);
-            count = i == j ? push_add(out, count, ADD_GENERATOR, 2 * i + 1, -1) : count;
+            bool makes = i == j && test->raw == RAW_NONE;
+            count = makes ? push_add(out, count, ADD_GENERATOR, 2 * i + 1, -1) : count;
         } else if (i == j && test->raw == RAW_NONE) {
             count = push_add(out, count, ADD_DIRECT, 2 * i + 1, -1);
         }
@@ -223,7 +224,11 @@ static int raw_adds(const struct graph_test *test, int j, struct add *out)
 {
     struct add hidden[64];
     int count = 0;
-    if (reads_raw(test, 0, 2 * test->layers + 2, j)) {
+    bool aggregates = graph_test_aggregates(test, j);
+    if (aggregates && test->raw != RAW_STATIC) {
+        count = push_add(out, count, ADD_GENERATOR, 2 * j + 1, -1);
+    }
+    if (!aggregates || test->raw == RAW_ADDED) {
         count = push_add(out, count, ADD_DIRECT, 2 * j + 1, -1);
     }
     bool flows = hidden_adds(test, j, hidden) > 0;
@@ -296,7 +301,7 @@ static void test_every_variant(void **state)
         check_model(&graph_test_variants[i], 1);
     }
     for (int layers = 1; layers <= 6; layers++) {
-        for (int mix = 0; mix < 4 * 3 * 3; mix++) { /* blocks, periods, raw keys */
+        for (int mix = 0; mix < 4 * 3 * 4; mix++) { /* blocks, periods, raw keys */
             const struct graph_test test = {layers, 1 + mix % 2, 1 + mix / 4 % 3, mix % 4,
                                             mix / 12};
             check_model(&test, 3);
@@ -350,7 +355,7 @@ static void test_closed_form(void **state)
 }
 
 /* Blocks of S layers that do not straddle stages of n: beside X_0 (which is the newest key of no
- * later stage) a stage receives the newest key, its raw form if that is added to, and one summary
+ * later stage) a stage receives the newest key, its raw form if that is used, and one summary
  * of each block before it. With n = S that is one summary a stage. */
 static void test_closed_form_blocks(void **state)
 {
@@ -363,7 +368,7 @@ static void test_closed_form_blocks(void **state)
                         .layers = n * ranks, .dilation = 1, .block = S, .raw = raw};
                     struct graph *graph = graph_test_make(&test);
                     struct plan *plan = plan_make(graph, ranks, 2, "1f1b", "layers", 1);
-                    int plain = (ranks - 1) * (raw == RAW_ADDED ? 2 : 1);
+                    int plain = (ranks - 1) * (raw == RAW_NORMED || raw == RAW_ADDED ? 2 : 1);
                     int dense = n / S * ranks * (ranks - 1) / 2 + (ranks - 1);
                     assert_count(shipped_units(plan, false), plain, dense);
                     assert_count(shipped_units(plan, true), plain, dense);
