@@ -81,6 +81,14 @@ static status_t check_pattern(const struct model_config *config)
     bool window = config->dense_pattern.window > 0;
     bool blocks = config->dense_pattern.block_size > 0;
 
+    bool sources = config->dense_pattern.sources[0] != '\0';
+
+    if (sources && (dilation || window || blocks || config->dense_pattern.query_period > 1 ||
+                    config->dense_ways[0] != '\0' || config->dense_type == DENSE_L)) {
+        return FAIL(STATUS_INVALID,
+                    "dense: sources says exactly who reads what; leave key_dilation, window, "
+                    "block_size, query_period, dense_ways and dense_type l out beside it");
+    }
     if (dilation + window + blocks > 1) {
         return FAIL(STATUS_INVALID,
                     "dense: key_dilation, window and block_size each say which keys are read; "

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "model/model_internal.h"
+#include "model/sources.h"
 
 int model_hidden_key(const struct model *model, int j)
 {
@@ -126,47 +127,96 @@ static void push_pattern_keys(const struct model *model, int i, struct consumer 
     }
 }
 
-static status_t consumer_fill(const struct model *model, int i, struct consumer *out)
+/* Reads as dense_pattern.sources lists them. */
+static status_t consumer_fill_sources(const struct model *model, int i, struct consumer *out)
 {
-    const struct model_config *config = &model->config;
-    int L = (int)config->n_layer;
-    out->layer = i;
-    out->unit = i < L ? 2 * i + 1 : 2 * L + 1;
-    out->exists = consumer_exists(config, i);
-    if (!out->exists) {
-        return STATUS_OK;
+    int L = (int)model->config.n_layer, ways, reads[L + 1];
+    TRY(sources_read(model->config.dense_pattern.sources, L, i, reads, &ways));
+    out->exists = ways != 0;
+    for (int way = WAY_Q; way <= WAY_R; way++) {
+        if (ways & 1 << way) {
+            out->way[out->ways++] = way;
+        }
     }
-    out->shared = i == L || config->dense_type == DENSE_L;
+    for (int j = 0; j <= i; j++) {
+        if (reads[j]) {
+            push_key(out, model_hidden_key(model, j));
+        }
+    }
+    out->shared = out->exists && i == L;
+    out->mask = calloc((size_t)(out->ways * out->n) + 1, sizeof *out->mask);
+    if (!out->mask) {
+        return FAIL(STATUS_NOMEM, "no memory for the sources of consumer %d", i);
+    }
+    for (int c = 0; c < out->ways; c++) {
+        for (int j = 0; j < out->n; j++) {
+            out->mask[c * out->n + j] = reads[out->key[j]] & 1 << out->way[c] ? 1.0f : 0.0f;
+        }
+    }
+    return STATUS_OK;
+}
+
+static void consumer_fill_ways(const struct model_config *config, int i, struct consumer *out)
+{
+    out->shared = i == config->n_layer || config->dense_type == DENSE_L;
     if (out->shared) {
         out->ways = 1;
         out->way[0] = WAY_R;
-    } else {
-        const char *kept = config->dense_ways[0] ? config->dense_ways : "qkvr";
-        for (int way = WAY_Q; way <= WAY_R; way++) {
-            if (strchr(kept, "qkvr"[way])) {
-                out->way[out->ways++] = way;
-            }
+        return;
+    }
+    const char *kept = config->dense_ways[0] ? config->dense_ways : "qkvr";
+    for (int way = WAY_Q; way <= WAY_R; way++) {
+        if (strchr(kept, "qkvr"[way])) {
+            out->way[out->ways++] = way;
         }
     }
-    out->key = malloc((size_t)(i + 1) * sizeof *out->key);
-    if (!out->key) {
-        return FAIL(STATUS_NOMEM, "no memory for the keys of consumer %d", i);
+}
+
+static void consumer_fill_pattern(const struct model *model, int i, struct consumer *out)
+{
+    const struct model_config *config = &model->config;
+    out->exists = consumer_exists(config, i);
+    if (!out->exists) {
+        return;
     }
+    consumer_fill_ways(config, i, out);
     if (config->dense_pattern.block_size > 0) {
         push_block_keys(model, i, out);
     } else {
         push_pattern_keys(model, i, out);
     }
     push_key(out, model_hidden_key(model, i));
-    if (config->dynamic_dense) {
-        int64_t inner = (int64_t)out->ways * out->n;
-        if (config->expand_last && i == L) {
-            inner *= 4;
-        }
-        if (config->round64) {
-            inner = (inner / 64 + 1) * 64;
-        }
-        out->inner = inner;
+}
+
+static int64_t generator_width(const struct model_config *config, const struct consumer *consumer)
+{
+    int64_t inner = (int64_t)consumer->ways * consumer->n;
+    if (config->dense_pattern.inner > 0) {
+        return config->dense_pattern.inner;
+    }
+    if (config->expand_last && consumer->layer == config->n_layer) {
+        inner *= 4;
+    }
+    return config->round64 ? (inner / 64 + 1) * 64 : inner;
+}
+
+static status_t consumer_fill(const struct model *model, int i, struct consumer *out)
+{
+    const struct model_config *config = &model->config;
+    int L = (int)config->n_layer;
+    out->layer = i;
+    out->unit = i < L ? 2 * i + 1 : 2 * L + 1;
+    out->key = malloc((size_t)(i + 1) * sizeof *out->key);
+    if (!out->key) {
+        return FAIL(STATUS_NOMEM, "no memory for the keys of consumer %d", i);
+    }
+    if (config->dense && config->dense_pattern.sources[0]) {
+        TRY(consumer_fill_sources(model, i, out));
+    } else {
+        consumer_fill_pattern(model, i, out);
+    }
+    if (config->dynamic_dense && out->exists) {
+        out->inner = generator_width(config, out);
     }
     return STATUS_OK;
 }
@@ -187,12 +237,12 @@ static void graph_fill_consumer(struct model *model, const struct consumer *cons
         graph_set_read(graph, unit, raw, READ_DIRECT);
         return;
     }
-    int ways = 0;
-    for (int c = 0; c < consumer->ways; c++) {
-        ways |= 1 << consumer->way[c];
-    }
     for (int j = 0; j < consumer->n; j++) {
-        graph_set_read(graph, unit, consumer->key[j], ways);
+        for (int c = 0; c < consumer->ways; c++) {
+            if (!consumer->mask || consumer->mask[c * consumer->n + j] > 0) {
+                graph_set_read(graph, unit, consumer->key[j], 1 << consumer->way[c]);
+            }
+        }
     }
     if (consumer->inner > 0) {
         graph_set_read(graph, unit, raw, READ_GENERATOR);
@@ -303,6 +353,7 @@ void model_destroy(struct model *model)
     }
     for (int i = 1; model->consumer && i <= model->config.n_layer; i++) {
         free(model->consumer[i].key);
+        free(model->consumer[i].mask);
     }
     free(model->consumer);
     free(model->graph.unit);

@@ -45,12 +45,14 @@ struct model_config {
     bool mudd_prenorm, mudd_postnorm;
     char mudd_postnorm_ways[CONFIG_STRING]; /* subset of "qkvr" */
     struct {
-        int64_t key_dilation; /* 1 = full */
-        int key_residue;      /* enum key_residue */
-        int64_t query_period; /* 1 = every layer */
-        int64_t window;       /* 0 = off */
-        int64_t block_size;   /* 0 = off */
-        int block_summary;    /* enum block_summary */
+        int64_t key_dilation;        /* 1 = full */
+        int key_residue;             /* enum key_residue */
+        int64_t query_period;        /* 1 = every layer */
+        int64_t window;              /* 0 = off */
+        int64_t block_size;          /* 0 = off */
+        int block_summary;           /* enum block_summary */
+        int64_t inner;               /* K of every generator; 0 = by the official rule */
+        char sources[CONFIG_STRING]; /* "10:vr=0,7; 11:r=0,9": exactly these reads (sources.c) */
     } dense_pattern;
 };
 
@@ -137,6 +139,7 @@ struct consumer {
     int n;             /* keys read */
     int *key;          /* [n] graph key of each column; the last one is X_i */
     int64_t inner;     /* K; 0 = static weights */
+    float *mask;       /* [C*n] 1 where a way reads a key, else 0; NULL = all do */
 };
 
 struct model {

@@ -46,6 +46,15 @@ static void add_newest(struct part *part, const struct unit_shape *shape, int fr
     }
 }
 
+/* Ways that do not read a key have no weight for it. */
+static void mask_weights(const struct part *part, const struct unit_shape *shape, float *weights)
+{
+    if (shape->consumer->mask) {
+        part->kernels->scale_columns(&part->ctx, weights, shape->consumer->mask, shape->N,
+                                     shape->C * shape->n);
+    }
+}
+
 void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
                   struct mudd_stash *stash)
 {
@@ -66,6 +75,7 @@ void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
         kernels->mudd_weights_forward(&part->ctx, stash->weights, stash->hidden,
                                       unit_weight(part, unit, PARAM_DENSE_W2, 0), bias, shape->N,
                                       shape->K, shape->C * shape->n);
+        mask_weights(part, shape, stash->weights);
     }
     kernels->mudd_forward(&part->ctx, stash->mixed, key, stash->weights, bias, shape->N, shape->D,
                           shape->C, shape->n);
@@ -109,6 +119,7 @@ void mudd_backward(struct part *part, const struct unit_shape *shape, int unit, 
     }
     kernels->mudd_backward_weights(&part->ctx, back->dweights, dout, key, shape->N, shape->D,
                                    shape->C, shape->n);
+    mask_weights(part, shape, back->dweights);
     if (shape->K == 0) {
         return;
     }
