@@ -232,7 +232,15 @@ static status_t train_loop(struct training *training)
 static status_t heldout(struct training *training, double *out)
 {
     int64_t tokens;
-    return training->setup.valid ? setup_heldout(&training->setup, out, &tokens) : STATUS_OK;
+    if (!training->setup.valid) {
+        return STATUS_OK;
+    }
+    TRY(setup_heldout(&training->setup, out, &tokens));
+    if (training->root) { /* all digits, for the run's log only */
+        log_debug("held-out loss %.17g nats over %lld tokens after %lld steps", *out,
+                  (long long)tokens, (long long)training->totals.steps);
+    }
+    return STATUS_OK;
 }
 
 static status_t leave_sample(struct training *training)
