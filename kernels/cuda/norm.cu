@@ -1,187 +1,253 @@
-/* norm.cu - twin of cpu/norm.c in float32: a warp a row, sums folded by shuffles in a fixed tree.
- *
- * The scale's and bias's gradients are added over chunks of NORM_CHUNK rows, a thread a column,
- * rows ascending, and then over the chunks, ascending: no atomics, so the same bits every time.
- * They run before dx, which may overwrite dy.
- */
-#include <cuda_runtime.h>
+// norm.cu - RMSNorm and LayerNorm over rows.
+//
+// A warp takes a row, or a block one that is wider than NARROW. Backward, with g = dy * scale and
+// xhat = (x - mean) * rstd:
+//     dx = rstd * (g - [mean of g, LAYER only] - xhat * mean of (g * xhat)).
+#include "kernels/cuda/columns.cuh"
 
-extern "C" {
-#include "kernels/kernels.h"
-}
-#include "kernels/cpu/scratch.h"
+enum { THREADS = 256, NARROW = 512 };
 
-enum { WARP = 32, ROWS_A_BLOCK = 4, COLUMNS_A_BLOCK = 128 };
-
-struct norm_rows { /* one direction's operands; NULL where not wanted */
-    const float *x, *scale, *bias, *dy;
-    float *mean, *rstd;
+template <typename T> struct norm_tensors {
+    T *out; // y or dx
+    const T *x, *dy, *scale, *bias;
+    float *mean, *rstd; // written by forward, read by backward
     size_t rows, width;
     float eps;
-    bool layer;
+    bool layer, accumulate, wide;
 };
 
-static __device__ float warp_sum(float x)
+template <typename T, int GROUP>
+static __global__ void __launch_bounds__(THREADS) forward_kernel(const norm_tensors<T> n)
 {
-    for (int distance = WARP / 2; distance > 0; distance /= 2) {
-        x += __shfl_xor_sync(0xffffffffu, x, distance);
-    }
-    return x;
-}
-
-static __device__ size_t warp_row(void)
-{
-    return (size_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.y;
-}
-
-static __global__ void forward_rows(struct norm_rows n, float *y)
-{
-    size_t row = warp_row();
+    constexpr int L = LANES<T>;
+    size_t row = (size_t)blockIdx.x * (THREADS / GROUP) + threadIdx.x / GROUP;
     if (row >= n.rows) {
-        return;
+        return; // whole warps, and blocks only of one row each
     }
-    const float *x = n.x + row * n.width;
-    float mean = 0, squares = 0;
+    size_t first = (threadIdx.x % GROUP) * L;
+    const T *in = n.x + row * n.width;
+    float mean = 0, x[L];
     if (n.layer) {
-        for (size_t i = threadIdx.x; i < n.width; i += WARP) {
-            mean += x[i];
+        float sum = 0;
+        for (size_t at = first; at < n.width; at += GROUP * L) {
+            row_load<T>(x, in, at, n.width, n.wide);
+#pragma unroll
+            for (int i = 0; i < L; i++) {
+                sum += x[i];
+            }
         }
-        mean = warp_sum(mean) / (float)n.width;
+        mean = group_sum<GROUP>(sum) / (float)n.width;
     }
-    for (size_t i = threadIdx.x; i < n.width; i += WARP) {
-        float d = x[i] - mean;
-        squares = fmaf(d, d, squares);
+    float sum = 0;
+    for (size_t at = first; at < n.width; at += GROUP * L) {
+        row_load<T>(x, in, at, n.width, n.wide);
+#pragma unroll
+        for (int i = 0; i < L; i++) {
+            float d = at + i < n.width ? x[i] - mean : 0.0f;
+            sum = fmaf(d, d, sum);
+        }
     }
-    float rstd = 1.0f / sqrtf(warp_sum(squares) / (float)n.width + n.eps);
-    for (size_t i = threadIdx.x; i < n.width; i += WARP) {
-        float value = (x[i] - mean) * rstd;
-        value = n.scale ? value * n.scale[i] : value;
-        y[row * n.width + i] = n.bias ? value + n.bias[i] : value;
-    }
-    if (threadIdx.x == 0) {
+    float rstd = 1.0f / sqrtf(group_sum<GROUP>(sum) / (float)n.width + n.eps);
+    if (first == 0) {
         n.rstd[row] = rstd;
         if (n.layer) {
             n.mean[row] = mean;
         }
     }
+    for (size_t at = first; at < n.width; at += GROUP * L) {
+        float scale[L], bias[L];
+        row_load<T>(x, in, at, n.width, n.wide);
+        if (n.scale) {
+            row_load<T>(scale, n.scale, at, n.width, n.wide);
+        }
+        if (n.bias) {
+            row_load<T>(bias, n.bias, at, n.width, n.wide);
+        }
+#pragma unroll
+        for (int i = 0; i < L; i++) {
+            x[i] = (x[i] - mean) * rstd;
+            x[i] = n.scale ? x[i] * scale[i] : x[i];
+            x[i] = n.bias ? x[i] + bias[i] : x[i];
+        }
+        row_store<T>(n.out + row * n.width, x, at, n.width, n.wide);
+    }
 }
 
-/* dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), g = dy * scale; mean(g) for LayerNorm only. */
-static __global__ void backward_rows(struct norm_rows n, float *dx, bool accumulate)
+// g and xhat of some elements of a row; both zero beyond its end.
+template <typename T>
+__device__ inline void gradient_load(float (&g)[LANES<T>], float (&xhat)[LANES<T>],
+                                     const norm_tensors<T> &n, size_t row, size_t at, float mean,
+                                     float rstd)
 {
-    size_t row = warp_row();
+    float scale[LANES<T>];
+    row_load<T>(g, n.dy + row * n.width, at, n.width, n.wide);
+    row_load<T>(xhat, n.x + row * n.width, at, n.width, n.wide);
+    if (n.scale) {
+        row_load<T>(scale, n.scale, at, n.width, n.wide);
+    }
+#pragma unroll
+    for (int i = 0; i < LANES<T>; i++) {
+        g[i] = n.scale ? g[i] * scale[i] : g[i];
+        xhat[i] = (xhat[i] - mean) * rstd;
+    }
+}
+
+template <typename T, int GROUP>
+static __global__ void __launch_bounds__(THREADS) backward_kernel(const norm_tensors<T> n)
+{
+    constexpr int L = LANES<T>;
+    size_t row = (size_t)blockIdx.x * (THREADS / GROUP) + threadIdx.x / GROUP;
     if (row >= n.rows) {
         return;
     }
-    const float *x = n.x + row * n.width, *dy = n.dy + row * n.width;
-    float mean = n.layer ? n.mean[row] : 0.0f, rstd = n.rstd[row], sum_g = 0, sum_gx = 0;
-    for (size_t i = threadIdx.x; i < n.width; i += WARP) {
-        float g = n.scale ? dy[i] * n.scale[i] : dy[i];
-        sum_g += g;
-        sum_gx = fmaf(g, (x[i] - mean) * rstd, sum_gx);
-    }
-    float mean_g = n.layer ? warp_sum(sum_g) / (float)n.width : 0.0f;
-    float mean_gx = warp_sum(sum_gx) / (float)n.width;
-    for (size_t i = threadIdx.x; i < n.width; i += WARP) {
-        float g = n.scale ? dy[i] * n.scale[i] : dy[i];
-        float d = fmaf((x[i] - mean) * rstd, -mean_gx, g - mean_g);
-        float *into = dx + row * n.width + i;
-        *into = accumulate ? fmaf(d, rstd, *into) : d * rstd;
-    }
-}
-
-/* parts [chunks, 2, width]: dscale and dbias of each chunk of rows. */
-static __global__ void backward_parts(struct norm_rows n, float *parts)
-{
-    size_t column = (size_t)blockIdx.x * COLUMNS_A_BLOCK + threadIdx.x, chunk = blockIdx.y;
-    if (column >= n.width) {
-        return;
-    }
-    size_t end = (chunk + 1) * NORM_CHUNK < n.rows ? (chunk + 1) * NORM_CHUNK : n.rows;
-    float dscale = 0, dbias = 0;
-    for (size_t row = chunk * NORM_CHUNK; row < end; row++) {
-        float dy = n.dy[row * n.width + column], mean = n.layer ? n.mean[row] : 0.0f;
-        dscale = fmaf(dy, (n.x[row * n.width + column] - mean) * n.rstd[row], dscale);
-        dbias += dy;
-    }
-    parts[chunk * 2 * n.width + column] = dscale;
-    parts[(chunk * 2 + 1) * n.width + column] = dbias;
-}
-
-static __global__ void parts_add(const float *parts, size_t chunks, size_t width, float *dscale,
-                                 float *dbias)
-{
-    size_t column = (size_t)blockIdx.x * COLUMNS_A_BLOCK + threadIdx.x;
-    if (column >= width) {
-        return;
-    }
-    float sum_scale = 0, sum_bias = 0;
-    for (size_t chunk = 0; chunk < chunks; chunk++) {
-        sum_scale += parts[chunk * 2 * width + column];
-        sum_bias += parts[(chunk * 2 + 1) * width + column];
-    }
-    if (dscale) {
-        dscale[column] = sum_scale;
-    }
-    if (dbias) {
-        dbias[column] = sum_bias;
-    }
-}
-
-static void launch_check(const char *what)
-{
-    cudaError_t error = cudaGetLastError();
-    CHECK(error == cudaSuccess, "%s: %s", what, cudaGetErrorString(error));
-}
-
-static unsigned blocks_for(size_t count, size_t block)
-{
-    return (unsigned)((count + block - 1) / block);
-}
-
-extern "C" void norm_forward_cuda(const struct kernel_ctx *ctx, const struct norm_shape *shape,
-                                  void *y, float *mean, float *rstd, const void *x,
-                                  const void *scale, const void *bias)
-{
-    if (shape->rows == 0) {
-        return;
-    }
-    struct norm_rows n = {};
-    n.x = (const float *)x, n.scale = (const float *)scale, n.bias = (const float *)bias;
-    n.mean = mean, n.rstd = rstd, n.rows = shape->rows, n.width = shape->width;
-    n.eps = shape->eps, n.layer = shape->kind == NORM_LAYER;
-    forward_rows<<<blocks_for(n.rows, ROWS_A_BLOCK), dim3(WARP, ROWS_A_BLOCK), 0,
-                   (cudaStream_t)ctx->stream>>>(n, (float *)y);
-    launch_check("norm_forward");
-}
-
-extern "C" void norm_backward_cuda(const struct kernel_ctx *ctx, const struct norm_shape *shape,
-                                   void *dx, bool accumulate, float *dscale_part, float *dbias_part,
-                                   const void *dy, const void *x, const float *mean,
-                                   const float *rstd, const void *scale)
-{
-    cudaStream_t stream = (cudaStream_t)ctx->stream;
-    unsigned chunks = blocks_for(shape->rows, NORM_CHUNK);
-    struct norm_rows n = {};
-    n.x = (const float *)x, n.dy = (const float *)dy, n.scale = (const float *)scale;
-    n.mean = (float *)mean, n.rstd = (float *)rstd, n.rows = shape->rows, n.width = shape->width;
-    n.eps = shape->eps, n.layer = shape->kind == NORM_LAYER;
-    if (dscale_part || dbias_part) {
-        unsigned across = blocks_for(n.width, COLUMNS_A_BLOCK);
-        size_t bytes = scratch_norm_backward(n.rows, n.width) * sizeof(float);
-        CHECK(bytes <= ctx->workspace_bytes, "workspace of %zu bytes, %zu needed",
-              ctx->workspace_bytes, bytes);
-        if (chunks > 0) {
-            backward_parts<<<dim3(across, chunks), COLUMNS_A_BLOCK, 0, stream>>>(
-                n, (float *)ctx->workspace);
+    size_t first = (threadIdx.x % GROUP) * L;
+    float mean = n.layer ? n.mean[row] : 0.0f, rstd = n.rstd[row], g[L], xhat[L];
+    float sum_g = 0, sum_gx = 0;
+    for (size_t at = first; at < n.width; at += GROUP * L) {
+        gradient_load(g, xhat, n, row, at, mean, rstd);
+#pragma unroll
+        for (int i = 0; i < L; i++) {
+            sum_g += g[i];
+            sum_gx = fmaf(g[i], xhat[i], sum_gx);
         }
-        parts_add<<<across, COLUMNS_A_BLOCK, 0, stream>>>((const float *)ctx->workspace, chunks,
-                                                          n.width, dscale_part, dbias_part);
-        launch_check("norm_backward, parts");
     }
-    if (n.rows > 0) {
-        backward_rows<<<blocks_for(n.rows, ROWS_A_BLOCK), dim3(WARP, ROWS_A_BLOCK), 0, stream>>>(
-            n, (float *)dx, accumulate);
+    float mean_gx = group_sum<GROUP>(sum_gx) / (float)n.width;
+    float mean_g = n.layer ? group_sum<GROUP>(sum_g) / (float)n.width : 0.0f;
+    T *dx = n.out + row * n.width;
+    for (size_t at = first; at < n.width; at += GROUP * L) {
+        float before[L];
+        gradient_load(g, xhat, n, row, at, mean, rstd);
+        if (n.accumulate) {
+            row_load<T>(before, dx, at, n.width, n.wide);
+        }
+#pragma unroll
+        for (int i = 0; i < L; i++) {
+            float d = fmaf(xhat[i], -mean_gx, g[i] - mean_g);
+            g[i] = n.accumulate ? fmaf(d, rstd, before[i]) : d * rstd;
+        }
+        row_store<T>(dx, g, at, n.width, n.wide);
+    }
+}
+
+// A chunk's share of dscale and dbias, for a strip of columns: part [chunk][2][width].
+template <typename T>
+static __global__ void __launch_bounds__(WARP *COLUMN_TALL)
+    parts_kernel(float *part, const norm_tensors<T> n, size_t chunk_rows)
+{
+    size_t at = (size_t)blockIdx.x * COLUMN_STRIP + threadIdx.x * COLUMN_LANES;
+    size_t begin = blockIdx.y * chunk_rows, end = min(n.rows, begin + chunk_rows);
+    float scale[COLUMN_LANES] = {}, bias[COLUMN_LANES] = {};
+#pragma unroll 4
+    for (size_t row = begin + threadIdx.y; row < end; row += COLUMN_TALL) {
+        float dy[4], x[4], mean = n.layer ? n.mean[row] : 0.0f, rstd = n.rstd[row];
+        four_load<T>(dy, n.dy + row * n.width, at, n.width, n.wide);
+        four_load<T>(x, n.x + row * n.width, at, n.width, n.wide);
+#pragma unroll
+        for (int i = 0; i < COLUMN_LANES; i++) {
+            scale[i] = fmaf(dy[i], (x[i] - mean) * rstd, scale[i]);
+            bias[i] += dy[i];
+        }
+    }
+    tall_sum(scale);
+    tall_sum(bias);
+    if (threadIdx.y == 0) {
+        float *to = part + (size_t)blockIdx.y * 2 * n.width + at;
+        for (int i = 0; i < COLUMN_LANES && at + i < n.width; i++) {
+            to[i] = scale[i];
+            to[n.width + i] = bias[i];
+        }
+    }
+}
+
+template <typename T, int GROUP>
+static void rows_run(const struct kernel_ctx *ctx, const norm_tensors<T> &n, bool forward)
+{
+    unsigned blocks = grid_of(blocks_of(n.rows, THREADS / GROUP));
+    if (forward) {
+        forward_kernel<T, GROUP><<<blocks, THREADS, 0, stream_of(ctx)>>>(n);
+    } else {
+        backward_kernel<T, GROUP><<<blocks, THREADS, 0, stream_of(ctx)>>>(n);
+    }
+    launch_check("norm");
+}
+
+template <typename T>
+static void norm_run(const struct kernel_ctx *ctx, const norm_tensors<T> &n, bool forward)
+{
+    if (n.width > NARROW) {
+        rows_run<T, THREADS>(ctx, n, forward);
+    } else {
+        rows_run<T, WARP>(ctx, n, forward);
+    }
+}
+
+template <typename T>
+static norm_tensors<T> tensors_of(const struct norm_shape *shape, void *out, const void *x,
+                                  const void *dy, const void *scale, const void *bias,
+                                  const float *mean, const float *rstd, bool accumulate)
+{
+    bool wide = rows_aligned<T>(out, shape->width) && aligned(x) && aligned(dy) && aligned(scale) &&
+                aligned(bias);
+    norm_tensors<T> n = {(T *)out,
+                         (const T *)x,
+                         (const T *)dy,
+                         (const T *)scale,
+                         (const T *)bias,
+                         (float *)mean,
+                         (float *)rstd,
+                         shape->rows,
+                         shape->width,
+                         shape->eps,
+                         shape->kind == NORM_LAYER,
+                         accumulate,
+                         wide};
+    return n;
+}
+
+template <typename T>
+static void norm_forward(const struct kernel_ctx *ctx, const struct norm_shape *shape, void *y,
+                         float *mean, float *rstd, const void *x, const void *scale,
+                         const void *bias)
+{
+    if (shape->rows > 0) {
+        norm_run(ctx, tensors_of<T>(shape, y, x, NULL, scale, bias, mean, rstd, false), true);
+    }
+}
+
+template <typename T>
+static void norm_backward(const struct kernel_ctx *ctx, const struct norm_shape *shape, void *dx,
+                          bool accumulate, float *dscale_part, float *dbias_part, const void *dy,
+                          const void *x, const float *mean, const float *rstd, const void *scale)
+{
+    size_t rows = shape->rows, width = shape->width;
+    norm_tensors<T> n = tensors_of<T>(shape, dx, x, dy, scale, NULL, mean, rstd, accumulate);
+    size_t chunk = cuda_column_rows(rows), chunks = blocks_of(rows, chunk);
+    dim3 grid((unsigned)blocks_of(width, COLUMN_STRIP), (unsigned)chunks), block(WARP, COLUMN_TALL);
+    if (rows > 0 && (dscale_part || dbias_part)) { // first: dx may overwrite dy
+        float *part = (float *)workspace_get(ctx, cuda_columns_bytes(rows, width));
+        parts_kernel<T><<<grid, block, 0, stream_of(ctx)>>>(part, n, chunk);
+        if (dscale_part) {
+            chunks_kernel<<<grid.x, block, 0, stream_of(ctx)>>>(dscale_part, part, chunks,
+                                                                2 * width, width, false);
+        }
+        if (dbias_part) {
+            chunks_kernel<<<grid.x, block, 0, stream_of(ctx)>>>(dbias_part, part + width, chunks,
+                                                                2 * width, width, false);
+        }
         launch_check("norm_backward");
     }
+    if (rows > 0) {
+        norm_run(ctx, n, false);
+    }
+}
+
+template <typename T> static void fill(struct kernels *table)
+{
+    table->norm_forward = norm_forward<T>;
+    table->norm_backward = norm_backward<T>;
+}
+
+extern "C" void cuda_norm_fill(struct kernels *table)
+{
+    table->dtype == DTYPE_BF16 ? fill<bf16>(table) : fill<float>(table);
 }

@@ -1,0 +1,58 @@
+/* cuda.h - what the files of kernels/cuda/ share with the table that they fill; private to kernels/.
+ *
+ * Each file exports one function that puts its operations, for the table's dtype, into the table.
+ */
+#ifndef KERNELS_CUDA_CUDA_H
+#define KERNELS_CUDA_CUDA_H
+
+#include "kernels/kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+void cuda_activation_fill(struct kernels *table);
+void cuda_attention_forward_fill(struct kernels *table);
+void cuda_attention_backward_fill(struct kernels *table);
+void cuda_elementwise_fill(struct kernels *table);
+void cuda_embed_fill(struct kernels *table);
+void cuda_matmul_fill(struct kernels *table);
+void cuda_mudd_forward_fill(struct kernels *table);
+void cuda_mudd_backward_fill(struct kernels *table);
+void cuda_norm_fill(struct kernels *table);
+void cuda_optimizer_fill(struct kernels *table);
+void cuda_rope_fill(struct kernels *table);
+void cuda_xent_fill(struct kernels *table);
+
+/* Makes the library's handle for the bound device, so that no step has to. */
+MUST_USE status_t cuda_matmul_init(void);
+/* dst [count] bf16 = src. */
+void cuda_round(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count);
+
+#ifdef __cplusplus
+}
+#endif
+
+/* ---- workspace, in bytes ---- */
+
+enum {
+    CUDA_MATMUL_BYTES = 32 << 20, /* what the library may use, whatever the shape */
+    CUDA_COLUMN_CHUNKS = 256,     /* most chunks of rows whose column sums are added last */
+    CUDA_COLUMN_ROWS = 64,        /* fewest rows of such a chunk */
+    CUDA_SQUARE_CHUNKS = 1024     /* blocks that share out a sum of squares */
+};
+
+static inline size_t cuda_column_rows(size_t rows) /* rows of a chunk */
+{
+    size_t each = (rows + CUDA_COLUMN_CHUNKS - 1) / CUDA_COLUMN_CHUNKS;
+    return each > CUDA_COLUMN_ROWS ? each : CUDA_COLUMN_ROWS;
+}
+
+/* Two sums (scale and bias) of each chunk and column. */
+static inline size_t cuda_columns_bytes(size_t rows, size_t width)
+{
+    size_t chunks = (rows + cuda_column_rows(rows) - 1) / cuda_column_rows(rows);
+    return chunks * 2 * width * sizeof(float);
+}
+
+#endif

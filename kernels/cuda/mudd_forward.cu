@@ -1,0 +1,118 @@
+// mudd_forward.cu - the aggregates over earlier layers' outputs.
+//
+// A block takes a token; a thread LANES columns of it, for all ways at once in registers, while the keys
+// stream by: each key is read once. The steps of an element are those of kernels.h.
+#include "kernels/cuda/common.cuh"
+
+enum { THREADS = 256, KEYS_MOST = 256, TOGETHER = 4 };
+
+struct mix_keys { // passed by value: no copy to the device, no lifetime
+    const void *key[KEYS_MOST];
+};
+
+template <typename T> struct mix_args {
+    void *out[WAYS_MAX];
+    const float *weights; // [N, C*n], or NULL:
+    const T *static_weights;
+    size_t D;
+    int n;
+    bool wide;
+};
+
+// `keys` keys from j on: their loads first, so that all are in flight together.
+template <typename T, int C, int KEYS>
+__device__ inline void mix(float (&sum)[C][LANES<T>], const mix_keys &k, const float4 *weight,
+                           int j, size_t row, size_t at, const mix_args<T> &a)
+{
+    constexpr int L = LANES<T>;
+    float x[KEYS][L];
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+        row_load<T>(x[i], (const T *)k.key[j + i] + row, at, a.D, a.wide);
+    }
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+        float4 all = weight[j + i];
+        const float w[4] = {all.x, all.y, all.z, all.w};
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+#pragma unroll
+            for (int l = 0; l < L; l++) {
+                sum[c][l] = fmaf(w[c], x[i][l], sum[c][l]);
+            }
+        }
+    }
+}
+
+template <typename T, int C>
+static __global__ void __launch_bounds__(THREADS)
+    mix_kernel(const __grid_constant__ mix_keys k, const __grid_constant__ mix_args<T> a)
+{
+    constexpr int L = LANES<T>;
+    __shared__ float4 weight[KEYS_MOST]; // all ways of a key
+    size_t t = blockIdx.x, row = t * a.D;
+    for (int i = threadIdx.x; i < a.n * C; i += blockDim.x) {
+        int c = i / a.n, j = i % a.n;
+        float w = a.weights ? a.weights[t * (size_t)(C * a.n) + i] : to_float(a.static_weights[i]);
+        reinterpret_cast<float *>(&weight[j])[c] = w;
+    }
+    __syncthreads();
+    for (size_t at = (size_t)threadIdx.x * L; at < a.D; at += (size_t)blockDim.x * L) {
+        float sum[C][L] = {};
+        int j = 0;
+        for (; j + TOGETHER <= a.n; j += TOGETHER) {
+            mix<T, C, TOGETHER>(sum, k, weight, j, row, at, a);
+        }
+        for (; j < a.n; j++) {
+            mix<T, C, 1>(sum, k, weight, j, row, at, a);
+        }
+#pragma unroll
+        for (int c = 0; c < C; c++) {
+            row_store<T>((T *)a.out[c] + row, sum[c], at, a.D, a.wide);
+        }
+    }
+}
+
+template <typename T>
+static void mudd_forward(const struct kernel_ctx *ctx, void *const *out, const void *const *key,
+                         const float *weights, const void *static_weights, size_t N, size_t D,
+                         size_t C, size_t n)
+{
+    CHECK(C >= 1 && C <= WAYS_MAX, "%zu ways", C);
+    CHECK(n >= 1 && n <= KEYS_MOST, "an aggregate of %zu keys: 1 to %d", n, KEYS_MOST);
+    mix_keys k;
+    mix_args<T> a = {{}, weights, (const T *)static_weights, D, (int)n, D * sizeof(T) % 16 == 0};
+    for (size_t j = 0; j < n; j++) {
+        k.key[j] = key[j];
+        a.wide = a.wide && aligned(key[j]);
+    }
+    for (size_t c = 0; c < C; c++) {
+        a.out[c] = out[c];
+        a.wide = a.wide && aligned(out[c]);
+    }
+    if (N == 0 || D == 0) {
+        return;
+    }
+    size_t warps = blocks_of(blocks_of(D, LANES<T>), WARP);
+    unsigned threads = warps < THREADS / WARP ? (unsigned)warps * WARP : THREADS;
+    switch (C) {
+    case 1:
+        mix_kernel<T, 1><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    case 2:
+        mix_kernel<T, 2><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    case 3:
+        mix_kernel<T, 3><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    default:
+        mix_kernel<T, 4><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    }
+    launch_check("mudd_forward");
+}
+
+extern "C" void cuda_mudd_forward_fill(struct kernels *table)
+{
+    table->mudd_forward = table->dtype == DTYPE_BF16 ? mudd_forward<bf16> : mudd_forward<float>;
+}
