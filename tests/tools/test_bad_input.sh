@@ -134,8 +134,8 @@ alone "tokens.safetensors: token -1 at [0, 0]" -- check broken/token_negative
 alone "tokens.safetensors: " "cut off" -- check broken/tokens_cut
 
 # A run folder that cannot be made, or is there already.
-both_folders=$(run_ranks 0 2 train run.yaml logging.run=there && ls there)
+listing=$(run_ranks 0 2 train run.yaml logging.run=there && ls there)
 run_ranks 1 2 train run.yaml logging.run=there
 says "the run folder there exists already" "logging.run" "[rank 1] error: rank 0 failed"
-[[ $(ls there) == "$both_folders" ]] || fail "the run folder was touched"
+[[ $(ls there) == "$listing" ]] || fail "the run folder was touched"
 alone "run folder /proc/none" -- train run.yaml logging.run=/proc/none

@@ -1,0 +1,130 @@
+#!/bin/bash
+# What ends a run from outside, on four ranks: kill, stop, SIGUSR1, Ctrl-C. Nothing hangs, everything
+# says why, the run folder is clean.
+source "$(dirname "$0")/common.sh"
+mpirun --version 2>/dev/null | grep -q 'Open MPI' || {
+    echo "skipped: written for Open MPI's mpirun"
+    exit 77
+}
+tiny_data
+tiny_run
+job=""
+trap '[[ -z $job ]] || kill -KILL $job ${pids:-} 2>/dev/null || true; rm -rf "$work"' EXIT
+
+lines() {
+    if [[ -f run/metrics.jsonl ]]; then wc -l <run/metrics.jsonl; else echo 0; fi
+}
+
+start() { # key=value...: a run of some hours on four ranks; returns in its fourth step or later
+    local i
+    rm -rf run
+    mpirun -n 4 "$MUDDPIPE" train run.yaml optimizer.steps=1000000 logging.run=run "$wire" "$@" \
+        >out 2>&1 </dev/null &
+    job=$!
+    for ((i = 0; i < 300 && $(lines) < 3; i++)); do
+        sleep 0.1
+    done
+    (($(lines) >= 3)) || fail "no steps in 30 s"
+    pids=$(pgrep -P "$job")
+}
+
+pid_of() { # RANK
+    local pid
+    for pid in $pids; do
+        if tr '\0' '\n' <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then
+            echo "$pid"
+        fi
+    done
+}
+
+alive() { # PID: neither gone nor a zombie
+    [[ -d /proc/$1 ]] && ! grep -q '^State:.*Z' "/proc/$1/status" 2>/dev/null
+}
+
+ends() { # SECONDS: the whole job is gone by then; sets code
+    local limit=$((SECONDS + $1)) pid
+    for pid in $job $pids; do
+        while alive "$pid"; do
+            ((SECONDS < limit)) || fail "process $pid is still there after $1 s"
+            sleep 0.1
+        done
+    done
+    code=0
+    wait "$job" || code=$?
+    job=""
+}
+
+clean() { # the run folder: whole lines, no half files
+    [[ -z $(find run -name '*.part*') ]] || fail "half a file: $(find run -name '*.part*')"
+    python3 - <<'END' || fail "metrics.jsonl is damaged"
+import json
+text = open("run/metrics.jsonl").read()
+assert text.endswith("\n")
+steps = [json.loads(line)["step"] for line in text.splitlines()]
+assert steps == list(range(1, len(steps) + 1))
+END
+}
+
+doing='in step [0-9]*: [a-zA-Z]' # an operation, in the program's own words
+
+for victim in 2 0; do
+    start
+    kill -KILL "$(pid_of $victim)"
+    ends 10
+    ((code != 0)) || fail "exit code 0 after SIGKILL"
+    grep -q "error: rank $victim died.* while rank [0-9] was $doing" out || fail "no word about rank $victim"
+    (($(grep -c "error: rank $victim died" out) == 3)) || fail "not each of the others says so"
+    clean
+    [[ ! -e run/model/model.safetensors ]] || fail "weights after SIGKILL"
+done
+
+start health.heartbeat_s=4
+kill -STOP "$(pid_of 1)"
+ends 30
+((code != 0)) || fail "exit code 0 after SIGSTOP"
+grep -q "error: rank 1 has not answered for 4 s.* while rank [0-9] was $doing" out || fail "no word about rank 1"
+clean
+
+start # a pause shorter than the limit is no news
+kill -STOP "$(pid_of 1)"
+sleep 1
+kill -CONT "$(pid_of 1)"
+before=$(lines)
+sleep 1
+(($(lines) > before)) || fail "no steps after a pause"
+kill -USR1 "$job"
+ends 20
+((code == 0)) || fail "exit code $code after SIGUSR1"
+says "stopped by a signal" "held-out loss" "run folder     run"
+! grep -q 'error\|warning' out || fail "complaints after SIGUSR1"
+clean
+mv run stopped # the weights are those after the last step that was counted
+run 0 "$MUDDPIPE" eval stopped/model data.valid=valid.bin data.micro_batch=2 \
+    data.valid_microbatches=8 parallel.microbatches=4
+loss=$(grep -o 'held-out loss [^ ]*' out)
+grep -qF "$loss nats" stopped/rank-0.log || fail "$loss is not what the run ended with"
+
+start
+kill -INT "$job"
+ends 10
+((code != 0)) || fail "exit code 0 after Ctrl-C"
+says "the launcher ends this job (Ctrl-C, or a rank failed): no weights are written"
+clean
+[[ ! -e run/model/model.safetensors ]] || fail "weights after Ctrl-C"
+
+# Without a launcher Ctrl-C itself finishes the step. (A shell's background jobs ignore SIGINT.)
+rm -rf run
+python3 - "$MUDDPIPE" >out 2>&1 <<'END' || fail "Ctrl-C without a launcher"
+import os, signal, subprocess, sys, time
+job = subprocess.Popen([sys.argv[1], "train", "run.yaml", "optimizer.steps=1000000", "logging.run=run",
+                        "parallel.transport=threads", "parallel.pp=2"])
+for _ in range(300):
+    time.sleep(0.1)
+    if os.path.exists("run/metrics.jsonl") and os.path.getsize("run/metrics.jsonl") > 0:
+        break
+job.send_signal(signal.SIGINT)
+sys.exit(job.wait(20))
+END
+says "stopped by a signal"
+[[ -s run/model/model.safetensors ]] || fail "no weights"
+clean

@@ -1,0 +1,36 @@
+#!/bin/bash
+# A loss that is not finite ends the run on all ranks, names step and microbatch, and leaves no weights.
+source "$(dirname "$0")/common.sh"
+tiny_data
+tiny_run
+
+stopped() { # FOLDER RANKS
+    local said
+    grep -q 'error: step [0-9]*: the loss of microbatch [0-9]* is ' out ||
+        grep -q 'error: step [0-9]*: the gradient norm is ' out || fail "no step or microbatch"
+    said=$(grep -c 'error: step [0-9]*: the ' out)
+    ((said == $2)) || fail "$said of $2 ranks say so"
+    [[ ! -e $1/model ]] || fail "weights were left"
+    ! grep -q 'gave up' out || fail "not a quiet end"
+}
+
+for n in 1 2 4; do
+    run_ranks 1 "$n" train run.yaml optimizer.lr=1e18 optimizer.warmup=0 optimizer.steps=50 \
+        logging.run="lr-$n"
+    stopped "lr-$n" "$n"
+done
+run 1 "$MUDDPIPE" train run.yaml optimizer.lr=1e18 optimizer.warmup=0 optimizer.steps=50 \
+    logging.run=threads parallel.transport=threads parallel.pp=3
+stopped threads 3
+
+# Weights with an infinity: the first step.
+python3 "$(dirname "$script")/broken.py" "$golden/muddformer-tiny" broken
+python3 -c 'import sys; sys.stdout.buffer.write(bytes(i * 7 % 64 for i in range(5000)))' >small.txt
+for n in 1 2; do
+    run_ranks 1 "$n" train broken/infinite data.train=small.txt data.seq_len=16 \
+        parallel.microbatches=3 logging.run="inf-$n"
+    stopped "inf-$n" "$n"
+    says "step 1: the loss of microbatch 0 is "
+done
+run_ranks 1 2 check broken/infinite
+says "step 1: the loss of microbatch 0 is "
