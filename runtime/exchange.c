@@ -90,7 +90,8 @@ static void add_report(struct trainer *trainer, const struct report *report)
 static status_t exchange_read(struct trainer *trainer, double *out_squares, double *out_loss)
 {
     const double *all = trainer->exchange.all;
-    double squares = 0, loss = 0;
+    double squares = 0, loss = 0, bad_loss = 0;
+    int bad = -1; /* first microbatch whose loss is not finite */
     trainer->cost = (struct step_cost){.step = atomic_load(&trainer->step) - 1};
     for (int rank = 0; rank < group_size(trainer->group); rank++) {
         for (int p = rank_params(trainer, rank); p > 0; p--) {
@@ -101,12 +102,9 @@ static status_t exchange_read(struct trainer *trainer, double *out_squares, doub
                 if (m >= trainer->train->active->microbatches) {
                     continue; /* of a larger step before */
                 }
-                if (!isfinite(*all)) {
-                    return FAIL(STATUS_NUMERIC,
-                                "step %lld: the loss of microbatch %d is %g; the weights were left "
-                                "as they were before this step and nothing was exported (lower "
-                                "optimizer.lr, or look at the data of this step)",
-                                (long long)atomic_load(&trainer->step), m, *all);
+                if (!isfinite(*all) && bad < 0) {
+                    bad = m;
+                    bad_loss = *all;
                 }
                 loss += *all;
             }
@@ -117,6 +115,14 @@ static status_t exchange_read(struct trainer *trainer, double *out_squares, doub
         all += REPORT;
     }
     trainer->has_cost = trainer->cost.step > 0;
+    if (bad >= 0) {
+        return FAIL(
+            STATUS_NUMERIC,
+            "step %lld: the loss of microbatch %d is %g; the weights were left as they were "
+            "before this step and nothing was exported (lower optimizer.lr, or look at the "
+            "data of this step)",
+            (long long)atomic_load(&trainer->step), bad, bad_loss);
+    }
     *out_squares = squares;
     *out_loss = loss;
     return STATUS_OK;

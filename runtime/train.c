@@ -207,8 +207,11 @@ static status_t train_step(struct training *training, int64_t step)
     struct step_result result;
     TRY(setup_batch(setup, training->sequences, rows));
     training->sequences += rows;
-    TRY(trainer_step(setup->trainer, &batch, &optimizer, &result));
-    settle(training);
+    status_t status = trainer_step(setup->trainer, &batch, &optimizer, &result);
+    if (status == STATUS_OK || status == STATUS_NUMERIC) {
+        settle(training); /* the step before a broken one counts */
+    }
+    TRY(status);
     training->pending = (struct pending){result, optimizer.lr, rows * setup->T};
     if (step == 1) {
         training->totals.first_loss = result.loss;
