@@ -18,6 +18,7 @@ for n in 1 2 4; do
     run_ranks 1 "$n" train run.yaml optimizer.lr=1e18 optimizer.warmup=0 optimizer.steps=50 \
         logging.run="lr-$n"
     stopped "lr-$n" "$n"
+    [[ -s lr-$n/metrics.jsonl ]] || fail "the steps before are not in metrics.jsonl"
 done
 run 1 "$MUDDPIPE" train run.yaml optimizer.lr=1e18 optimizer.warmup=0 optimizer.steps=50 \
     logging.run=threads parallel.transport=threads parallel.pp=3
