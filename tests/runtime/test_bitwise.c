@@ -172,7 +172,7 @@ static void run(const struct shape *shape, const struct layout *layout, bool reo
     model_destroy(model);
     int32_t *inputs = shape_tokens("inputs", tokens, config.vocab_size);
     int32_t *targets = shape_tokens("targets", tokens, config.vocab_size);
-    struct batch batch = {inputs, targets};
+    struct batch batch = {.inputs = inputs, .targets = targets};
     struct task task = {shape, &run, &config, &batch, reorder, out};
     status_t status = group_run_threads(layout->ranks, &patient, NULL, run_rank, &task);
     free(inputs);

@@ -73,9 +73,10 @@ static void probe_shape(const struct shape *shape)
     struct group *group;
     struct group_options patient = {.deadline_s = 30, .heartbeat_s = 30};
     struct step_result result;
+    char *one_thread = "parallel.threads=1";
     struct probe probe = {.shape = shape};
     int64_t tokens = shape->microbatches * shape->B * shape->T;
-    shape_load(shape, 0, NULL, &run, &config);
+    shape_load(shape, 1, &one_thread, &run, &config);
     int32_t *inputs = shape_tokens("inputs", tokens, config.vocab_size);
     int32_t *targets = shape_tokens("targets", tokens, config.vocab_size);
     assert_ok(group_open_alone(&patient, &group));
@@ -89,7 +90,7 @@ static void probe_shape(const struct shape *shape)
     assert_ok(trainer_create(&options, &probe.trainer));
     const struct model *model = trainer_model(probe.trainer);
     shape_stir(model, trainer_part(probe.trainer));
-    probe.batch = (struct batch){inputs, targets};
+    probe.batch = (struct batch){.inputs = inputs, .targets = targets};
     probe.tokens = (double)tokens;
     assert_ok(trainer_step(probe.trainer, &probe.batch, NULL, &result));
     assert_true(fabs(loss_at(&probe) - result.loss) < loss_noise);
