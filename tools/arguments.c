@@ -78,9 +78,8 @@ status_t arguments_read(int argc, char **argv, struct arguments *out)
         }
     }
     if (status == STATUS_OK && !out->help) {
-        status = path && is_model(path)
-                     ? load_model_only(path, count, keys, first, &out->config)
-                     : config_load(path, count, keys, first, &out->config);
+        status = path && is_model(path) ? load_model_only(path, count, keys, first, &out->config)
+                                        : config_load(path, count, keys, first, &out->config);
     }
     free(keys);
     return status;

@@ -7,7 +7,7 @@
 struct check_case {
     char folder[1024];
     struct model_config config;
-    int64_t batch, T;         /* tokens.safetensors is [batch, T + 1] */
+    int64_t batch, T;          /* tokens.safetensors is [batch, T + 1] */
     int32_t *inputs, *targets; /* [batch * T] */
     struct tensor_file *expected;
 };

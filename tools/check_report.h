@@ -13,9 +13,9 @@ double check_error(const float *value, const float *reference, int64_t count);
 /* Errors by item: this rank fills what it has (others stay negative), then everybody gets all. */
 struct check_report {
     int items;
-    double *error;       /* [items]; < 0: not looked at by this rank */
-    double *limit;       /* [items] */
-    const char **name;   /* [items], borrowed */
+    double *error;     /* [items]; < 0: not looked at by this rank */
+    double *limit;     /* [items] */
+    const char **name; /* [items], borrowed */
 };
 MUST_USE status_t check_report_create(int items, struct check_report *out);
 void check_report_free(struct check_report *report);

@@ -10,12 +10,13 @@ enum { COLUMNS = 100 };
 
 static int plan_help(void)
 {
-    printf("usage: muddpipe plan CONFIG|FOLDER [parallel.pp=P] [key.path=value ...] [--ops RANK]\n\n"
-           "Prints for P pipeline stages, from one process and without running the model: which\n"
-           "units each stage has, what is shipped over each link in bytes, what each stage holds\n"
-           "in memory, and a time-line of the schedule.\n\n"
-           "  --ops RANK       instead, every operation of that rank's step, one a line\n"
-           "  --print-config   print the resolved configuration and stop\n");
+    printf(
+        "usage: muddpipe plan CONFIG|FOLDER [parallel.pp=P] [key.path=value ...] [--ops RANK]\n\n"
+        "Prints for P pipeline stages, from one process and without running the model: which\n"
+        "units each stage has, what is shipped over each link in bytes, what each stage holds\n"
+        "in memory, and a time-line of the schedule.\n\n"
+        "  --ops RANK       instead, every operation of that rank's step, one a line\n"
+        "  --print-config   print the resolved configuration and stop\n");
     return EXIT_SUCCESS;
 }
 
@@ -23,13 +24,12 @@ static status_t make_plan(const struct run_config *config, const struct model *m
                           int microbatches, struct plan **out)
 {
     static const char *const schedule[] = {"gpipe", "1f1b"};
-    struct plan_options options = {
-        .ranks = config->parallel.pp > 0 ? (int)config->parallel.pp : 1,
-        .microbatches = microbatches,
-        .chunks = 1,
-        .schedule = schedule[config->parallel.schedule],
-        .partition = config->parallel.partition,
-        .prefetch = (int)config->parallel.prefetch};
+    struct plan_options options = {.ranks = config->parallel.pp > 0 ? (int)config->parallel.pp : 1,
+                                   .microbatches = microbatches,
+                                   .chunks = 1,
+                                   .schedule = schedule[config->parallel.schedule],
+                                   .partition = config->parallel.partition,
+                                   .prefetch = (int)config->parallel.prefetch};
     return plan_create(&model->graph, &options, out);
 }
 
