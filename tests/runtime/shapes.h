@@ -14,34 +14,87 @@ struct shape {
     int64_t B, T;
     int microbatches;
     const char *keys[SHAPE_KEYS]; /* on top of the small model below */
+    bool documents;               /* several in a sequence, kept apart */
 };
 
 #define SMALL                                                                                      \
     "model.n_layer=4", "model.n_head=2", "model.dim=24", "model.intermediate_size=256",            \
         "model.vocab_size=37", "model.block_size=64"
 
+#define BLOCKS_MEAN "dense.block_summary=mean"
+#define PRENORM "model.mudd_prenorm=true"
+#define POSTNORM "model.mudd_postnorm=true"
+#define PYTHIA "model.model_type=muddpythia", "model.use_linear_bias=true", "model.rotary_pct=0.5"
+
 static const struct shape shapes[] = {
-    {"full", 1, 16, 4, {NULL}},
-    {"full, two odd sequences", 2, 19, 3, {NULL}},
-    {"full, fewer microbatches than stages", 1, 16, 2, {NULL}},
-    {"key dilation 2", 1, 16, 4, {"dense.key_dilation=2"}},
-    {"key dilation 2, five layers", 2, 16, 4, {"model.n_layer=5", "dense.key_dilation=2"}},
-    {"no dense connections", 1, 16, 4, {"model.dense=false"}},
+    {"full", 1, 16, 4, {NULL}, false},
+    {"full, two odd sequences", 2, 19, 3, {NULL}, false},
+    {"full, fewer microbatches than stages", 1, 16, 2, {NULL}, false},
+    {"key dilation 2", 1, 16, 4, {"dense.key_dilation=2"}, false},
+    {"key dilation 2, five layers", 2, 16, 4, {"model.n_layer=5", "dense.key_dilation=2"}, false},
+    {"no dense connections", 1, 16, 4, {"model.dense=false"}, false},
     {"no QK-norm, two query heads a key",
      1,
      16,
      4,
-     {"model.use_qk_norm=false", "model.n_head=4", "model.n_local_heads=2", "model.sepln=false"}},
-    {"static weights", 1, 16, 4, {"model.dynamic_dense=false"}},
-    {"one way for all", 1, 16, 4, {"model.dense_type=l"}},
-    {"no way q", 1, 16, 4, {"model.dense_ways=kvr"}},
+     {"model.use_qk_norm=false", "model.n_head=4", "model.n_local_heads=2", "model.sepln=false"},
+     false},
+    {"static weights", 1, 16, 4, {"model.dynamic_dense=false"}, false},
+    {"one way for all", 1, 16, 4, {"model.dense_type=l"}, false},
+    {"no way q", 1, 16, 4, {"model.dense_ways=kvr"}, false},
     {"way r only, residue of the query",
      1,
      16,
      4,
-     {"model.dense_ways=r", "dense.key_dilation=2", "dense.key_residue=query"}},
-    {"window", 1, 16, 4, {"dense.window=2"}},
-    {"query period 2", 1, 16, 4, {"dense.query_period=2"}},
+     {"model.dense_ways=r", "dense.key_dilation=2", "dense.key_residue=query"},
+     false},
+    {"window", 1, 16, 4, {"dense.window=2"}, false},
+    {"query period 2", 1, 16, 4, {"dense.query_period=2"}, false},
+    {"documents", 2, 16, 4, {NULL}, true},
+    {"blocks, mean", 1, 16, 4, {"model.n_layer=5", "dense.block_size=2", BLOCKS_MEAN}, false},
+    {"blocks, last", 1, 16, 4, {"model.n_layer=5", "dense.block_size=2"}, false},
+    {"blocks of three, period",
+     1,
+     16,
+     3,
+     {"model.n_layer=7", "dense.block_size=3", "dense.query_period=2", BLOCKS_MEAN},
+     false},
+    {"sources", 1, 16, 4, {"dense.sources=2:v=0; 3:r=1,2; 3:k=0; 4=0,2", "dense.inner=8"}, false},
+    {"sources, not of the head", 1, 16, 4, {"dense.sources=3:vr=0"}, false},
+    {"PrePostNorm", 1, 16, 4, {PRENORM, POSTNORM}, false},
+    {"PrePostNorm of the paper, dilated",
+     1,
+     16,
+     4,
+     {PRENORM, POSTNORM, "model.mudd_postnorm_ways=qkvr", "dense.key_dilation=2"},
+     false},
+    {"prenorm, blocks, way k missing",
+     1,
+     16,
+     4,
+     {PRENORM, "model.dense_ways=qvr", "dense.block_size=2", BLOCKS_MEAN},
+     false},
+    {"postnorm, period, one way",
+     1,
+     16,
+     4,
+     {POSTNORM, "dense.query_period=2", "model.dense_type=l"},
+     false},
+    {"prenorm, period, static",
+     1,
+     16,
+     4,
+     {PRENORM, POSTNORM, "dense.query_period=3", "model.dynamic_dense=false"},
+     false},
+    {"Pythia family", 1, 16, 4, {PYTHIA, "model.use_parallel_residual=true"}, false},
+    {"Pythia family, one norm, documents",
+     1,
+     16,
+     4,
+     {PYTHIA, "model.use_parallel_residual=true", "model.sepln=false", POSTNORM},
+     true},
+    {"Pythia family, one after the other", 1, 16, 4, {PYTHIA, "dense.key_dilation=2"}, false},
+    {"Pythia", 1, 16, 4, {PYTHIA, "model.use_parallel_residual=true", "model.dense=false"}, false},
 };
 
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
@@ -78,6 +131,23 @@ static inline void shape_stir(const struct model *model, struct part *part)
             weight[i] = (float)(centre + 0.15 * rng_normal(1, stream, (uint64_t)i));
         }
     }
+}
+
+/* Starts of documents a few tokens long; NULL where a sequence is one. */
+static inline int32_t *shape_documents(const struct shape *shape)
+{
+    int64_t count = shape->microbatches * shape->B * shape->T;
+    if (!shape->documents) {
+        return NULL;
+    }
+    int32_t *first = calloc((size_t)count, sizeof *first);
+    assert_non_null(first);
+    for (int64_t i = 0; i < count; i++) {
+        int64_t t = i % shape->T;
+        bool starts = t == 0 || rng_below(3, rng_stream("documents"), (uint64_t)i, 5) == 0;
+        first[i] = starts ? (int32_t)t : first[i - 1];
+    }
+    return first;
 }
 
 static inline int32_t *shape_tokens(const char *name, int64_t count, int64_t vocab)

@@ -19,7 +19,7 @@ static const struct optimizer_args adamw = {
 
 struct layout {
     int ranks;
-    const char *partition; /* of the ten units of four layers; twelve of five: auto instead */
+    const char *partition; /* of the ten units of four layers; other depths, uncut layers: auto */
     const char *schedule, *threads, *prefetch;
 };
 
@@ -45,7 +45,8 @@ static void load_run(const struct shape *shape, const struct layout *layout,
     snprintf(threads, sizeof threads, "parallel.threads=%s", layout->threads);
     snprintf(prefetch, sizeof prefetch, "parallel.prefetch=%s", layout->prefetch);
     shape_load(shape, 4, args, out_run, out_model);
-    if (out_model->n_layer != 4 && strchr(layout->partition, ',')) {
+    bool cut = !out_model->use_parallel_residual && out_model->n_layer == 4;
+    if (!cut && strchr(layout->partition, ',')) {
         snprintf(out_run->parallel.partition, sizeof out_run->parallel.partition, "auto");
     }
 }
@@ -172,11 +173,13 @@ static void run(const struct shape *shape, const struct layout *layout, bool reo
     model_destroy(model);
     int32_t *inputs = shape_tokens("inputs", tokens, config.vocab_size);
     int32_t *targets = shape_tokens("targets", tokens, config.vocab_size);
-    struct batch batch = {.inputs = inputs, .targets = targets};
+    int32_t *first = shape_documents(shape);
+    struct batch batch = {.inputs = inputs, .targets = targets, .first = first};
     struct task task = {shape, &run, &config, &batch, reorder, out};
     status_t status = group_run_threads(layout->ranks, &patient, NULL, run_rank, &task);
     free(inputs);
     free(targets);
+    free(first);
     config_free(&run);
     if (status != STATUS_OK) {
         fail_msg("%s: %d ranks, %s, %s: status %d", shape->name, layout->ranks, layout->partition,
