@@ -19,6 +19,7 @@
 #define TEXT(key, text, meaning) ROW(key, OPTION_STRING, text, 0, 0, NULL, meaning)
 #define INT(key, text, low, high, meaning) ROW(key, OPTION_INT, text, low, high, NULL, meaning)
 #define REAL(key, text, low, high, meaning) ROW(key, OPTION_REAL, text, low, high, NULL, meaning)
+#define BOOL(key, text, meaning) ROW(key, OPTION_BOOL, text, 0, 0, NULL, meaning)
 #define CHOICE(key, text, words, meaning) ROW(key, OPTION_CHOICE, text, 0, 0, words, meaning)
 
 const struct option config_options[] = {
@@ -105,6 +106,19 @@ static bool key_is_group(const char *key)
     return false;
 }
 
+/* Keys whose value may be written as a YAML list; it arrives as "a,b,c". */
+static bool key_takes_list(const char *key)
+{
+    static const char *const keys[] = {"parallel.partition", "data.train", "data.valid"};
+
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        if (strcmp(key, keys[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static status_t group_unknown(const struct config_item *item)
 {
     char place[CONFIG_STRING + 32];
@@ -131,8 +145,7 @@ static status_t config_take_option(struct run_config *config, const struct confi
         return FAIL(STATUS_INVALID, "%s: %s is a group: write its keys below it, indented",
                     location_print(&item->key_where, place, sizeof place), item->key);
     }
-    if (option != NULL && item->kind == CONFIG_LIST &&
-        strcmp(item->key, "parallel.partition") != 0) {
+    if (option != NULL && item->kind == CONFIG_LIST && !key_takes_list(item->key)) {
         return FAIL(STATUS_INVALID, "%s: %s takes one value, not a list",
                     location_print(&item->value_where, place, sizeof place), item->key);
     }

@@ -64,6 +64,7 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 enum schedule_choice { SCHEDULE_GPIPE, SCHEDULE_1F1B };
 enum transport_choice { TRANSPORT_UCX, TRANSPORT_MPI, TRANSPORT_THREADS };
 enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
+enum data_order { ORDER_WINDOWS, ORDER_DOCUMENTS };
 enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 
 /* A key below `model` or `dense`, not yet understood: model/ has the table for it. */
@@ -86,10 +87,14 @@ struct run_config {
     int device; /* enum device_choice */
 
     struct {
-        char train[CONFIG_STRING];  /* token file */
-        char valid[CONFIG_STRING];  /* held-out token file, "" = none */
+        char train[CONFIG_STRING];  /* token files, as runtime/sources.h reads them */
+        char valid[CONFIG_STRING];  /* held-out ones, "" = none */
         int64_t seq_len;            /* T; 0 = the model's block_size */
         int64_t micro_batch;        /* B, sequences a microbatch */
+        int order;                  /* enum data_order */
+        int64_t eod;                /* token that ends a document; -1 = none */
+        bool mask_documents;        /* attention and positions start again with each document */
+        int64_t valid_every;        /* steps between held-out evaluations; 0 = start and end only */
         int64_t valid_microbatches; /* microbatches of a held-out evaluation; 0 = whole file */
     } data;
     struct {

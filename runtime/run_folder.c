@@ -104,17 +104,21 @@ status_t run_folder_create(const struct run_config *config, struct group *group,
 }
 
 void run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
-                        int64_t tokens, const struct step_cost *cost)
+                        int64_t tokens, const struct step_cost *cost, const double *heldout)
 {
     fprintf(folder->metrics,
             "{\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,\"lr\":%.9g,\"tokens\":%lld,"
             "\"step_time_s\":%.6f,\"tokens_per_s\":%.1f,\"bubble\":%.6f,\"exposed_plain\":%.6f,"
-            "\"exposed_dense\":%.6f,\"bytes_plain\":%lld,\"bytes_dense\":%lld}\n",
+            "\"exposed_dense\":%.6f,\"bytes_plain\":%lld,\"bytes_dense\":%lld",
             (long long)result->step, result->loss, result->grad_norm, lr, (long long)tokens,
             cost->seconds, cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0,
             cost->share[TRACE_WAIT], cost->share[TRACE_EXPOSED_PLAIN],
             cost->share[TRACE_EXPOSED_DENSE], (long long)cost->bytes_plain,
             (long long)cost->bytes_dense);
+    if (heldout) {
+        fprintf(folder->metrics, ",\"heldout_loss\":%.17g", *heldout);
+    }
+    fprintf(folder->metrics, "}\n");
     fflush(folder->metrics);
 }
 

@@ -23,9 +23,10 @@ struct run_folder {
  * empty logging.run gives runs/<date>-<time>, with -2, -3 ... if that is taken. Collective. */
 MUST_USE status_t run_folder_create(const struct run_config *config, struct group *group,
                                     struct run_folder *out);
-/* Appends and flushes one line of metrics.jsonl; rank 0 only. */
+/* Appends and flushes one line of metrics.jsonl; `heldout`: the held-out loss after this step, or NULL.
+ * Rank 0 only. */
 void run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
-                        int64_t tokens, const struct step_cost *cost);
+                        int64_t tokens, const struct step_cost *cost, const double *heldout);
 void run_folder_close(struct run_folder *folder);
 
 #endif

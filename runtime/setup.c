@@ -38,19 +38,58 @@ static status_t choose_shape(struct setup *setup)
     return STATUS_OK;
 }
 
-static status_t open_tokens(struct setup *setup, const char *key, const char *path, bool wanted,
-                            struct tokens **out)
+static status_t open_data(struct setup *setup, const char *key, const char *list, bool wanted,
+                          struct dataset **out)
 {
-    int64_t windows;
-    if (path[0] == '\0') {
+    const struct run_config *config = &setup->job->config;
+    struct dataset_options options = {.key = key,
+                                      .vocab = setup->model.vocab_size,
+                                      .T = setup->T,
+                                      .eod = config->data.eod,
+                                      .documents = config->data.order == ORDER_DOCUMENTS &&
+                                                   out == &setup->train,
+                                      .starts = config->data.mask_documents,
+                                      .seed = (uint64_t)config->seed};
+    if (list[0] == '\0') {
         return wanted ? FAIL(STATUS_INVALID,
                              "%s names no token file (`muddpipe data encode` makes "
                              "one from text)",
                              key)
                       : STATUS_OK;
     }
-    TRY(tokens_open(path, setup->model.vocab_size, out));
-    return tokens_windows(*out, setup->T, &windows);
+    return dataset_open(list, &options, out);
+}
+
+static status_t check_data(const struct setup *setup)
+{
+    const struct run_config *config = &setup->job->config;
+    if (config->data.eod >= setup->model.vocab_size) {
+        return FAIL(STATUS_INVALID, "data.eod is %lld, which is not below the vocabulary's %lld",
+                    (long long)config->data.eod, (long long)setup->model.vocab_size);
+    }
+    if (config->data.valid_every > 0 && config->data.valid[0] == '\0') {
+        return FAIL(STATUS_INVALID,
+                    "data.valid_every is %lld, but data.valid names no token file to evaluate",
+                    (long long)config->data.valid_every);
+    }
+    return STATUS_OK;
+}
+
+/* Ranks of several hosts may see other files under the same names. Collective. */
+static status_t compare_data(struct setup *setup)
+{
+    uint64_t own[2] = {setup->train ? dataset_fingerprint(setup->train) : 0,
+                       setup->valid ? dataset_fingerprint(setup->valid) : 0};
+    uint64_t root[2] = {own[0], own[1]};
+    TRY(group_broadcast(setup->group, root, sizeof root, 0));
+    const char *key = own[0] != root[0] ? "data.train" : "data.valid";
+    return group_agree(setup->group,
+                       memcmp(own, root, sizeof own) == 0
+                           ? STATUS_OK
+                           : FAIL(STATUS_INVALID,
+                                  "%s: the token files that this rank sees differ from those of "
+                                  "rank 0; copy the same files to every host",
+                                  key));
 }
 
 static status_t setup_local(struct setup *setup, bool training)
@@ -65,14 +104,16 @@ static status_t setup_local(struct setup *setup, bool training)
                     config->model);
     }
     TRY(choose_shape(setup));
+    TRY(check_data(setup));
     if (training) {
-        TRY(open_tokens(setup, "data.train", config->data.train, true, &setup->train));
+        TRY(open_data(setup, "data.train", config->data.train, true, &setup->train));
     }
-    TRY(open_tokens(setup, "data.valid", config->data.valid, !training, &setup->valid));
+    TRY(open_data(setup, "data.valid", config->data.valid, !training, &setup->valid));
     size_t count = (size_t)(setup->microbatches * setup->B * setup->T);
     setup->inputs = calloc(count, sizeof *setup->inputs);
     setup->targets = calloc(count, sizeof *setup->targets);
-    return setup->inputs && setup->targets
+    setup->first = config->data.mask_documents ? calloc(count, sizeof *setup->first) : NULL;
+    return setup->inputs && setup->targets && (setup->first || !config->data.mask_documents)
                ? STATUS_OK
                : FAIL(STATUS_NOMEM, "no memory for a batch of %zu tokens", count);
 }
@@ -83,6 +124,9 @@ status_t setup_create(struct job *job, struct group *group, bool training, struc
     out->job = job;
     out->group = group;
     status_t status = group_agree(group, setup_local(out, training));
+    if (status == STATUS_OK) {
+        status = compare_data(out);
+    }
     if (status == STATUS_OK) {
         struct trainer_options options = {.config = &job->config,
                                           .model = &out->model,
@@ -103,29 +147,24 @@ status_t setup_create(struct job *job, struct group *group, bool training, struc
 void setup_destroy(struct setup *setup)
 {
     trainer_destroy(setup->trainer);
-    tokens_close(setup->train);
-    tokens_close(setup->valid);
+    dataset_close(setup->train);
+    dataset_close(setup->valid);
     free(setup->inputs);
     free(setup->targets);
+    free(setup->first);
     memset(setup, 0, sizeof *setup);
 }
 
-/* One window into row `row` of the batch. */
-static status_t read_row(struct setup *setup, const struct tokens *tokens, int64_t start,
-                         int64_t row)
+static int32_t *first_of(const struct setup *setup, int64_t row)
 {
-    int64_t T = setup->T;
-    int32_t *inputs = setup->inputs + row * T, *targets = setup->targets + row * T;
-    TRY(tokens_read(tokens, start, T, inputs));
-    return tokens_read(tokens, start + 1, T, targets);
+    return setup->first ? setup->first + row * setup->T : NULL;
 }
 
-status_t setup_batch(struct setup *setup, int64_t first, int64_t rows)
+status_t setup_batch(struct setup *setup, int64_t position, int64_t rows)
 {
     for (int64_t row = 0; row < rows; row++) {
-        int64_t start =
-            tokens_window(setup->train, setup->T, (uint64_t)setup->job->config.seed, first + row);
-        TRY(read_row(setup, setup->train, start, row));
+        TRY(dataset_sequence(setup->train, position + row, setup->inputs + row * setup->T,
+                             setup->targets + row * setup->T, first_of(setup, row)));
     }
     return STATUS_OK;
 }
@@ -136,7 +175,8 @@ static status_t fill_heldout(struct setup *setup, int64_t first, int64_t windows
     int64_t rows = setup->microbatches * setup->B;
     for (int64_t row = 0; row < rows; row++) {
         int64_t window = first + row < windows ? first + row : windows - 1;
-        TRY(read_row(setup, setup->valid, window * setup->T, row));
+        TRY(dataset_window(setup->valid, window, setup->inputs + row * setup->T,
+                           setup->targets + row * setup->T, first_of(setup, row)));
         if (first + row >= windows) {
             for (int64_t t = 0; t < setup->T; t++) {
                 setup->targets[row * setup->T + t] = -1;
@@ -148,13 +188,14 @@ static status_t fill_heldout(struct setup *setup, int64_t first, int64_t windows
 
 status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens)
 {
-    int64_t windows, limit = setup->job->config.data.valid_microbatches * setup->B;
-    TRY(tokens_windows(setup->valid, setup->T, &windows));
+    int64_t windows = dataset_windows(setup->valid);
+    int64_t limit = setup->job->config.data.valid_microbatches * setup->B;
     if (limit > 0 && limit < windows) {
         windows = limit;
     }
     double total = 0;
-    struct batch batch = {.inputs = setup->inputs, .targets = setup->targets};
+    struct batch batch = {
+        .inputs = setup->inputs, .targets = setup->targets, .first = setup->first};
     for (int64_t first = 0; first < windows; first += setup->microbatches * setup->B) {
         double loss;
         TRY(group_agree(setup->group, fill_heldout(setup, first, windows)));

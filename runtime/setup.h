@@ -2,6 +2,7 @@
 #ifndef RUNTIME_SETUP_H
 #define RUNTIME_SETUP_H
 
+#include "runtime/dataset.h"
 #include "runtime/runtime.h"
 
 enum { DEFAULT_MICROBATCHES = 8 };
@@ -13,9 +14,10 @@ struct setup {
     const char *weights; /* config's model folder if it holds weights, else NULL */
     int64_t B, T;
     int microbatches;
-    struct tokens *train, *valid; /* NULL if not wanted */
+    struct dataset *train, *valid; /* NULL if not wanted */
     struct trainer *trainer;
-    int32_t *inputs, *targets; /* [microbatches * B * T] */
+    /* [microbatches * B * T]; first: NULL unless data.mask_documents */
+    int32_t *inputs, *targets, *first;
 };
 
 /* Collective; on failure everything is undone. `training` also wants data.train, evaluation data.valid. */
@@ -23,8 +25,9 @@ MUST_USE status_t setup_create(struct job *job, struct group *group, bool traini
                                struct setup *out);
 void setup_destroy(struct setup *setup);
 
-/* Fills the batch with sequences [first, first + rows) of the run. Local; status of this rank only. */
-MUST_USE status_t setup_batch(struct setup *setup, int64_t first, int64_t rows);
+/* Fills the batch with sequences [position, position + rows) of the run. Local; status of this rank
+ * only. */
+MUST_USE status_t setup_batch(struct setup *setup, int64_t position, int64_t rows);
 /* Mean loss per token over the held-out tokens (data.valid_microbatches of them), in file order.
  * Collective. */
 MUST_USE status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens);

@@ -1,9 +1,9 @@
-/* tokens.c - token files. */
+/* tokens.c - token files: what is common to the formats, llm.c's and plain bytes. */
 #include "runtime/tokens.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,39 +11,43 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "base/rng.h"
+#include "runtime/tokens_internal.h"
 
 enum { CHUNK = 1 << 16 };                    /* tokens looked at before the largest is compared */
 static const int64_t scan_limit = 256 << 20; /* bytes */
 
-struct tokens {
-    char *path;
-    unsigned char *map; /* the whole file */
-    size_t size;
-    const unsigned char *data; /* [count] of `format` */
-    enum token_format format;
-    int64_t count;
-    int64_t vocab; /* 0: unchecked */
-};
-
 /* ---- reading ---- */
+
+int64_t token_width(enum token_type type)
+{
+    static const int64_t bytes[] = {1, 2, 4, 4, 8};
+    return bytes[type];
+}
 
 static int64_t token_at(const struct tokens *tokens, int64_t i)
 {
-    uint16_t narrow;
-    uint32_t wide;
+    uint16_t u16;
+    uint32_t u32;
+    int32_t i32;
+    int64_t i64;
 
-    switch (tokens->format) {
-    case TOKENS_BYTES:
+    switch (tokens->type) {
+    case TOKEN_U8:
         return tokens->data[i];
-    case TOKENS_U16:
-        memcpy(&narrow, tokens->data + 2 * i, sizeof narrow);
-        return narrow;
-    case TOKENS_U32:
+    case TOKEN_U16:
+        memcpy(&u16, tokens->data + 2 * i, sizeof u16);
+        return u16;
+    case TOKEN_U32:
+        memcpy(&u32, tokens->data + 4 * i, sizeof u32);
+        return u32;
+    case TOKEN_I32:
+        memcpy(&i32, tokens->data + 4 * i, sizeof i32);
+        return i32;
+    case TOKEN_I64:
         break;
     }
-    memcpy(&wide, tokens->data + 4 * i, sizeof wide);
-    return wide;
+    memcpy(&i64, tokens->data + 8 * i, sizeof i64);
+    return i64;
 }
 
 /* The largest token id that can be used: below vocab, and an int32. */
@@ -54,27 +58,39 @@ static int64_t token_limit(const struct tokens *tokens)
 
 static bool token_can_exceed(const struct tokens *tokens)
 {
-    static const int64_t ids[] = {1 << 8, 1 << 16, (int64_t)1 << 32};
-    return token_limit(tokens) < ids[tokens->format];
+    return tokens->type > TOKEN_U16 || token_limit(tokens) < (int64_t)1
+                                                                 << 8 * token_width(tokens->type);
+}
+
+static status_t token_refuse(const struct tokens *tokens, int64_t position)
+{
+    long long token = token_at(tokens, position), limit = token_limit(tokens);
+
+    if (token < 0) {
+        return FAIL(STATUS_INVALID, "%s: token %lld at position %lld is negative: damaged?",
+                    tokens->path, token, (long long)position);
+    }
+    return FAIL(STATUS_INVALID,
+                "%s: token %lld at position %lld is not below the vocabulary's %lld; "
+                "was the file made with another tokenizer?",
+                tokens->path, token, (long long)position, limit);
 }
 
 static status_t tokens_check(const struct tokens *tokens, int64_t start, int64_t count)
 {
-    int64_t limit = token_limit(tokens), end = start + count;
+    uint64_t limit = (uint64_t)token_limit(tokens); /* negative ids are large ones then */
+    int64_t end = start + count;
 
     for (int64_t at = start; at < end && token_can_exceed(tokens); at += CHUNK) {
-        int64_t stop = end - at < CHUNK ? end : at + CHUNK, largest = 0;
+        int64_t stop = end - at < CHUNK ? end : at + CHUNK;
+        uint64_t largest = 0;
         for (int64_t i = at; i < stop; i++) {
-            int64_t token = token_at(tokens, i);
+            uint64_t token = (uint64_t)token_at(tokens, i);
             largest = token > largest ? token : largest;
         }
         for (int64_t i = at; i < stop && largest >= limit; i++) {
-            if (token_at(tokens, i) >= limit) {
-                return FAIL(STATUS_INVALID,
-                            "%s: token %lld at position %lld is not below the vocabulary's %lld; "
-                            "was the file made with another tokenizer?",
-                            tokens->path, (long long)token_at(tokens, i), (long long)i,
-                            (long long)limit);
+            if ((uint64_t)token_at(tokens, i) >= limit) {
+                return token_refuse(tokens, i);
             }
         }
     }
@@ -103,9 +119,69 @@ enum token_format tokens_format(const struct tokens *tokens)
     return tokens->format;
 }
 
+enum token_type tokens_type(const struct tokens *tokens)
+{
+    return tokens->type;
+}
+
+const char *tokens_format_name(const struct tokens *tokens, char *buffer, int size)
+{
+    static const char *const formats[] = {"bytes", "llm.c .bin", "Megatron .idx and .bin"};
+    static const char *const types[] = {"u8", "u16", "u32", "i32", "i64"};
+
+    if (tokens->format == TOKENS_BYTES) {
+        return "bytes, each a token";
+    }
+    snprintf(buffer, (size_t)size, "%s, %s", formats[tokens->format], types[tokens->type]);
+    return buffer;
+}
+
 const char *tokens_path(const struct tokens *tokens)
 {
     return tokens->path;
+}
+
+/* ---- mapping ---- */
+
+static status_t mapping_map(const char *path, int fd, bool empty, struct mapping *out)
+{
+    struct stat info;
+
+    if (fstat(fd, &info) != 0) {
+        return FAIL(STATUS_IO, "cannot look at %s: %s", path, strerror(errno));
+    }
+    if (!S_ISREG(info.st_mode)) {
+        return FAIL(STATUS_INVALID, "%s: not a regular file", path);
+    }
+    if (info.st_size == 0) {
+        return empty ? STATUS_OK : FAIL(STATUS_INVALID, "%s: the file is empty", path);
+    }
+    void *map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (map == MAP_FAILED) {
+        return FAIL(STATUS_IO, "cannot map %s: %s", path, strerror(errno));
+    }
+    out->at = map;
+    out->size = (size_t)info.st_size;
+    return STATUS_OK;
+}
+
+status_t mapping_open(const char *path, bool empty, struct mapping *out)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not stop us */
+
+    if (fd < 0) {
+        return FAIL(STATUS_IO, "cannot open token file %s: %s", path, strerror(errno));
+    }
+    status_t status = mapping_map(path, fd, empty, out);
+    close(fd);
+    return status;
+}
+
+void mapping_close(struct mapping *mapping)
+{
+    if (mapping->at != NULL) {
+        munmap(mapping->at, mapping->size);
+    }
 }
 
 /* ---- opening ---- */
@@ -113,34 +189,38 @@ const char *tokens_path(const struct tokens *tokens)
 static bool has_suffix(const char *text, const char *suffix)
 {
     size_t length = strlen(text), tail = strlen(suffix);
-    return length >= tail && strcmp(text + length - tail, suffix) == 0;
+    return length > tail && strcmp(text + length - tail, suffix) == 0;
 }
 
-static status_t tokens_set_bytes(struct tokens *tokens)
+static status_t load_bytes(struct tokens *tokens)
 {
-    if (has_suffix(tokens->path, ".bin") || has_suffix(tokens->path, ".idx")) {
+    if (has_suffix(tokens->path, ".bin")) {
         return FAIL(STATUS_INVALID,
-                    "%s: the name is a token file's, but it does not begin like an llm.c .bin; "
-                    "`muddpipe data encode` makes one from text (a file of another name is read "
-                    "byte by byte)",
+                    "%s: the name is a token file's, but it does not begin like an llm.c .bin and "
+                    "no Megatron .idx lies beside it; `muddpipe data encode` makes a token file "
+                    "from text (a file of another name is read byte by byte)",
                     tokens->path);
     }
     tokens->format = TOKENS_BYTES;
-    tokens->data = tokens->map;
-    tokens->count = (int64_t)tokens->size;
+    tokens->type = TOKEN_U8;
+    tokens->data = tokens->file.at;
+    tokens->count = (int64_t)tokens->file.size;
     if (log_rank() <= 0) {
         log_info("%s is read byte by byte: each byte is a token", tokens->path);
     }
     return STATUS_OK;
 }
 
-static status_t tokens_set_format(struct tokens *tokens)
+/* An llm.c .bin or bytes. */
+static status_t load_single(struct tokens *tokens)
 {
     int32_t header[3] = {0};
 
-    memcpy(header, tokens->map, tokens->size < sizeof header ? tokens->size : sizeof header);
+    TRY(mapping_open(tokens->path, false, &tokens->file));
+    size_t size = tokens->file.size;
+    memcpy(header, tokens->file.at, size < sizeof header ? size : sizeof header);
     if (header[0] != TOKENS_U16_MAGIC && header[0] != TOKENS_U32_MAGIC) {
-        return tokens_set_bytes(tokens);
+        return load_bytes(tokens);
     }
     bool narrow = header[0] == TOKENS_U16_MAGIC;
     int version = narrow ? TOKENS_U16_VERSION : TOKENS_U32_VERSION;
@@ -149,52 +229,44 @@ static status_t tokens_set_format(struct tokens *tokens)
         return FAIL(STATUS_INVALID, "%s: version %d of its format; only %d is known", tokens->path,
                     header[1], version);
     }
-    if (header[2] < 0 || (int64_t)tokens->size != expected) {
+    if (header[2] < 0 || (int64_t)size != expected) {
         return FAIL(STATUS_INVALID,
                     "%s: its header announces %d tokens, so %lld bytes; the file has %zu: cut off "
                     "or damaged",
-                    tokens->path, header[2], (long long)expected, tokens->size);
+                    tokens->path, header[2], (long long)expected, size);
     }
-    tokens->format = narrow ? TOKENS_U16 : TOKENS_U32;
-    tokens->data = tokens->map + TOKENS_HEADER;
+    tokens->format = TOKENS_LLMC;
+    tokens->type = narrow ? TOKEN_U16 : TOKEN_U32;
+    tokens->data = tokens->file.at + TOKENS_HEADER;
     tokens->count = header[2];
     return STATUS_OK;
 }
 
-static status_t tokens_map(int fd, struct tokens *tokens)
+/* PREFIX.idx, PREFIX.bin or PREFIX: the pair if there is an index, else the file itself. */
+static status_t load(const char *path, struct tokens *tokens)
 {
-    struct stat info;
+    bool named = has_suffix(path, ".idx");
+    size_t length = strlen(path) - (named || has_suffix(path, ".bin") ? 4 : 0);
+    char *index = malloc(length + sizeof ".idx");
+    tokens->path = malloc(strlen(path) + sizeof ".bin");
 
-    if (fstat(fd, &info) != 0) {
-        return FAIL(STATUS_IO, "cannot look at %s: %s", tokens->path, strerror(errno));
+    if (index == NULL || tokens->path == NULL) {
+        free(index);
+        return FAIL(STATUS_NOMEM, "no memory to open %s", path);
     }
-    if (!S_ISREG(info.st_mode) || info.st_size == 0) {
-        return FAIL(STATUS_INVALID, "%s: %s", tokens->path,
-                    S_ISREG(info.st_mode) ? "the file is empty" : "not a regular file");
+    memcpy(index, path, length);
+    memcpy(index + length, ".idx", sizeof ".idx");
+    bool whole = path[length] == '\0'; /* neither suffix: perhaps a prefix */
+    if (named || (!(whole && access(path, F_OK) == 0) && megatron_is_index(index))) {
+        memcpy(tokens->path, path, length);
+        memcpy(tokens->path + length, ".bin", sizeof ".bin");
+        status_t status = megatron_load(index, tokens->path, tokens);
+        free(index);
+        return status;
     }
-    void *map = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) {
-        return FAIL(STATUS_IO, "cannot map %s: %s", tokens->path, strerror(errno));
-    }
-    tokens->map = map;
-    tokens->size = (size_t)info.st_size;
-    return STATUS_OK;
-}
-
-static status_t tokens_load(const char *path, struct tokens *tokens)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not stop us */
-
-    if (fd < 0) {
-        return FAIL(STATUS_IO, "cannot open token file %s: %s", path, strerror(errno));
-    }
-    tokens->path = strdup(path);
-    status_t status = tokens->path != NULL ? tokens_map(fd, tokens)
-                                           : FAIL(STATUS_NOMEM, "no memory to open %s", path);
-    close(fd);
-    TRY(status);
-    TRY(tokens_set_format(tokens));
-    return (int64_t)tokens->size < scan_limit ? tokens_check(tokens, 0, tokens->count) : STATUS_OK;
+    free(index);
+    memcpy(tokens->path, path, strlen(path) + 1);
+    return load_single(tokens);
 }
 
 status_t tokens_open(const char *path, int64_t vocab, struct tokens **out)
@@ -205,7 +277,10 @@ status_t tokens_open(const char *path, int64_t vocab, struct tokens **out)
         return FAIL(STATUS_NOMEM, "no memory to open %s", path);
     }
     tokens->vocab = vocab;
-    status_t status = tokens_load(path, tokens);
+    status_t status = load(path, tokens);
+    if (status == STATUS_OK && (int64_t)tokens->file.size < scan_limit) {
+        status = tokens_check(tokens, 0, tokens->count);
+    }
     if (status != STATUS_OK) {
         tokens_close(tokens);
         return status;
@@ -219,64 +294,8 @@ void tokens_close(struct tokens *tokens)
     if (tokens == NULL) {
         return;
     }
-    if (tokens->map != NULL) {
-        munmap(tokens->map, tokens->size);
-    }
+    mapping_close(&tokens->file);
+    mapping_close(&tokens->index);
     free(tokens->path);
     free(tokens);
-}
-
-/* ---- windows ---- */
-
-enum { ROUNDS = 4 };
-
-/* A permutation of [0, 4^half_bits): a Feistel network whose round keys follow from seed, epoch. */
-static uint64_t feistel(uint64_t x, unsigned half_bits, uint64_t seed, uint64_t epoch)
-{
-    uint64_t mask = ((uint64_t)1 << half_bits) - 1;
-    uint64_t left = x >> half_bits, right = x & mask;
-    uint64_t stream = rng_stream("windows") + ROUNDS * epoch;
-
-    for (uint64_t round = 0; round < ROUNDS; round++) {
-        uint64_t next = left ^ (rng_bits(seed, stream + round, right) & mask);
-        left = right;
-        right = next;
-    }
-    return left << half_bits | right;
-}
-
-/* A permutation of [0, n): walks on until it lands inside, at most four steps on average. */
-static uint64_t permute(uint64_t x, uint64_t n, uint64_t seed, uint64_t epoch)
-{
-    unsigned half_bits = 1;
-
-    while ((uint64_t)1 << 2 * half_bits < n) {
-        half_bits++;
-    }
-    do {
-        x = feistel(x, half_bits, seed, epoch);
-    } while (x >= n);
-    return x;
-}
-
-status_t tokens_windows(const struct tokens *tokens, int64_t T, int64_t *out)
-{
-    CHECK(T > 0, "windows of %lld tokens", (long long)T);
-    if (tokens->count <= T) {
-        return FAIL(STATUS_INVALID,
-                    "%s: its %lld tokens are too few for one sequence of %lld and the token after "
-                    "it; set a smaller data.seq_len or give more text",
-                    tokens->path, (long long)tokens->count, (long long)T);
-    }
-    *out = (tokens->count - 1) / T;
-    return STATUS_OK;
-}
-
-int64_t tokens_window(const struct tokens *tokens, int64_t T, uint64_t seed, int64_t s)
-{
-    int64_t windows = (tokens->count - 1) / T;
-
-    CHECK(windows > 0 && s >= 0, "sequence %lld of %lld windows", (long long)s, (long long)windows);
-    return T * (int64_t)permute((uint64_t)(s % windows), (uint64_t)windows, seed,
-                                (uint64_t)(s / windows));
 }

@@ -13,6 +13,8 @@ struct pending {
     struct step_result result;
     double lr;
     int64_t tokens;
+    bool evaluated; /* held-out tokens after this step */
+    double heldout;
 };
 
 struct totals {
@@ -91,6 +93,10 @@ static void print_step(const struct training *training, const struct step_cost *
            (long long)step->result.step, (long long)steps, step->result.loss,
            step->result.grad_norm, cost->seconds > 0 ? (double)step->tokens / cost->seconds : 0.0,
            100 * cost->share[TRACE_WAIT], 100 * exposed(cost->share), eta);
+    if (step->evaluated) {
+        printf("held-out loss after step %lld: %.4f\n", (long long)step->result.step,
+               step->heldout);
+    }
     fflush(stdout);
 }
 
@@ -177,7 +183,8 @@ static void settle(struct training *training)
     }
     if (training->root) {
         run_folder_metrics(&training->folder, &training->pending.result, training->pending.lr,
-                           training->pending.tokens, &cost);
+                           training->pending.tokens, &cost,
+                           training->pending.evaluated ? &training->pending.heldout : NULL);
         print_step(training, &cost);
     }
 }
@@ -188,6 +195,7 @@ static status_t train_step(struct training *training, int64_t step)
     const struct run_config *config = &setup->job->config;
     struct batch batch = {.inputs = setup->inputs,
                           .targets = setup->targets,
+                          .first = setup->first,
                           .microbatches = microbatches_at(
                               step, config->optimizer.steps, (int)config->optimizer.ramp_from,
                               setup->microbatches, config->optimizer.ramp)};
@@ -212,24 +220,14 @@ static status_t train_step(struct training *training, int64_t step)
         settle(training); /* the step before a broken one counts */
     }
     TRY(status);
-    training->pending = (struct pending){result, optimizer.lr, rows * setup->T};
+    training->pending =
+        (struct pending){.result = result, .lr = optimizer.lr, .tokens = rows * setup->T};
     if (step == 1) {
         training->totals.first_loss = result.loss;
     }
     training->totals.last_loss = result.loss;
     training->stopped = result.stop;
     return STATUS_OK;
-}
-
-static status_t train_loop(struct training *training)
-{
-    int64_t steps = training->setup.job->config.optimizer.steps;
-    for (int64_t step = 1; step <= steps && !training->stopped; step++) {
-        TRY(train_step(training, step));
-    }
-    TRY(trainer_flush(training->setup.trainer));
-    settle(training);
-    return trainer_check_traffic(training->setup.trainer);
 }
 
 static status_t heldout(struct training *training, double *out)
@@ -241,9 +239,33 @@ static status_t heldout(struct training *training, double *out)
     TRY(setup_heldout(&training->setup, out, &tokens));
     if (training->root) { /* all digits, for the run's log only */
         log_debug("held-out loss %.17g nats over %lld tokens after %lld steps", *out,
-                  (long long)tokens, (long long)training->totals.steps);
+                  (long long)tokens, (long long)training->pending.result.step);
     }
     return STATUS_OK;
+}
+
+/* Every data.valid_every steps; train_all sees to the start and the end. */
+static status_t heldout_after(struct training *training, int64_t step)
+{
+    int64_t every = training->setup.job->config.data.valid_every;
+    if (every == 0 || step % every != 0) {
+        return STATUS_OK;
+    }
+    TRY(heldout(training, &training->pending.heldout));
+    training->pending.evaluated = true;
+    return STATUS_OK;
+}
+
+static status_t train_loop(struct training *training)
+{
+    int64_t steps = training->setup.job->config.optimizer.steps;
+    for (int64_t step = 1; step <= steps && !training->stopped; step++) {
+        TRY(train_step(training, step));
+        TRY(heldout_after(training, step));
+    }
+    TRY(trainer_flush(training->setup.trainer));
+    settle(training);
+    return trainer_check_traffic(training->setup.trainer);
 }
 
 static status_t leave_sample(struct training *training)
@@ -275,7 +297,10 @@ static status_t train_all(struct training *training)
     TRY(heldout(training, &training->totals.first_heldout));
     TRY(train_loop(training));
     TRY(trainer_export(setup->trainer, training->folder.model));
-    TRY(heldout(training, &training->totals.last_heldout));
+    training->totals.last_heldout = training->pending.heldout;
+    if (!training->pending.evaluated) {
+        TRY(heldout(training, &training->totals.last_heldout));
+    }
     if (training->root) {
         print_summary(training);
     }

@@ -114,14 +114,13 @@ static status_t beginning_print(const struct tokens *tokens, bool letters)
 
 static status_t inspect_run(const struct tokens *tokens, int64_t *times)
 {
-    static const char *const formats[] = {"bytes, each a token", "llm.c .bin, u16",
-                                          "llm.c .bin, u32"};
+    char format[64];
     struct summary summary = {.times = times};
 
     TRY(summary_fill(tokens, &summary));
     bool letters = summary.most < 256;
     printf("file           %s\nformat         %s\ntokens         %" PRId64 "\n",
-           tokens_path(tokens), formats[tokens_format(tokens)], summary.tokens);
+           tokens_path(tokens), tokens_format_name(tokens, format, sizeof format), summary.tokens);
     if (summary.tokens == 0) {
         return STATUS_OK;
     }

@@ -1,8 +1,7 @@
-/* test_tokens.c - token files, and the order in which a run sees their windows. */
+/* test_tokens.c - llm.c files and bytes. */
 #include "tests/test.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -76,14 +75,16 @@ static void test_formats(void **state)
     write_binary(TOKENS_U16_MAGIC, TOKENS_U16_VERSION, 100, 100, 2);
     assert_ok(tokens_open(binary, 100, &tokens));
     assert_int_equal(tokens_count(tokens), 100);
-    assert_int_equal(tokens_format(tokens), TOKENS_U16);
+    assert_int_equal(tokens_format(tokens), TOKENS_LLMC);
+    assert_int_equal(tokens_type(tokens), TOKEN_U16);
+    assert_int_equal(tokens_documents(tokens), -1);
     assert_ok(tokens_read(tokens, 97, 3, read));
     assert_int_equal(read[0], 97);
     assert_int_equal(read[2], 99);
     tokens_close(tokens);
     write_binary(TOKENS_U32_MAGIC, TOKENS_U32_VERSION, 70000, 70000, 4);
     assert_ok(tokens_open(binary, 0, &tokens));
-    assert_int_equal(tokens_format(tokens), TOKENS_U32);
+    assert_int_equal(tokens_type(tokens), TOKEN_U32);
     assert_ok(tokens_read(tokens, 69998, 2, read));
     assert_int_equal(read[1], 69999);
     tokens_close(tokens);
@@ -126,63 +127,11 @@ static void test_refused(void **state)
     assert_status(open_captured("no such file", 256, &tokens), STATUS_IO);
 }
 
-static void test_too_short(void **state)
-{
-    struct tokens *tokens = NULL;
-    int64_t windows = 0;
-
-    (void)state;
-    write_text("12345678");
-    assert_ok(tokens_open(text, 256, &tokens));
-    assert_ok(tokens_windows(tokens, 7, &windows));
-    assert_int_equal(windows, 1);
-    log_capture(message, sizeof message);
-    assert_status(tokens_windows(tokens, 8, &windows), STATUS_INVALID);
-    log_capture(NULL, 0);
-    assert_says("too few");
-    tokens_close(tokens);
-}
-
-/* Every window exactly once an epoch; epochs and seeds differ; two readers agree. */
-static void test_windows(void **state)
-{
-    static const int counts[] = {11, 21, 31, 651, 10241, 10231};
-    enum { T = 10 };
-    struct tokens *tokens = NULL, *other = NULL;
-
-    (void)state;
-    for (size_t c = 0; c < sizeof counts / sizeof counts[0]; c++) {
-        int64_t windows = 0, same = 0, seeded = 0;
-        write_binary(TOKENS_U16_MAGIC, TOKENS_U16_VERSION, counts[c], counts[c], 2);
-        assert_ok(tokens_open(binary, 0, &tokens));
-        assert_ok(tokens_open(binary, 0, &other));
-        assert_ok(tokens_windows(tokens, T, &windows));
-        unsigned char *seen = test_calloc((size_t)windows, 1);
-        for (int64_t s = 0; s < 2 * windows; s++) {
-            int64_t start = tokens_window(tokens, T, 42, s);
-            assert_true(start >= 0 && start % T == 0 && start + T < tokens_count(tokens));
-            assert_int_equal(start, tokens_window(other, T, 42, s));
-            assert_int_equal(seen[start / T], s / windows);
-            seen[start / T]++;
-            same += s >= windows && start == tokens_window(tokens, T, 42, s - windows);
-            seeded += start == tokens_window(tokens, T, 43, s);
-        }
-        if (windows > 50) {
-            assert_true(same < windows / 4 && seeded < windows / 4);
-        }
-        test_free(seen);
-        tokens_close(tokens);
-        tokens_close(other);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formats),
         cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_too_short),
-        cmocka_unit_test(test_windows),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
