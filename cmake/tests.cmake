@@ -18,7 +18,7 @@ set(test_environment
     OMPI_MCA_hwloc_base_binding_policy=none
     OMPI_MCA_btl_base_warn_component_unused=0
     UCX_WARN_UNUSED_ENV_VARS=n
-    ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1
+    ASAN_OPTIONS=detect_leaks=1:allocator_may_return_null=1:fast_unwind_on_malloc=0
     LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/leaks.supp:print_suppressions=0
     TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/races.supp:allocator_may_return_null=1
     UBSAN_OPTIONS=print_stacktrace=1)
