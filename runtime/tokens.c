@@ -242,6 +242,19 @@ static status_t load_single(struct tokens *tokens)
     return STATUS_OK;
 }
 
+static bool is_llmc(const char *path)
+{
+    int32_t header[2] = {0};
+    FILE *stream = fopen(path, "rb");
+    bool read = stream != NULL && fread(header, sizeof header, 1, stream) == 1;
+
+    if (stream != NULL) {
+        fclose(stream);
+    }
+    return read && ((header[0] == TOKENS_U16_MAGIC && header[1] == TOKENS_U16_VERSION) ||
+                    (header[0] == TOKENS_U32_MAGIC && header[1] == TOKENS_U32_VERSION));
+}
+
 /* PREFIX.idx, PREFIX.bin or PREFIX: the pair if there is an index, else the file itself. */
 static status_t load(const char *path, struct tokens *tokens)
 {
@@ -256,8 +269,9 @@ static status_t load(const char *path, struct tokens *tokens)
     }
     memcpy(index, path, length);
     memcpy(index + length, ".idx", sizeof ".idx");
-    bool whole = path[length] == '\0'; /* neither suffix: perhaps a prefix */
-    if (named || (!(whole && access(path, F_OK) == 0) && megatron_is_index(index))) {
+    bool prefix = path[length] == '\0'; /* neither suffix, or the file itself */
+    bool single = prefix ? access(path, F_OK) == 0 : is_llmc(path);
+    if (named || (!single && megatron_is_index(index))) {
         memcpy(tokens->path, path, length);
         memcpy(tokens->path + length, ".bin", sizeof ".bin");
         status_t status = megatron_load(index, tokens->path, tokens);

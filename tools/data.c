@@ -1,203 +1,165 @@
-/* data.c - muddpipe data: token files from text, and a look into them. */
-#include <ctype.h>
-#include <inttypes.h>
+/* data.c - muddpipe data: its subcommands and their command lines. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
-#include "runtime/runtime.h"
+#include "tools/data.h"
 #include "tools/tools.h"
 
-static int data_help(FILE *out, int code)
+static const struct subcommand {
+    const char *name;
+    int (*run)(const struct data_arguments *arguments);
+    unsigned options;
+    const char *usage, *meaning;
+} subcommands[] = {
+    {"encode", data_encode, DATA_FORCE | DATA_VALID,
+     "TEXT... OUT [--valid FRACTION FILE] [--force]",
+     "Bytes of the texts as a token file of vocabulary 256, '-' being standard input; a Megatron\n"
+     "pair has a document for each text. --valid holds back the last FRACTION of the bytes.\n"},
+    {"convert", data_convert, DATA_FORCE | DATA_EOD, "FILE[,FILE...] OUT [--eod ID] [--force]",
+     "The tokens of the files, one after another, in the format of OUT.\n\n"
+     "  --eod ID   documents end with token ID: it is put behind the documents of an index that\n"
+     "             lack it; without an index, documents end behind every ID\n"},
+    {"split", data_split, DATA_FORCE | DATA_EOD | DATA_SEQ_LEN | DATA_VALID,
+     "FILE[,FILE...] OUT --valid FRACTION FILE [--eod ID | --seq-len T] [--force]",
+     "The last FRACTION of the tokens into FILE, the rest into OUT; cut between the documents of\n"
+     "an index, or\n\n"
+     "  --eod ID      behind a token ID\n"
+     "  --seq-len T   behind a whole number of windows of T tokens and the token after them\n"},
+    {"inspect", data_inspect, DATA_EOD, "FILE [--eod ID]",
+     "Format, number and range of tokens, documents, the most frequent tokens, the beginning.\n\n"
+     "  --eod ID   count documents by this token instead of an index\n"},
+    {"check", data_check, DATA_VOCAB | DATA_EOD, "FILE --vocab V [--eod ID]",
+     "Whether the file is whole and every token is below V.\n\n"
+     "  --eod ID   whether, too, this token stands at the end of each document of the index, and\n"
+     "             nowhere else\n"},
+};
+enum { SUBCOMMANDS = sizeof subcommands / sizeof subcommands[0] };
+
+static const struct subcommand *current; /* whose usage a complaint shows; NULL: all of them */
+
+static const char formats_help[] =
+    "\nFILE is an llm.c .bin, a Megatron pair (PREFIX.idx, PREFIX.bin or PREFIX), or any other\n"
+    "file, whose bytes are tokens. OUT.bin is written as llm.c's, OUT.idx as a Megatron pair;\n"
+    "what exists is left alone unless --force is given. docs/data.md has more.\n";
+
+static int help_print(FILE *out, int code)
 {
-    fprintf(
-        out,
-        "usage: muddpipe data encode TEXT... OUT.bin [--valid FRACTION VALID.bin]\n"
-        "           bytes of the texts as an llm.c token file (u16, vocabulary 256), '-' being\n"
-        "           standard input; --valid holds back the last FRACTION of them\n"
-        "       muddpipe data inspect FILE\n"
-        "           format, number and range of tokens, the most frequent ones, the beginning\n"
-        "       muddpipe data check FILE --vocab V\n"
-        "           whether every token is below V\n");
+    if (current != NULL) {
+        fprintf(out, "usage: muddpipe data %s %s\n\n%s%s", current->name, current->usage,
+                current->meaning, formats_help);
+        return code;
+    }
+    for (int i = 0; i < SUBCOMMANDS; i++) {
+        fprintf(out, "%s muddpipe data %s %s\n", i == 0 ? "usage:" : "      ", subcommands[i].name,
+                subcommands[i].usage);
+    }
+    fprintf(out, "%s\nmuddpipe data SUBCOMMAND --help says more of each.\n", formats_help);
     return code;
 }
 
 int data_usage_failed(const char *what)
 {
-    fprintf(stderr, "muddpipe data: %s\n\n", what);
-    return data_help(stderr, EXIT_USAGE);
+    fprintf(stderr, "muddpipe data%s%s: %s\n\n", current != NULL ? " " : "",
+            current != NULL ? current->name : "", what);
+    return help_print(stderr, EXIT_USAGE);
 }
 
-/* ---- inspect ---- */
+/* ---- arguments ---- */
 
-enum { SOME = 4096, IDS = 1 << 20, FREQUENT = 8, BEGINNING = 320 };
-
-struct summary {
-    int64_t *times; /* [IDS] of the ids below IDS */
-    int64_t tokens, distinct, least, most;
-};
-
-static status_t summary_fill(const struct tokens *tokens, struct summary *out)
+static bool whole_parse(const char *text, int64_t least, int64_t *out)
 {
-    static int32_t chunk[SOME];
+    char *end;
+    long long value = strtoll(text, &end, 10);
 
-    out->tokens = tokens_count(tokens);
-    out->least = INT64_MAX;
-    out->most = -1;
-    for (int64_t at = 0; at < out->tokens; at += SOME) {
-        int64_t count = out->tokens - at < SOME ? out->tokens - at : SOME;
-        TRY(tokens_read(tokens, at, count, chunk));
-        for (int64_t i = 0; i < count; i++) {
-            out->least = chunk[i] < out->least ? chunk[i] : out->least;
-            out->most = chunk[i] > out->most ? chunk[i] : out->most;
-            if (chunk[i] < IDS) {
-                out->distinct += out->times[chunk[i]]++ == 0;
-            }
+    *out = value;
+    return end != text && *end == '\0' && value >= least && value <= INT32_MAX;
+}
+
+static bool fraction_parse(const char *text, double *out)
+{
+    char *end;
+
+    *out = strtod(text, &end);
+    return end != text && *end == '\0' && *out > 0 && *out < 1;
+}
+
+/* The option at argv[0], with its values behind it (argv ends with NULL): how many arguments it takes, 0
+ * if it is wrong. */
+static int option_read(char **argv, unsigned options, struct data_arguments *out,
+                       const char **out_complaint)
+{
+    const char *value = argv[1];
+
+    if (strcmp(argv[0], "--force") == 0 && (options & DATA_FORCE)) {
+        out->force = true;
+        return 1;
+    }
+    if (strcmp(argv[0], "--vocab") == 0 && (options & DATA_VOCAB)) {
+        *out_complaint = "--vocab takes a number, at least 1";
+        return value != NULL && whole_parse(value, 1, &out->vocab) ? 2 : 0;
+    }
+    if (strcmp(argv[0], "--eod") == 0 && (options & DATA_EOD)) {
+        *out_complaint = "--eod takes the id of a token";
+        return value != NULL && whole_parse(value, 0, &out->eod) ? 2 : 0;
+    }
+    if (strcmp(argv[0], "--seq-len") == 0 && (options & DATA_SEQ_LEN)) {
+        *out_complaint = "--seq-len takes a number of tokens, at least 1";
+        return value != NULL && whole_parse(value, 1, &out->seq_len) ? 2 : 0;
+    }
+    if (strcmp(argv[0], "--valid") == 0 && (options & DATA_VALID)) {
+        *out_complaint = "--valid takes a fraction between 0 and 1, and a file";
+        if (value == NULL || argv[2] == NULL || !fraction_parse(value, &out->fraction)) {
+            return 0;
+        }
+        out->valid = argv[2];
+        return 3;
+    }
+    *out_complaint = "there is no such option";
+    return 0;
+}
+
+bool data_arguments_read(int argc, char **argv, unsigned options, struct data_arguments *out,
+                         const char **out_complaint)
+{
+    *out = (struct data_arguments){.file = argv, .eod = -1};
+    for (int i = 0, taken; i < argc; i += taken) {
+        taken = 1;
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            out->help = true;
+        } else if (argv[i][0] != '-' || argv[i][1] == '\0') {
+            argv[out->files++] = argv[i];
+        } else if ((taken = option_read(argv + i, options, out, out_complaint)) == 0) {
+            return false;
         }
     }
-    return STATUS_OK;
-}
-
-static void token_print(int64_t id, bool letters)
-{
-    if (letters && id < 256 && isprint((int)id)) {
-        printf("'%c'", (int)id);
-    } else {
-        printf("%" PRId64, id);
-    }
-}
-
-static void frequent_print(const struct summary *summary, bool letters)
-{
-    int64_t last = -1, bound = INT64_MAX;
-
-    printf("most frequent");
-    for (int shown = 0; shown < FREQUENT && shown < summary->distinct; shown++) {
-        int64_t best = -1; /* the next in the order of (times descending, id ascending) */
-        for (int64_t id = 0; id < IDS && id <= summary->most; id++) {
-            int64_t times = summary->times[id];
-            bool after = times < bound || (times == bound && id > last);
-            if (times > 0 && after && (best < 0 || times > summary->times[best])) {
-                best = id;
-            }
-        }
-        last = best;
-        bound = summary->times[best];
-        printf("%s", shown > 0 ? ", " : "  ");
-        token_print(best, letters);
-        printf(" %.1f %%", 100.0 * (double)bound / (double)summary->tokens);
-    }
-    printf("\n");
-}
-
-static status_t beginning_print(const struct tokens *tokens, bool letters)
-{
-    int32_t first[BEGINNING];
-    int64_t most = letters ? BEGINNING : 32, count = tokens_count(tokens);
-
-    count = count < most ? count : most;
-    TRY(tokens_read(tokens, 0, count, first));
-    printf("begins with\n    ");
-    for (int64_t i = 0; i < count; i++) {
-        if (!letters) {
-            printf("%" PRId32 " ", first[i]);
-        } else if (first[i] == '\n') {
-            printf("\n    ");
-        } else {
-            putchar(first[i] == '\t' || isprint(first[i]) ? first[i] : '?');
-        }
-    }
-    printf("\n");
-    return STATUS_OK;
-}
-
-static status_t inspect_run(const struct tokens *tokens, int64_t *times)
-{
-    char format[64];
-    struct summary summary = {.times = times};
-
-    TRY(summary_fill(tokens, &summary));
-    bool letters = summary.most < 256;
-    printf("file           %s\nformat         %s\ntokens         %" PRId64 "\n",
-           tokens_path(tokens), tokens_format_name(tokens, format, sizeof format), summary.tokens);
-    if (summary.tokens == 0) {
-        return STATUS_OK;
-    }
-    printf("ids            %" PRId64 " to %" PRId64 "\n", summary.least, summary.most);
-    printf("distinct       %" PRId64 "%s\n", summary.distinct,
-           summary.most < IDS ? "" : " (of the ids below 1048576)");
-    frequent_print(&summary, letters);
-    return beginning_print(tokens, letters);
-}
-
-static int data_inspect(int argc, char **argv)
-{
-    struct tokens *tokens = NULL;
-
-    if (argc != 1) {
-        return data_usage_failed("inspect takes one file");
-    }
-    log_set_level(LOG_WARN); /* the format is printed anyway */
-    if (tokens_open(argv[0], 0, &tokens) != STATUS_OK) {
-        return EXIT_FAILURE;
-    }
-    int64_t *times = calloc(IDS, sizeof *times);
-    status_t status = times != NULL ? inspect_run(tokens, times)
-                                    : FAIL(STATUS_NOMEM, "no memory to count tokens");
-    free(times);
-    tokens_close(tokens);
-    return status == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE;
-}
-
-/* ---- check ---- */
-
-static status_t check_run(const struct tokens *tokens)
-{
-    static int32_t chunk[SOME];
-
-    for (int64_t at = 0, all = tokens_count(tokens); at < all; at += SOME) {
-        TRY(tokens_read(tokens, at, all - at < SOME ? all - at : SOME, chunk));
-    }
-    return STATUS_OK;
-}
-
-static int data_check(int argc, char **argv)
-{
-    struct tokens *tokens = NULL;
-    char *end = NULL;
-    long long vocab = argc == 3 && strcmp(argv[1], "--vocab") == 0 ? strtoll(argv[2], &end, 10) : 0;
-
-    if (end == NULL || *end != '\0' || vocab < 1 || vocab > INT32_MAX) {
-        return data_usage_failed("check takes a file and --vocab V, V at least 1");
-    }
-    if (tokens_open(argv[0], vocab, &tokens) != STATUS_OK) {
-        return EXIT_FAILURE;
-    }
-    status_t status = check_run(tokens);
-    if (status == STATUS_OK) {
-        printf("%s: %" PRId64 " tokens, all below %lld\n", argv[0], tokens_count(tokens), vocab);
-    }
-    tokens_close(tokens);
-    return status == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE;
+    return true;
 }
 
 int data_main(int argc, char **argv)
 {
-    const char *what = argc > 1 ? argv[1] : "";
+    struct data_arguments arguments;
+    const char *complaint = "", *what = argc > 1 ? argv[1] : "";
 
-    if (strcmp(what, "encode") == 0) {
-        return data_encode(argc - 2, argv + 2);
-    }
-    if (strcmp(what, "inspect") == 0) {
-        return data_inspect(argc - 2, argv + 2);
-    }
-    if (strcmp(what, "check") == 0) {
-        return data_check(argc - 2, argv + 2);
-    }
     if (strcmp(what, "--help") == 0 || strcmp(what, "-h") == 0) {
-        return data_help(stdout, EXIT_SUCCESS);
+        return help_print(stdout, EXIT_SUCCESS);
     }
-    return data_usage_failed(what[0] != '\0' ? "there are encode, inspect and check"
-                                             : "what to do?");
+    for (int i = 0; i < SUBCOMMANDS; i++) {
+        if (strcmp(what, subcommands[i].name) == 0) {
+            current = &subcommands[i];
+        }
+    }
+    if (current == NULL) {
+        return data_usage_failed(what[0] != '\0' ? "there is no such subcommand" : "what to do?");
+    }
+    if (!data_arguments_read(argc - 2, argv + 2, current->options, &arguments, &complaint)) {
+        return data_usage_failed(complaint);
+    }
+    if (arguments.help) {
+        return help_print(stdout, EXIT_SUCCESS);
+    }
+    log_set_level(LOG_WARN); /* formats are printed where they matter */
+    return current->run(&arguments);
 }

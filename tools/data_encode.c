@@ -7,11 +7,13 @@
 #include <string.h>
 
 #include "runtime/runtime.h"
-#include "tools/tools.h"
+#include "tools/data.h"
 
 struct text {
     unsigned char *bytes; /* owned */
     size_t size, room;
+    size_t *end; /* [ends] where each text ends; owned */
+    int ends;
 };
 
 static const size_t text_max = INT32_MAX; /* what the header of a token file can count */
@@ -62,91 +64,65 @@ static status_t text_read(struct text *text, const char *path)
     return status;
 }
 
-static void tokens_put(FILE *stream, const unsigned char *bytes, size_t count)
+/* Bytes [from, to) as tokens, each text a document. */
+static status_t tokens_put(struct token_file *file, const struct text *text, size_t from, size_t to)
 {
-    int32_t header[TOKENS_HEADER / sizeof(int32_t)] = {TOKENS_U16_MAGIC, TOKENS_U16_VERSION,
-                                                       (int32_t)count};
-    unsigned char token[2] = {0, 0}; /* little-endian */
+    enum { SOME = 4096 };
+    int32_t some[SOME];
+    int next = 0;
 
-    fwrite(header, sizeof header, 1, stream);
-    for (size_t i = 0; i < count; i++) {
-        token[0] = bytes[i];
-        fwrite(token, sizeof token, 1, stream);
+    for (size_t at = from, count; at < to; at += count) {
+        while (next < text->ends && text->end[next] <= at) {
+            next++;
+        }
+        size_t stop = next < text->ends && text->end[next] < to ? text->end[next] : to;
+        count = stop - at < SOME ? stop - at : SOME;
+        for (size_t i = 0; i < count; i++) {
+            some[i] = text->bytes[at + i];
+        }
+        TRY(token_file_put(file, some, (int64_t)count));
+        if (at + count == stop) {
+            TRY(token_file_end_document(file));
+        }
     }
-}
-
-/* Under another name first: a file of that name is always whole. */
-static status_t tokens_save(const char *path, const unsigned char *bytes, size_t count)
-{
-    char part[4096];
-    int length = snprintf(part, sizeof part, "%s.part", path);
-
-    if (length < 0 || (size_t)length >= sizeof part) {
-        return FAIL(STATUS_INVALID, "%s: too long a path", path);
-    }
-    FILE *stream = fopen(part, "wb");
-    if (stream == NULL) {
-        return FAIL(STATUS_IO, "cannot create %s: %s", part, strerror(errno));
-    }
-    tokens_put(stream, bytes, count);
-    bool failed = ferror(stream) != 0;
-    if (fclose(stream) != 0 || failed || rename(part, path) != 0) {
-        status_t status = FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
-        remove(part);
-        return status;
-    }
-    printf("%s: %zu tokens\n", path, count);
     return STATUS_OK;
 }
 
-struct encode {
-    char **texts;
-    int count;
-    const char *out, *valid;
-    double fraction;
-};
-
-static status_t encode_run(const struct encode *encode, struct text *text)
+static status_t encode_run(const struct data_arguments *arguments, struct text *text)
 {
-    for (int i = 0; i < encode->count; i++) {
-        TRY(text_read(text, encode->texts[i]));
+    const char *out = arguments->file[arguments->files - 1];
+
+    text->end = calloc((size_t)arguments->files, sizeof *text->end);
+    if (text->end == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for %d texts", arguments->files);
     }
-    size_t held = (size_t)floor((double)text->size * encode->fraction);
-    if (text->size - held == 0 || (encode->valid != NULL && held == 0)) {
+    for (int i = 0; i < arguments->files - 1; i++) {
+        TRY(text_read(text, arguments->file[i]));
+        text->end[text->ends++] = text->size;
+    }
+    size_t held = (size_t)floor((double)text->size * arguments->fraction);
+    size_t cut = text->size - held;
+    if (cut == 0 || (arguments->valid != NULL && held == 0)) {
         return FAIL(STATUS_INVALID, "%zu bytes of text are too few", text->size);
     }
-    TRY(tokens_save(encode->out, text->bytes, text->size - held));
-    if (encode->valid != NULL) {
-        TRY(tokens_save(encode->valid, text->bytes + text->size - held, held));
+    struct token_file *part[2];
+    TRY(token_files_create(out, arguments->valid, false, arguments->force, part));
+    status_t status = tokens_put(part[0], text, 0, cut);
+    if (status == STATUS_OK && held > 0) {
+        status = tokens_put(part[1], text, cut, text->size);
     }
-    return STATUS_OK;
+    return token_files_finish(part, status);
 }
 
-int data_encode(int argc, char **argv)
+int data_encode(const struct data_arguments *arguments)
 {
-    struct encode encode = {.texts = argv};
     struct text text = {0};
-    char *end;
 
-    if (argc >= 3 && strcmp(argv[argc - 3], "--valid") == 0) {
-        encode.fraction = strtod(argv[argc - 2], &end);
-        encode.valid = argv[argc - 1];
-        if (*end != '\0' || !(encode.fraction > 0 && encode.fraction < 1)) {
-            return data_usage_failed("--valid takes a fraction between 0 and 1, and a file");
-        }
-        argc -= 3;
-    }
-    if (argc < 2) {
+    if (arguments->files < 2) {
         return data_usage_failed("encode needs a text and the file to make of it");
     }
-    for (int i = 0; i < argc; i++) {
-        if (argv[i][0] == '-' && argv[i][1] != '\0') {
-            return data_usage_failed("options come last: --valid FRACTION VALID.bin");
-        }
-    }
-    encode.out = argv[argc - 1];
-    encode.count = argc - 1;
-    status_t status = encode_run(&encode, &text);
+    status_t status = encode_run(arguments, &text);
     free(text.bytes);
+    free(text.end);
     return status == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE;
 }

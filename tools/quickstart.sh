@@ -51,7 +51,7 @@ dictionary() { # the first bytes of the dictionary, on standard output
 }
 
 encode() { # NAME TEXT
-    build/muddpipe data encode "$2" "$data/$1-train.bin" --valid 0.02 "$data/$1-valid.bin"
+    build/muddpipe data encode --force "$2" "$data/$1-train.bin" --valid 0.02 "$data/$1-valid.bin"
 }
 
 if [[ -n ${TEXT:-} ]]; then

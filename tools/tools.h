@@ -13,10 +13,6 @@ int data_main(int argc, char **argv);
 
 enum { EXIT_USAGE = 2 };
 
-/* Parts of data: argv[0] is the first argument after `encode`; a complaint with the usage below it. */
-int data_encode(int argc, char **argv);
-int data_usage_failed(const char *what);
-
 /* Every key of a run and of config.json, for people or as the Markdown of docs/config.md. */
 void help_config(bool markdown);
 

@@ -27,11 +27,11 @@ for other in wide.bin first.bin,second.bin u8.idx u16 i32.bin i64 split.idx part
     losses "$other" 1 data.train="$other"
     same llmc "$other"
 done
-documents="data.order=documents data.eod=0"
-losses documents 1 data.train=llmc.bin $documents
+documents=(data.order=documents data.eod=0)
+losses documents 1 data.train=llmc.bin "${documents[@]}"
 differ llmc documents
 for other in first.bin,second.bin u16.idx part1,part2; do
-    losses "documents-$other" 1 data.train="$other" $documents
+    losses "documents-$other" 1 data.train="$other" "${documents[@]}"
     same documents "documents-$other"
 done
 losses documents-index 1 data.train=u16.idx data.order=documents
@@ -47,7 +47,7 @@ losses masked-index 1 data.train=i32 $mask
 same masked masked-index
 losses masked-two 2 data.train=split.idx $mask
 same masked masked-two
-losses masked-documents 1 data.train=llmc.bin $documents $mask
+losses masked-documents 1 data.train=llmc.bin "${documents[@]}" $mask
 differ documents masked-documents
 losses masked-documents-two 2 data.train=i64.idx data.order=documents $mask
 same masked-documents masked-documents-two
