@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/hash.h"
-#include "base/rng.h"
 #include "runtime/corpus_internal.h"
 
 /* ---- the text ---- */

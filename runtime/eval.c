@@ -13,8 +13,7 @@ status_t eval_run(struct job *job, struct group *group, void *argument)
     status_t status = setup_heldout(&setup, &loss, &tokens);
     if (status == STATUS_OK && group_rank(group) == 0) {
         printf("held-out loss %.17g nats over %lld tokens of %s, %.6f %s\n", loss,
-               (long long)tokens, job->config.data.valid, loss / log(2.0),
-               setup_bits_name(&setup));
+               (long long)tokens, job->config.data.valid, loss / log(2.0), setup_bits_name(&setup));
     }
     setup_destroy(&setup);
     return status;
