@@ -30,9 +30,27 @@ status_t arena_create(struct arena *arena, size_t size, const char *what)
     return STATUS_OK;
 }
 
+status_t arena_create_on(struct arena *arena, struct device *device, enum memory_kind kind,
+                         void *stream, size_t size, const char *what)
+{
+    void *base;
+
+    if (device == NULL) {
+        return arena_create(arena, size, what);
+    }
+    size_t bound = size > 0 ? size : 1;
+    TRY(device_alloc(device, kind, bound, what, &base));
+    *arena = (struct arena){.base = base, .size = bound, .device = device, .kind = kind};
+    return device_fill(device, base, 0, bound, stream);
+}
+
 void arena_destroy(struct arena *arena)
 {
-    free(arena->base);
+    if (arena->device != NULL) {
+        device_free(arena->device, arena->kind, arena->base);
+    } else {
+        free(arena->base);
+    }
     *arena = (struct arena){0};
 }
 

@@ -12,19 +12,25 @@
 
 #include <stddef.h>
 
+#include "base/device.h"
 #include "base/status.h"
 
 enum { ARENA_ALIGN = 256 }; /* bytes; also what GPU copies and vector loads like */
 
 struct arena {
-    unsigned char *base; /* NULL while measuring */
-    size_t size;         /* bytes bound; 0 while measuring */
-    size_t used;         /* bytes handed out so far, padding included */
+    unsigned char *base;   /* NULL while measuring */
+    size_t size;           /* bytes bound; 0 while measuring */
+    size_t used;           /* bytes handed out so far, padding included */
+    struct device *device; /* whose memory it is; NULL = the host's */
+    enum memory_kind kind;
 };
 
 void arena_init_measure(struct arena *arena);
 /* Allocates `size` zeroed bytes of host memory (touched, so that it is really there). */
 MUST_USE status_t arena_create(struct arena *arena, size_t size, const char *what);
+/* The same on a device (borrowed; NULL = arena_create), zeroed when `stream` gets there. */
+MUST_USE status_t arena_create_on(struct arena *arena, struct device *device, enum memory_kind kind,
+                                  void *stream, size_t size, const char *what);
 void arena_destroy(struct arena *arena);
 
 /* Hands out `bytes` (0 gives NULL). While measuring it returns NULL and counts. Overflowing a bound

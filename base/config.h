@@ -65,7 +65,7 @@ enum schedule_choice { SCHEDULE_GPIPE, SCHEDULE_1F1B };
 enum transport_choice { TRANSPORT_UCX, TRANSPORT_MPI, TRANSPORT_THREADS };
 enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
 enum data_order { ORDER_WINDOWS, ORDER_DOCUMENTS };
-enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
+enum device_choice { DEVICE_CHOICE_AUTO, DEVICE_CHOICE_CPU, DEVICE_CHOICE_CUDA };
 
 /* A key below `model` or `dense`, not yet understood: model/ has the table for it. */
 struct config_entry {

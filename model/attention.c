@@ -86,8 +86,8 @@ static void rotate(const struct part *part, const struct unit_shape *shape, int 
                    size_t heads, bool inverse)
 {
     const struct frame *own = &part->frame[frame];
-    part->kernels->rope(&part->ctx, x, part->cosine, part->sine, own->first ? own->position : NULL,
-                        inverse, shape->N, shape->T, heads, shape->E, shape->R);
+    part->kernels->rope(&part->ctx, x, part->cosine, part->sine, own->position, inverse, shape->N,
+                        shape->T, heads, shape->E, shape->R);
 }
 
 /* Normed inputs and projections; raw = before QK-norm. */

@@ -46,12 +46,11 @@ void head_forward(struct part *part, int unit, int frame, float loss_scale, doub
                                 unit_weight(part, unit, PARAM_FINAL_NORM, 0),
                                 unit_bias(part, unit, PARAM_FINAL_NORM, 0));
     const int32_t *targets = part->frame[frame].targets;
-    double loss = 0;
+    part->kernels->zero(&part->ctx, out_loss, sizeof *out_loss);
     for (size_t first = 0; targets && first < shape.N; first += HEAD_CHUNK) {
         size_t rows = shape.N - first < HEAD_CHUNK ? shape.N - first : HEAD_CHUNK;
-        head_chunk(part, &shape, unit, stash, targets, first, rows, loss_scale, &loss);
+        head_chunk(part, &shape, unit, stash, targets, first, rows, loss_scale, out_loss);
     }
-    *out_loss = loss;
 }
 
 void head_backward(struct part *part, int unit, int frame)
@@ -82,13 +81,21 @@ void head_weight_gradient(struct part *part, int unit, int frame)
     }
 }
 
-void part_logits(struct part *part, int frame, int64_t first, int64_t rows, float *out)
+/* A chunk at a time, as in the forward. */
+status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows, float *out)
 {
     int unit = part->model->graph.units - 1;
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
     const struct stash *stash = part_stash(part, unit, frame);
-    part->kernels->logits_forward(
-        &part->ctx, out, rows_of(part, stash->normed[0], (size_t)first, shape.D),
-        unit_weight(part, unit, PARAM_OUTPUT, 0), (size_t)rows, shape.D, shape.V);
+    for (int64_t done = 0; done < rows; done += HEAD_CHUNK) {
+        size_t chunk = rows - done < HEAD_CHUNK ? (size_t)(rows - done) : HEAD_CHUNK;
+        size_t row = (size_t)(first + done);
+        part->kernels->logits_forward(
+            &part->ctx, part->logits, rows_of(part, stash->normed[0], row, shape.D),
+            unit_weight(part, unit, PARAM_OUTPUT, 0), chunk, shape.D, shape.V);
+        TRY(part_fetch(part, out + (size_t)done * shape.V, part->logits,
+                       chunk * shape.V * sizeof *out));
+    }
+    return STATUS_OK;
 }

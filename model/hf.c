@@ -55,6 +55,22 @@ static status_t file_check(const struct tensor_file *file, const struct model *m
     return STATUS_OK;
 }
 
+static status_t import_tensor(struct part *part, int param, const struct tensor *tensor)
+{
+    float *values = malloc((size_t)tensor->count * sizeof *values);
+
+    if (values == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for the %lld values of %s", (long long)tensor->count,
+                    tensor->name);
+    }
+    status_t status = tensor_to_float(tensor, values);
+    if (status == STATUS_OK) {
+        status = part_write_weight(part, param, values);
+    }
+    free(values);
+    return status;
+}
+
 status_t part_import(struct part *part, const struct tensor_file *file)
 {
     const struct model *model = part->model;
@@ -63,7 +79,7 @@ status_t part_import(struct part *part, const struct tensor_file *file)
     TRY(file_check(file, model));
     for (int p = 0; p < model->params; p++) {
         if (part_owns(part, p) && tensor_file_find(file, model->param[p].name, &tensor)) {
-            TRY(tensor_to_float(&tensor, part_weight(part, p)));
+            TRY(import_tensor(part, p, &tensor));
         }
     }
     return STATUS_OK;

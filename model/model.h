@@ -18,6 +18,7 @@
 #include <stdio.h>
 
 #include "base/config.h"
+#include "base/device.h"
 #include "base/status.h"
 #include "kernels/kernels.h"
 #include "schedule/schedule.h"
@@ -182,32 +183,39 @@ struct part_options {
     bool training; /* gradients, optimizer state and backward memory too */
     int threads;
     struct trace *trace;     /* borrowed, may be NULL */
+    struct device *device;   /* borrowed; NULL = the host */
+    void *stream;            /* of the device: everything here runs in its order */
     struct part *weights_of; /* use this part's weights (same units, outlives us); NULL = own */
 };
 
 MUST_USE status_t part_create(const struct part_options *options, struct part **out);
 void part_destroy(struct part *part);
-void part_init_weights(struct part *part, uint64_t seed);
+MUST_USE status_t part_init_weights(struct part *part, uint64_t seed);
 
-/* Weights [count] of a parameter of this part (CHECKs that it is one), its gradient (training). */
+/* Where it lives: weights [count] of a parameter of this part (CHECKs that it is one), its gradient (training). */
 float *part_weight(const struct part *part, int param);
 float *part_gradient(const struct part *part, int param);
 bool part_owns(const struct part *part, int param);
+/* The same between the host and wherever the part lives; waits for what was enqueued. out, in [count]. */
+MUST_USE status_t part_read_weight(const struct part *part, int param, float *out);
+MUST_USE status_t part_write_weight(struct part *part, int param, const float *in);
+MUST_USE status_t part_read_gradient(const struct part *part, int param, float *out);
 
-/* Tokens of a frame's microbatch: inputs, targets [B*T] (borrowed until the frame is reused). Inputs
+/* Tokens of a frame's microbatch (where the part lives): inputs, targets [B*T] (borrowed until the frame is reused). Inputs
  * are looked at by the embedding, targets by the head; either may be NULL elsewhere. */
 void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const int32_t *targets);
 /* Document starts of the frame's microbatch: first[t] = position in its sequence where token t's document
- * begins; attention sees first[t]..t and rotary positions count from it. NULL = 0 everywhere. [B*T],
+ * begins; attention sees first[t]..t; position[t] = t mod T - first[t]. NULL = one document. [B*T],
  * borrowed like the tokens. */
-void part_set_documents(struct part *part, int frame, const int32_t *first);
+void part_set_documents(struct part *part, int frame, const int32_t *first,
+                        const int32_t *position);
 /* Where a key of a frame's microbatch is: of this part's own units by itself, else where it landed. */
 void part_set_key(struct part *part, int frame, int key, void *where);
 const void *part_key(const struct part *part, int frame, int key);
 /* Where the gradient of a key is formed for the microbatch in backward. */
 void part_set_key_gradient(struct part *part, int key, void *where);
 
-/* Forward of a unit. For the head: *out_loss = sum over tokens of -log p(target) (others leave it
+/* Forward of a unit. For the head: *out_loss (where the part lives) = sum over tokens of -log p(target) (others leave it
  * alone); when training, also gradients for the loss times loss_scale. */
 void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
 /* Gradients of a unit's inputs, from those of its outputs (part_key_gradient formed before). */
@@ -217,13 +225,14 @@ void part_backward(struct part *part, int unit, int frame);
 void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count);
 /* Adds the microbatch's weight gradients of a unit. */
 void part_weight_gradient(struct part *part, int unit, int frame);
-/* Logits [rows, V] f32 of rows [first, first + rows) of the frame's last head forward. */
-void part_logits(struct part *part, int frame, int64_t first, int64_t rows, float *out);
+/* To the host: logits [rows, V] f32 of rows [first, first + rows) of the frame's last head forward. */
+MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows,
+                              float *out);
 
 void part_zero_gradients(struct part *part);
 /* Sum of squares of each parameter's gradient, in the order of the table; untrained ones give 0.
  * out [number of this part's parameters]. */
-void part_gradient_squares(struct part *part, double *out);
+MUST_USE status_t part_gradient_squares(struct part *part, double *out);
 /* AdamW on every trained parameter. */
 void part_adamw(struct part *part, const struct adamw_args *args);
 

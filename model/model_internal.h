@@ -106,14 +106,14 @@ void backward_layout(const struct model *model, int unit, struct arena *arena,
 struct frame {
     struct stash *stash; /* [units of the part] */
     void **key;          /* [keys of the graph] */
-    const int32_t *inputs, *targets, *first;
-    int32_t *position; /* [N] t - first[t], made by part_set_documents */
+    const int32_t *inputs, *targets, *first, *position;
 };
 
 struct part {
     const struct model *model;
     const struct kernels *kernels;
     struct kernel_ctx ctx;
+    struct device *device; /* NULL = the host */
     int first_unit, units, frames;
     bool training;
     int first_param, params;
@@ -124,10 +124,14 @@ struct part {
     void **key_gradient;       /* [keys] of the microbatch in backward */
     float *cosine, *sine;      /* [T, R/2] rotary table */
     void *scratch[2];          /* [N, max(D, H*E, F, K)] */
+    float **mask;              /* [units] of consumers with sources, where the part lives */
+    double *squares;           /* [params] where the part lives */
     float *logits;             /* [HEAD_CHUNK, V], part with the head */
     struct arena parameter_arena, frame_arena, backward_arena, workspace_arena;
 };
 
+/* Copies between the host and wherever the part lives; done on return. */
+MUST_USE status_t part_fetch(const struct part *part, void *dst, const void *src, size_t bytes);
 struct stash *part_stash(const struct part *part, int unit, int frame);
 struct backward *part_back(const struct part *part, int unit);
 /* Weight, gradient of the unit's parameter with this role; NULL if the unit has none such. */

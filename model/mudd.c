@@ -50,7 +50,8 @@ static void add_newest(struct part *part, const struct unit_shape *shape, int fr
 static void mask_weights(const struct part *part, const struct unit_shape *shape, float *weights)
 {
     if (shape->consumer->mask) {
-        part->kernels->scale_columns(&part->ctx, weights, shape->consumer->mask, shape->N,
+        part->kernels->scale_columns(&part->ctx, weights,
+                                     part->mask[shape->consumer->unit - part->first_unit], shape->N,
                                      shape->C * shape->n);
     }
 }

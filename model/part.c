@@ -17,6 +17,23 @@ static bool part_has(const struct part *part, int unit)
 
 /* ---- creation ---- */
 
+static status_t part_arena(const struct part *part, struct arena *arena, size_t size,
+                           const char *what)
+{
+    return arena_create_on(arena, part->device, MEMORY_DEVICE, part->ctx.stream, size, what);
+}
+
+/* Between the host and wherever the part lives, done on return. */
+status_t part_fetch(const struct part *part, void *dst, const void *src, size_t bytes)
+{
+    if (!part->device) {
+        memcpy(dst, src, bytes);
+        return STATUS_OK;
+    }
+    TRY(device_copy(part->device, dst, src, bytes, part->ctx.stream));
+    return device_stream_sync(part->device, part->ctx.stream);
+}
+
 static status_t create_parameters(struct part *part, const struct part *weights_of)
 {
     const struct model *model = part->model;
@@ -41,8 +58,8 @@ static status_t create_parameters(struct part *part, const struct part *weights_
         part->weights = weights_of->weights;
         return STATUS_OK;
     }
-    TRY(arena_create(&part->parameter_arena, bytes * (part->training ? 4 : 1),
-                     "parameters and optimizer state"));
+    TRY(part_arena(part, &part->parameter_arena, bytes * (part->training ? 4 : 1),
+                   "parameters and optimizer state"));
     part->weights = arena_alloc(&part->parameter_arena, bytes);
     if (part->training) {
         part->gradients = arena_alloc(&part->parameter_arena, bytes);
@@ -100,19 +117,17 @@ static status_t create_frames(struct part *part)
     for (int f = 0; f < part->frames; f++) {
         part->frame[f].stash = calloc((size_t)part->units, sizeof *part->frame[f].stash);
         part->frame[f].key = calloc((size_t)graph->keys, sizeof *part->frame[f].key);
-        part->frame[f].position =
-            calloc((size_t)(part->model->B * part->model->T), sizeof *part->frame[f].position);
-        if (!part->frame[f].stash || !part->frame[f].key || !part->frame[f].position) {
+        if (!part->frame[f].stash || !part->frame[f].key) {
             return FAIL(STATUS_NOMEM, "no memory for the tables of frame %d", f);
         }
     }
     arena_init_measure(&measure);
     lay_frames(part, &measure, false);
-    TRY(arena_create(&part->frame_arena, measure.used, "activation frames"));
+    TRY(part_arena(part, &part->frame_arena, measure.used, "activation frames"));
     lay_frames(part, &part->frame_arena, true);
     arena_init_measure(&measure);
     lay_backward(part, &measure, false);
-    TRY(arena_create(&part->backward_arena, measure.used, "backward memory"));
+    TRY(part_arena(part, &part->backward_arena, measure.used, "backward memory"));
     lay_backward(part, &part->backward_arena, true);
     for (int f = 0; f < part->frames; f++) {
         for (int k = 0; k < graph->keys; k++) {
@@ -126,16 +141,63 @@ static status_t create_frames(struct part *part)
 }
 
 /* Angles in double, the table in float: theta(t, d) = t * base^(-2d/R). */
-static void fill_rotary(struct part *part, size_t T, size_t R)
+static void fill_rotary(const struct part *part, size_t T, size_t R, float *cosine, float *sine)
 {
     for (size_t t = 0; t < T; t++) {
         for (size_t d = 0; d < R / 2; d++) {
             double exponent = -2.0 * (double)d / (double)R;
             double angle = (double)t * pow(part->model->config.rope_base, exponent);
-            part->cosine[t * (R / 2) + d] = (float)cos(angle);
-            part->sine[t * (R / 2) + d] = (float)sin(angle);
+            cosine[t * (R / 2) + d] = (float)cos(angle);
+            sine[t * (R / 2) + d] = (float)sin(angle);
         }
     }
+}
+
+static status_t create_rotary(struct part *part, size_t T, size_t R)
+{
+    size_t count = T * (R / 2);
+    float *table = malloc(2 * count * sizeof *table);
+    if (!table) {
+        return FAIL(STATUS_NOMEM, "no memory for a rotary table of %zu positions", T);
+    }
+    fill_rotary(part, T, R, table, table + count);
+    status_t status = part_fetch(part, part->cosine, table, count * sizeof *table);
+    if (status == STATUS_OK) {
+        status = part_fetch(part, part->sine, table + count, count * sizeof *table);
+    }
+    free(table);
+    return status;
+}
+
+static const struct consumer *masked_consumer(const struct part *part, int u)
+{
+    struct unit_shape shape;
+    unit_shape(part->model, part->first_unit + u, &shape);
+    return shape.consumer && shape.consumer->exists && shape.consumer->mask ? shape.consumer : NULL;
+}
+
+static status_t create_masks(struct part *part, struct arena *arena)
+{
+    for (int u = 0; u < part->units; u++) {
+        const struct consumer *consumer = masked_consumer(part, u);
+        if (consumer) {
+            size_t bytes = (size_t)(consumer->ways * consumer->n) * sizeof(float);
+            part->mask[u] = arena_alloc(arena, bytes);
+            TRY(part_fetch(part, part->mask[u], consumer->mask, bytes));
+        }
+    }
+    return STATUS_OK;
+}
+
+static size_t mask_bytes(const struct part *part)
+{
+    size_t bytes = 0;
+    for (int u = 0; u < part->units; u++) {
+        const struct consumer *consumer = masked_consumer(part, u);
+        bytes +=
+            consumer ? (size_t)(consumer->ways * consumer->n) * sizeof(float) + ARENA_ALIGN : 0;
+    }
+    return bytes;
 }
 
 static status_t create_workspace(struct part *part)
@@ -150,18 +212,24 @@ static status_t create_workspace(struct part *part)
     size_t logits = (size_t)HEAD_CHUNK * limits.V * sizeof(float);
     bool head = part_has(part, part->model->graph.units - 1);
     size_t kernel_bytes = kernels_workspace(part->kernels, &limits);
-    size_t total = kernel_bytes + 2 * scratch + 2 * table + (head ? logits : 0) + 8 * ARENA_ALIGN;
+    size_t total = kernel_bytes + 2 * scratch + 2 * table + (head ? logits : 0) + 8 * ARENA_ALIGN +
+                   (size_t)part->params * sizeof(double) + mask_bytes(part);
     struct arena *arena = &part->workspace_arena;
-    TRY(arena_create(arena, total, "workspace"));
+    TRY(part_arena(part, arena, total, "workspace"));
     part->ctx.workspace = arena_alloc(arena, kernel_bytes);
     part->ctx.workspace_bytes = kernel_bytes;
     part->scratch[0] = arena_alloc(arena, scratch);
     part->scratch[1] = arena_alloc(arena, scratch);
     part->cosine = arena_alloc(arena, table);
     part->sine = arena_alloc(arena, table);
+    part->squares = arena_alloc(arena, (size_t)part->params * sizeof(double));
     part->logits = head ? arena_alloc(arena, logits) : NULL;
-    fill_rotary(part, limits.T, R);
-    return STATUS_OK;
+    part->mask = calloc((size_t)part->units, sizeof *part->mask);
+    if (!part->mask) {
+        return FAIL(STATUS_NOMEM, "no memory for %d masks", part->units);
+    }
+    TRY(create_masks(part, arena));
+    return create_rotary(part, limits.T, R);
 }
 
 status_t part_create(const struct part_options *options, struct part **out)
@@ -173,7 +241,9 @@ status_t part_create(const struct part_options *options, struct part **out)
     }
     part->model = options->model;
     part->kernels = options->kernels;
-    part->ctx = (struct kernel_ctx){.threads = options->threads, .trace = options->trace};
+    part->device = options->device;
+    part->ctx = (struct kernel_ctx){
+        .threads = options->threads, .stream = options->stream, .trace = options->trace};
     part->first_unit = options->first_unit;
     part->units = options->units;
     part->frames = options->frames;
@@ -197,11 +267,11 @@ void part_destroy(struct part *part)
     for (int f = 0; part->frame && f < part->frames; f++) {
         free(part->frame[f].stash);
         free(part->frame[f].key);
-        free(part->frame[f].position);
     }
     free(part->frame);
     free(part->backward);
     free(part->key_gradient);
+    free(part->mask);
     free(part->offset);
     arena_destroy(&part->parameter_arena);
     arena_destroy(&part->frame_arena);
@@ -299,14 +369,10 @@ void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const 
     part->frame[frame].targets = targets;
 }
 
-void part_set_documents(struct part *part, int frame, const int32_t *first)
+void part_set_documents(struct part *part, int frame, const int32_t *first, const int32_t *position)
 {
-    struct frame *own = &part->frame[frame];
-    int64_t T = part->model->T, N = part->model->B * T;
-    own->first = first;
-    for (int64_t t = 0; first && t < N; t++) {
-        own->position[t] = (int32_t)(t % T) - first[t];
-    }
+    part->frame[frame].first = first;
+    part->frame[frame].position = position;
 }
 
 void part_set_key(struct part *part, int frame, int key, void *where)
@@ -328,15 +394,46 @@ void part_set_key_gradient(struct part *part, int key, void *where)
 
 /* ---- whole-part operations ---- */
 
-void part_init_weights(struct part *part, uint64_t seed)
+static float *part_place(const struct part *part, float *arena, int param)
 {
-    for (int p = 0; p < part->params; p++) {
-        const struct param *param = &part->model->param[part->first_param + p];
-        float *weight = part->weights + part->offset[p];
+    CHECK(part_owns(part, param), "parameter %d is not of this part", param);
+    return arena + part->offset[param - part->first_param];
+}
+
+status_t part_read_weight(const struct part *part, int param, float *out)
+{
+    size_t count = (size_t)part->model->param[param].count;
+    return part_fetch(part, out, part_place(part, part->weights, param), count * sizeof *out);
+}
+
+status_t part_write_weight(struct part *part, int param, const float *in)
+{
+    size_t count = (size_t)part->model->param[param].count;
+    return part_fetch(part, part_place(part, part->weights, param), in, count * sizeof *in);
+}
+
+status_t part_read_gradient(const struct part *part, int param, float *out)
+{
+    size_t count = (size_t)part->model->param[param].count;
+    return part_fetch(part, out, part_place(part, part->gradients, param), count * sizeof *out);
+}
+
+status_t part_init_weights(struct part *part, uint64_t seed)
+{
+    for (int p = part->first_param; p < part->first_param + part->params; p++) {
+        const struct param *param = &part->model->param[p];
+        float *weight = malloc((size_t)param->count * sizeof *weight);
+        if (!weight) {
+            return FAIL(STATUS_NOMEM, "no memory for the initial values of %s", param->name);
+        }
         for (int64_t i = 0; i < param->count; i++) {
             weight[i] = param_initial(param, seed, i);
         }
+        status_t status = part_write_weight(part, p, weight);
+        free(weight);
+        TRY(status);
     }
+    return STATUS_OK;
 }
 
 void part_zero_gradients(struct part *part)
@@ -344,16 +441,17 @@ void part_zero_gradients(struct part *part)
     part->kernels->zero(&part->ctx, part->gradients, part->offset[part->params] * sizeof(float));
 }
 
-void part_gradient_squares(struct part *part, double *out)
+status_t part_gradient_squares(struct part *part, double *out)
 {
+    part->kernels->zero(&part->ctx, part->squares, (size_t)part->params * sizeof(double));
     for (int p = 0; p < part->params; p++) {
         const struct param *param = &part->model->param[part->first_param + p];
-        out[p] = 0;
         if (param->trained) {
-            part->kernels->sum_squares(&part->ctx, &out[p], part->gradients + part->offset[p],
-                                       (size_t)param->count);
+            part->kernels->sum_squares(&part->ctx, &part->squares[p],
+                                       part->gradients + part->offset[p], (size_t)param->count);
         }
     }
+    return part_fetch(part, out, part->squares, (size_t)part->params * sizeof(double));
 }
 
 void part_adamw(struct part *part, const struct adamw_args *args)

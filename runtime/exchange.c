@@ -58,11 +58,12 @@ void exchange_destroy(struct exchange *exchange)
 }
 
 /* [squares of the parameters][losses, head only][report] */
-static void exchange_fill(struct trainer *trainer)
+static status_t exchange_fill(struct trainer *trainer)
 {
     int rank = group_rank(trainer->group);
     double *own = trainer->exchange.own;
-    part_gradient_squares(trainer->train->part, own);
+    TRY(part_gradient_squares(trainer->train->part, own));
+    TRY(stage_read_loss(trainer->train));
     own += rank_params(trainer, rank);
     if (rank == head_rank(trainer)) {
         memcpy(own, trainer->train->loss, (size_t)trainer->microbatches * sizeof(double));
@@ -70,6 +71,7 @@ static void exchange_fill(struct trainer *trainer)
     }
     trainer->last.stop = job_stop_requested() ? 1 : 0;
     memcpy(own, &trainer->last, sizeof trainer->last);
+    return STATUS_OK;
 }
 
 static void add_report(struct trainer *trainer, const struct report *report)
@@ -142,7 +144,7 @@ status_t exchange_norm(void *argument)
 {
     struct trainer *trainer = argument;
     double squares, loss;
-    exchange_fill(trainer);
+    TRY(exchange_fill(trainer));
     TRY(exchange_run(trainer));
     TRY(exchange_read(trainer, &squares, &loss));
     double tokens = (double)trainer->train->active->microbatches * (double)trainer->model->B *
@@ -163,8 +165,10 @@ status_t exchange_flush(struct trainer *trainer)
 {
     double squares, loss;
     atomic_fetch_add(&trainer->step, 1);
-    exchange_fill(trainer);
-    status_t status = exchange_run(trainer);
+    status_t status = exchange_fill(trainer);
+    if (status == STATUS_OK) {
+        status = exchange_run(trainer);
+    }
     if (status == STATUS_OK) {
         status = exchange_read(trainer, &squares, &loss);
     }

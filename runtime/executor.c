@@ -3,7 +3,8 @@
 
 struct walk {
     struct stage *stage;
-    const struct batch *batch;
+    struct batch batch;      /* where the part lives */
+    const int32_t *position; /* with documents */
     float loss_scale;
     const struct stage_hooks *hooks;
 };
@@ -69,15 +70,16 @@ static void walk_forward(struct walk *walk, const struct op *op)
     const struct model *model = stage->model;
     int last = model->graph.units - 1;
     int64_t offset = (int64_t)op->microbatch * model->B * model->T;
-    part_set_documents(stage->part, op->frame,
-                       walk->batch->first ? walk->batch->first + offset : NULL);
+    const struct batch *batch = &walk->batch;
+    part_set_documents(stage->part, op->frame, batch->first ? batch->first + offset : NULL,
+                       batch->first ? walk->position + offset : NULL);
     if (op->unit == 0 || op->unit == last) {
-        const int32_t *inputs = walk->batch->inputs, *targets = walk->batch->targets;
-        part_set_tokens(stage->part, op->frame, inputs ? inputs + offset : NULL,
-                        targets ? targets + offset : NULL);
+        part_set_tokens(stage->part, op->frame, batch->inputs ? batch->inputs + offset : NULL,
+                        batch->targets ? batch->targets + offset : NULL);
     }
+    double *loss = stage->device ? stage->loss_there : stage->loss;
     part_forward(stage->part, op->unit, op->frame, walk->loss_scale,
-                 op->unit == last ? &stage->loss[op->microbatch] : NULL);
+                 op->unit == last ? &loss[op->microbatch] : NULL);
     if (op->unit == last && stage->on_head) {
         stage->on_head(stage->head_arg, stage->part, op->frame, op->microbatch);
     }
@@ -103,11 +105,18 @@ static void walk_gradient(struct walk *walk, const struct op *op)
                       op->adds);
 }
 
+/* The wire does not know streams: what it sends must be there, what it overwrites must be read. */
+static status_t walk_settle(const struct stage *stage)
+{
+    return stage->device ? device_stream_sync(stage->device, stage->stream) : STATUS_OK;
+}
+
 static status_t walk_op(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
     switch (op->kind) {
     case OP_POST:
+        TRY(walk_settle(stage));
         return wire_post(stage->wire, op->shipment, op->slot, message_of(stage, op));
     case OP_WAIT:
         return walk_wait(walk, op);
@@ -115,6 +124,7 @@ static status_t walk_op(struct walk *walk, const struct op *op)
         walk_forward(walk, op);
         return STATUS_OK;
     case OP_PUT:
+        TRY(walk_settle(stage));
         return walk_put(walk, op);
     case OP_SENT:
         return walk_sent(walk, op);
@@ -137,10 +147,35 @@ static status_t walk_op(struct walk *walk, const struct op *op)
     return FAIL(STATUS_INTERNAL, "operation %d is not one", (int)op->kind);
 }
 
+static status_t bring(const struct stage *stage, int32_t *there, const int32_t *here,
+                      const int32_t **out)
+{
+    size_t count = (size_t)(stage->active->microbatches * stage->model->B * stage->model->T);
+    *out = here && stage->device ? there : here;
+    return here && stage->device
+               ? device_copy(stage->device, there, here, count * sizeof *here, stage->stream)
+               : STATUS_OK;
+}
+
+/* The batch to where the part lives, with positions inside documents. */
+static status_t bring_batch(struct walk *walk, const struct batch *batch)
+{
+    struct stage *stage = walk->stage;
+    int64_t T = stage->model->T, count = stage->active->microbatches * stage->model->B * T;
+    for (int64_t i = 0; batch->first && i < count; i++) {
+        stage->positions[i] = (int32_t)(i % T) - batch->first[i];
+    }
+    TRY(bring(stage, stage->inputs, batch->inputs, &walk->batch.inputs));
+    TRY(bring(stage, stage->targets, batch->targets, &walk->batch.targets));
+    TRY(bring(stage, stage->first, batch->first, &walk->batch.first));
+    return bring(stage, stage->position, batch->first ? stage->positions : NULL, &walk->position);
+}
+
 status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                     const struct stage_hooks *hooks)
 {
-    struct walk walk = {stage, batch, loss_scale, hooks};
+    struct walk walk = {.stage = stage, .loss_scale = loss_scale, .hooks = hooks};
+    TRY(bring_batch(&walk, batch));
     const struct rank_plan *plan = &stage->active->rank[stage->rank];
     status_t status = STATUS_OK;
     for (int i = 0; i < plan->ops && status == STATUS_OK; i++) {

@@ -38,13 +38,20 @@ static status_t export_own(struct trainer *trainer, const char *temporary,
                            const struct tensor_entry *entries)
 {
     const struct part *part = trainer_weights(trainer);
-    for (int p = 0; p < trainer->model->params; p++) {
-        if (part_owns(part, p)) {
-            TRY(tensor_writer_write(temporary, entries, trainer->model->params, p,
-                                    part_weight(part, p)));
+    status_t status = STATUS_OK;
+    for (int p = 0; p < trainer->model->params && status == STATUS_OK; p++) {
+        if (!part_owns(part, p)) {
+            continue;
         }
+        float *values = malloc((size_t)trainer->model->param[p].count * sizeof *values);
+        status = values ? part_read_weight(part, p, values)
+                        : FAIL(STATUS_NOMEM, "no memory to export %s", entries[p].name);
+        if (status == STATUS_OK) {
+            status = tensor_writer_write(temporary, entries, trainer->model->params, p, values);
+        }
+        free(values);
     }
-    return STATUS_OK;
+    return status;
 }
 
 static status_t export_end(const char *temporary, const char *final)

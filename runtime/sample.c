@@ -17,6 +17,7 @@ struct sampler {
     float *logits;   /* [V] on the head's rank */
     uint64_t seed;
     int64_t drawn;
+    status_t taken; /* of the logits */
 };
 
 /* Called after the head's forward: the row of the last token. */
@@ -24,7 +25,7 @@ static void take_logits(void *argument, struct part *part, int frame, int microb
 {
     struct sampler *sampler = argument;
     (void)microbatch;
-    part_logits(part, frame, sampler->length - 1, 1, sampler->logits);
+    sampler->taken = part_logits(part, frame, sampler->length - 1, 1, sampler->logits);
 }
 
 /* Inverse CDF over softmax(logits / temperature) of the first 256 entries. */
@@ -66,6 +67,7 @@ static status_t next_token(struct sampler *sampler, int32_t *out)
     int last = stage->model->graph.units - 1;
     int root = plan_rank_of(stage->plan, plan_stage_of(stage->plan, last));
     TRY(stage_walk(stage, &batch, 1.0f, NULL));
+    TRY(group_agree(sampler->trainer->group, sampler->taken));
     if (group_rank(sampler->trainer->group) == root) {
         *out = draw(sampler);
     }

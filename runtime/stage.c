@@ -44,6 +44,26 @@ static void lay_gradients(struct stage *stage, struct arena *arena)
     }
 }
 
+static int64_t batch_tokens(const struct stage *stage)
+{
+    return stage->plan->microbatches * stage->model->B * stage->model->T;
+}
+
+/* What a GPU needs beside it; the host uses the caller's batch. */
+static void lay_batch(struct stage *stage, struct arena *arena)
+{
+    size_t bytes = (size_t)batch_tokens(stage) * sizeof(int32_t);
+    if (!stage->device) {
+        return;
+    }
+    stage->inputs = arena_alloc(arena, bytes);
+    stage->targets = arena_alloc(arena, bytes);
+    stage->first = arena_alloc(arena, bytes);
+    stage->position = arena_alloc(arena, bytes);
+    stage->loss_there =
+        arena_alloc(arena, (size_t)stage->plan->microbatches * sizeof *stage->loss_there);
+}
+
 static status_t create_tables(struct stage *stage)
 {
     int shipments = stage->plan->shipments, keys = stage->plan->graph->keys;
@@ -51,7 +71,9 @@ static status_t create_tables(struct stage *stage)
     stage->gradient = calloc((size_t)keys, sizeof *stage->gradient);
     stage->loss = calloc((size_t)stage->plan->microbatches, sizeof *stage->loss);
     stage->shorter = calloc((size_t)stage->plan->microbatches, sizeof *stage->shorter);
-    bool made = stage->arrival && stage->gradient && stage->loss && stage->shorter;
+    stage->positions = calloc((size_t)batch_tokens(stage), sizeof *stage->positions);
+    bool made =
+        stage->arrival && stage->gradient && stage->loss && stage->shorter && stage->positions;
     for (int s = 0; made && s < shipments; s++) {
         stage->arrival[s] = calloc((size_t)stage->plan->shipment[s].slots + 1, sizeof(void *));
         made = stage->arrival[s] != NULL;
@@ -73,9 +95,12 @@ static status_t create_slots(struct stage *stage)
     stage->arrival_bytes = (int64_t)measure.used;
     lay_gradients(stage, &measure);
     stage->gradient_bytes = (int64_t)measure.used - stage->arrival_bytes;
-    TRY(arena_create(&stage->memory, measure.used, "arrival and gradient slots"));
+    lay_batch(stage, &measure);
+    TRY(arena_create_on(&stage->memory, stage->device, MEMORY_DEVICE, stage->stream, measure.used,
+                        "arrival and gradient slots"));
     lay_arrivals(stage, &stage->memory);
     lay_gradients(stage, &stage->memory);
+    lay_batch(stage, &stage->memory);
     return STATUS_OK;
 }
 
@@ -113,6 +138,8 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     stage->rank = group_rank(options->group);
     stage->trace = options->trace;
     stage->plan_options = options->plan;
+    stage->device = options->device;
+    stage->stream = options->stream;
     status_t status = plan_create(&options->model->graph, &options->plan, &stage->plan);
     if (status == STATUS_OK) {
         const struct stage_plan *own = &stage->plan->stage[stage->rank];
@@ -124,6 +151,8 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
                                     .training = options->training,
                                     .threads = options->threads,
                                     .trace = options->trace,
+                                    .device = options->device,
+                                    .stream = options->stream,
                                     .weights_of = options->weights_of};
         status = part_create(&part, &stage->part);
     }
@@ -171,6 +200,7 @@ void stage_destroy(struct stage *stage)
     free(stage->shorter);
     arena_destroy(&stage->memory);
     free(stage->loss);
+    free(stage->positions);
     plan_destroy(stage->plan);
     free(stage);
 }
@@ -221,4 +251,14 @@ status_t stage_set_microbatches(struct stage *stage, int microbatches)
     }
     stage->active = *shorter;
     return STATUS_OK;
+}
+
+status_t stage_read_loss(struct stage *stage)
+{
+    size_t bytes = (size_t)stage->plan->microbatches * sizeof *stage->loss;
+    if (!stage->device) {
+        return STATUS_OK;
+    }
+    TRY(device_copy(stage->device, stage->loss, stage->loss_there, bytes, stage->stream));
+    return device_stream_sync(stage->device, stage->stream);
 }

@@ -21,6 +21,8 @@ struct stage_options {
     bool training;
     int threads;
     struct trace *trace;
+    struct device *device; /* NULL = the host */
+    void *stream;
     struct part *weights_of; /* share this part's weights; NULL = own */
 };
 
@@ -44,7 +46,14 @@ struct stage {
 
     trainer_head_fn on_head;
     void *head_arg;
-    double *loss; /* [microbatches] sums; the head's rank only */
+    double *loss; /* [microbatches] sums, on the host after stage_read_loss; the head's rank only */
+
+    struct device *device; /* NULL = the host */
+    void *stream;
+    double *loss_there; /* the same where the part lives */
+    /* [microbatches * B*T] the batch where the part lives; on the host only position is ours. */
+    int32_t *inputs, *targets, *first, *position;
+    int32_t *positions; /* on the host */
 };
 
 /* Everything that the walk calls back for: the norm's exchange and the optimizer. */
@@ -59,6 +68,8 @@ void stage_destroy(struct stage *stage);
 /* Walks this rank's operations once. loss_scale multiplies gradients. */
 MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                              const struct stage_hooks *hooks);
+/* Fetches the losses of the last walk into stage->loss. */
+MUST_USE status_t stage_read_loss(struct stage *stage);
 bool stage_hosts(const struct stage *stage, int unit);
 /* Microbatches of the walks from now on, at most those of the plan. */
 MUST_USE status_t stage_set_microbatches(struct stage *stage, int microbatches);

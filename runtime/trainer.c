@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
+
 /* parallel.threads, else OMP_NUM_THREADS, else this host's cores shared among its ranks. */
 static int choose_threads(const struct run_config *config, const struct group *group)
 {
@@ -20,6 +22,39 @@ static int choose_threads(const struct run_config *config, const struct group *g
     int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     int threads = cores / group_local_size(group);
     return threads > 0 ? threads : 1;
+}
+
+/* Why this job cannot compute on a GPU, or NULL. */
+static const char *device_refused(const struct trainer *trainer, char *why, size_t size)
+{
+    if (device_count(DEVICE_CUDA, why, size) == 0) {
+        return why;
+    }
+    if (group_size(trainer->group) > 1 && trainer->config.parallel.transport != TRANSPORT_UCX) {
+        return "several stages on GPUs need parallel.transport=ucx, with a UCX built for CUDA";
+    }
+    return NULL;
+}
+
+static status_t choose_device(struct trainer *trainer)
+{
+    char reason[256] = "";
+    int choice = trainer->config.device;
+    const char *why =
+        choice == DEVICE_CHOICE_CPU ? "" : device_refused(trainer, reason, sizeof reason);
+    if (choice == DEVICE_CHOICE_CUDA && why) {
+        return FAIL(STATUS_UNSUPPORTED, "device=cuda: %s (device=cpu computes on the host)", why);
+    }
+    if (why) {
+        if (choice == DEVICE_CHOICE_AUTO) {
+            log_debug("computing on the host: %s", why);
+        }
+        return kernels_cpu(&trainer->kernels);
+    }
+    int devices = device_count(DEVICE_CUDA, NULL, 0);
+    TRY(device_open(DEVICE_CUDA, group_local_rank(trainer->group) % devices, &trainer->device));
+    TRY(device_stream_create(trainer->device, false, &trainer->stream));
+    return kernels_cuda(DTYPE_F32, &trainer->kernels);
 }
 
 static const char *transport_name(const struct run_config *config)
@@ -47,6 +82,8 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
         .training = training,
         .threads = trainer->threads,
         .trace = &trainer->trace,
+        .device = trainer->device,
+        .stream = trainer->stream,
         .weights_of = training || (!trainer->train && !trainer->evaluation)
                           ? NULL
                           : trainer_weights(trainer)};
@@ -57,8 +94,7 @@ static status_t load_weights(struct trainer *trainer, const char *path)
 {
     struct tensor_file *file;
     if (!path) {
-        part_init_weights(trainer_weights(trainer), (uint64_t)trainer->config.seed);
-        return STATUS_OK;
+        return part_init_weights(trainer_weights(trainer), (uint64_t)trainer->config.seed);
     }
     TRY(tensor_file_open(path, &file));
     status_t status = part_import(trainer_weights(trainer), file);
@@ -91,7 +127,7 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     trainer->microbatches = options->microbatches;
     trainer->threads = choose_threads(options->config, options->group);
     trace_reset(&trainer->trace);
-    status_t status = kernels_cpu(&trainer->kernels);
+    status_t status = choose_device(trainer);
     if (status == STATUS_OK) {
         status = model_create(options->model, options->B, options->T, DTYPE_F32, &trainer->model);
     }
@@ -127,6 +163,10 @@ void trainer_destroy(struct trainer *trainer)
     stage_destroy(trainer->evaluation);
     stage_destroy(trainer->train);
     model_destroy(trainer->model);
+    if (trainer->device) {
+        device_stream_destroy(trainer->device, trainer->stream);
+        device_close(trainer->device);
+    }
     free(trainer);
 }
 
@@ -255,6 +295,7 @@ status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, do
     TRY(trainer_evaluation_stage(trainer, trainer->microbatches, &trainer->evaluation));
     struct stage *stage = trainer->evaluation;
     TRY(stage_walk(stage, batch, 1.0f, NULL));
+    TRY(stage_read_loss(stage));
     double loss = 0;
     int last = trainer->model->graph.units - 1;
     int root = plan_rank_of(stage->plan, plan_stage_of(stage->plan, last));

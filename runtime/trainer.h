@@ -27,6 +27,8 @@ struct trainer {
     struct stage *train;      /* NULL when evaluating only */
     struct stage *evaluation; /* made when first wanted; shares train's weights */
     struct stage *sampling;   /* one microbatch a walk */
+    struct device *device;    /* NULL = the host */
+    void *stream;
     int threads, microbatches;
     bool training;
 

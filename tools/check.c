@@ -24,7 +24,8 @@ struct checking {
     struct check_case test;
     struct trainer_options options;
     struct trainer *trainer;
-    float *logits; /* [batch * T, V], head's rank */
+    float *logits;  /* [batch * T, V], head's rank */
+    status_t taken; /* of the logits */
 };
 
 static const struct optimizer_args golden_optimizer = {
@@ -56,8 +57,9 @@ static void take_logits(void *argument, struct part *part, int frame, int microb
 {
     struct checking *checking = argument;
     int64_t rows = checking->options.B * checking->options.T;
-    part_logits(part, frame, 0, rows,
-                checking->logits + microbatch * rows * checking->test.config.vocab_size);
+    checking->taken =
+        part_logits(part, frame, 0, rows,
+                    checking->logits + microbatch * rows * checking->test.config.vocab_size);
 }
 
 static bool hosts_head(const struct checking *checking)
@@ -82,6 +84,28 @@ static status_t compare(struct checking *checking, const char *name, const float
     *out_error = check_error(value, reference, count);
     free(reference);
     return STATUS_OK;
+}
+
+static status_t read_gradient(const struct part *part, int param, int64_t count, float **out)
+{
+    *out = malloc((size_t)count * sizeof **out);
+    if (!*out) {
+        return FAIL(STATUS_NOMEM, "no memory for a gradient of %lld values", (long long)count);
+    }
+    return part_read_gradient(part, param, *out);
+}
+
+static status_t compare_gradient(struct checking *checking, const struct part *part, int param,
+                                 const char *name, double *out_error)
+{
+    int64_t count = trainer_model(checking->trainer)->param[param].count;
+    float *gradient;
+    status_t status = read_gradient(part, param, count, &gradient);
+    if (status == STATUS_OK) {
+        status = compare(checking, name, gradient, count, out_error);
+    }
+    free(gradient);
+    return status;
 }
 
 /* Every gradient of the reference must be one of ours. */
@@ -119,8 +143,7 @@ static status_t compare_gradients(struct checking *checking, struct check_report
         report->name[item] = names[item];
         report->limit[item] = 10 * checking->check->tolerance;
         if (part_owns(part, p)) {
-            TRY(compare(checking, names[item], part_gradient(part, p), param->count,
-                        &report->error[item]));
+            TRY(compare_gradient(checking, part, p, names[item], &report->error[item]));
         }
         item++;
     }
@@ -173,6 +196,19 @@ static status_t compare_all(struct checking *checking, const struct step_result 
 
 /* ---- --save ---- */
 
+static status_t save_gradient(const struct part *part, int param, const char *path,
+                              const struct tensor_entry *entries, int count, int item)
+{
+    int64_t values = entries[item].shape[0] * (entries[item].dims > 1 ? entries[item].shape[1] : 1);
+    float *gradient;
+    status_t status = read_gradient(part, param, values, &gradient);
+    if (status == STATUS_OK) {
+        status = tensor_writer_write(path, entries, count, item, gradient);
+    }
+    free(gradient);
+    return status;
+}
+
 static status_t save_own(struct checking *checking, const struct tensor_entry *entries, int count,
                          const struct step_result *result)
 {
@@ -187,7 +223,7 @@ static status_t save_own(struct checking *checking, const struct tensor_entry *e
     for (int p = 0, item = 2; p < model->params; p++) {
         if (model->param[p].trained) {
             if (part_owns(part, p)) {
-                TRY(tensor_writer_write(path, entries, count, item, part_gradient(part, p)));
+                TRY(save_gradient(part, p, path, entries, count, item));
             }
             item++;
         }
@@ -246,6 +282,7 @@ static status_t check_gradients(struct checking *checking)
     TRY(group_agree(checking->group, status));
     trainer_on_head(checking->trainer, take_logits, checking);
     TRY(trainer_step(checking->trainer, &batch, NULL, &result));
+    TRY(group_agree(checking->group, checking->taken));
     TRY(group_agree(checking->group, trainer_check_traffic(checking->trainer)));
     if (group_rank(checking->group) == 0) {
         printf("loss %.17g, gradient norm %.17g\n", result.loss, result.grad_norm);

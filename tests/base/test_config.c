@@ -82,7 +82,7 @@ static void test_defaults(void **state)
     assert_string_equal(config.source, "");
     assert_string_equal(config.model, "");
     assert_int_equal(config.seed, 1);
-    assert_int_equal(config.device, DEVICE_AUTO);
+    assert_int_equal(config.device, DEVICE_CHOICE_AUTO);
     assert_int_equal(config.parallel.schedule, SCHEDULE_1F1B);
     assert_int_equal(config.parallel.transport, TRANSPORT_UCX);
     assert_string_equal(config.parallel.partition, "auto");
