@@ -119,7 +119,8 @@ status_t cost_fill(struct model *model)
         unit_shape(model, u, &shape);
         unit_flops(&shape, unit);
         for (int p = model->unit_param[u]; p < model->unit_param[u + 1]; p++) {
-            unit->parameter_bytes += model->param[p].count * (int64_t)dtype_size(model->dtype);
+            int64_t bytes = model->param[p].count * (int64_t)dtype_size(model->dtype);
+            unit->parameter_bytes += (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
         }
         struct arena arena;
         struct stash stash;
