@@ -1,0 +1,60 @@
+#!/bin/bash
+# Gets what muddpipe needs into a folder, without root: tools/prefix.sh FOLDER [--ucx-cuda]
+#
+# From packages of this Debian or Ubuntu (unpacked, not installed) and, with --ucx-cuda, UCX with CUDA
+# from the Python wheel libucx-cu13 (one node: it has no InfiniBand; on a cluster use the site's own UCX).
+# A site's own MPI, CUDA and NCCL are taken where they are. The folder may be copied to a machine without a
+# network; build there with
+#
+#     export CMAKE_PREFIX_PATH=FOLDER/libucx:FOLDER/usr PKG_CONFIG_PATH=FOLDER/usr/lib/<arch>/pkgconfig
+#     cmake -S . -B build
+set -euo pipefail
+
+usage="usage: tools/prefix.sh FOLDER [--ucx-cuda]"
+folder=${1:?$usage}
+wheel=${2:-}
+[[ -z $wheel || $wheel == --ucx-cuda ]] || { echo "$usage" >&2; exit 2; }
+packages=(libyaml-dev libyaml-0-2 libjansson-dev libjansson4 libxxhash-dev libxxhash0
+    libcmocka-dev libcmocka0 libprotobuf-c-dev libprotobuf-c1)
+
+command -v apt-get >/dev/null || {
+    echo "prefix: no apt-get here; make the folder on a Debian or Ubuntu machine and copy it" >&2
+    exit 1
+}
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+
+apt-get download -q "${packages[@]}" >download.log 2>&1 || {
+    cat download.log
+    echo "prefix: packages cannot be had; are the package lists there (apt-get update)?" >&2
+    exit 1
+}
+for package in *.deb; do
+    dpkg -x "$package" "$folder"
+done
+rm -rf "$folder"/usr/share "$folder"/usr/bin
+find "$folder" -name '*.a' -delete
+
+# pkg-config files name their place relative to themselves, so that the folder can move.
+find "$folder" -name '*.pc' -exec sed -i \
+    -e 's|^prefix=.*|prefix=${pcfiledir}/../../..|' \
+    -e 's|\([ =]\)\(-[IL]\)\?/usr/|\1\2${pcfiledir}/../../../|g' {} +
+
+if [[ $wheel == --ucx-cuda ]]; then
+    python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 -d . libucx-cu13
+    python3 -m zipfile -e libucx_cu13-*.whl unpacked
+    rm -rf "$folder/libucx"
+    mv unpacked/libucx "$folder/libucx"
+    rm -rf "$folder"/libucx/bin/io_demo "$folder"/libucx/bin/*daemon
+    find "$folder/libucx" -name '*.a' -delete
+    find "$folder/libucx" -name '*.so*' -type f -exec strip --strip-unneeded {} + 2>/dev/null || true
+    chmod -R u+w "$folder/libucx"
+fi
+du -sh "$folder"
+echo "prefix: done; to build with it:"
+echo "  export CMAKE_PREFIX_PATH=$folder/libucx:$folder/usr"
+echo "  export PKG_CONFIG_PATH=$(dirname "$(find "$folder/usr" -name yaml-0.1.pc)")"
