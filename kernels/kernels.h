@@ -76,6 +76,9 @@ struct adamw_args {
     float lr, beta1, beta2, eps, weight_decay; /* weight_decay 0 for tensors that do not decay */
     float gradient_scale;                      /* clipping factor, applied to the gradient first */
     int64_t step;                              /* from 1, for bias correction */
+    /* Where not NULL, the factor is read here when the op runs: on a GPU, in stream order, from device
+     * or pinned memory, so that clipping needs no wait. */
+    const float *gradient_scale_at;
 };
 
 struct kernel_limits;
@@ -209,8 +212,10 @@ MUST_USE status_t kernels_cpu(const struct kernels **out);
 /* The GPU's table, for the device that the calling thread is bound to (base/device.h). Its ops only
  * enqueue on ctx->stream, never wait, and read and write device or pinned memory: so must `loss`
  * and the `out` of sum_squares; arrays of pointers and structs of arguments stay on the host and
- * are copied. ARENA_ALIGN-aligned tensors are fast ones, and equal bits are promised for them. One
- * stream uses a workspace at a time. STATUS_UNSUPPORTED in a program built without CUDA. */
+ * are copied; ctx->threads and ctx->trace are not used. ARENA_ALIGN-aligned tensors are fast ones,
+ * and equal bits are promised for them. One stream uses a workspace at a time. bfloat16: sums are
+ * float32 and rounded once; `dlogits` in the logits' place works, elsewhere it is faster.
+ * STATUS_UNSUPPORTED in a program built without CUDA. */
 MUST_USE status_t kernels_cuda(enum dtype dtype, const struct kernels **out);
 /* Call first thing in main: where OpenBLAS took this processor for an older one (its sgemm is then
  * 4-7 times slower), runs the program again with OPENBLAS_CORETYPE set. Returns if nothing is to be

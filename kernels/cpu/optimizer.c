@@ -62,7 +62,8 @@ static void adamw(const struct kernel_ctx *ctx, const struct adamw_args *args, f
                   float *v, const float *gradient, size_t count)
 {
     enum trace_category before = trace_switch(ctx->trace, TRACE_OPTIMIZER);
-    float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps, scale = args->gradient_scale;
+    float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps;
+    float scale = args->gradient_scale_at ? *args->gradient_scale_at : args->gradient_scale;
     float rest1 = (float)(1.0 - (double)beta1), rest2 = (float)(1.0 - (double)beta2);
     float decay = (float)(1.0 - (double)args->lr * (double)args->weight_decay);
     float rate = (float)((double)args->lr / (1.0 - power((double)beta1, args->step)));

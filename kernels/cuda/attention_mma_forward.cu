@@ -1,5 +1,5 @@
-// attention_mma_forward.cu - attention forward on tensor cores: 64 queries of a head against blocks of
-// 64 keys, a warp 16 queries. The next keys and values arrive while these are used.
+// attention_mma_forward.cu - attention forward on tensor cores: a block of queries of a head against
+// tiles of 64 keys, a warp 16 M queries. The next keys and values arrive while these are used.
 #include "kernels/cuda/attention_mma.cuh"
 
 struct running { // of rows lane/4 and lane/4 + 8
@@ -41,7 +41,7 @@ __device__ inline void softmax_step(float (&s)[ROWS / 8][4], float (&out)[WIDE /
     }
 }
 
-// -inf where a query (the warp's rows from `query` on) does not see a key.
+// -inf where one of sixteen queries from `query` on does not see a key.
 __device__ inline void scores_mask(float (&s)[ROWS / 8][4], const int *first, int query, int key)
 {
     int lane = threadIdx.x % WARP;
@@ -55,73 +55,98 @@ __device__ inline void scores_mask(float (&s)[ROWS / 8][4], const int *first, in
     }
 }
 
+// lse and the output of sixteen queries.
 template <int WIDE>
+__device__ inline void queries_finish(const attention_args &a, bf16 *out, size_t row, int query,
+                                      const float (&x)[WIDE / 8][4], const running &r)
+{
+    int lane = threadIdx.x % WARP;
+    float inverse[2];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float sum = r.sum[half];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        inverse[half] = 1.0f / sum;
+        int t = query + lane / 4 + half * 8;
+        if (lane % 4 == 0 && t < a.T) {
+            a.lse[(size_t)blockIdx.y * a.T + t] = (r.largest[half] + log2f(sum)) * LN_2;
+        }
+    }
+    rows_store<WIDE>(out, row, query, a.T, a.E, x, inverse[0], inverse[1]);
+}
+
+template <int WIDE, int M>
 static __global__ void __launch_bounds__(MMA_THREADS)
     forward_kernel(const __grid_constant__ attention_args a)
 {
-    constexpr int TILE = TILE_ELEMENTS<WIDE>;
+    constexpr int TILE = TILE_ELEMENTS<WIDE>, OWN = OWN_ROWS<M>;
     extern __shared__ __align__(16) bf16 tiles[];
-    __shared__ int first[ROWS];
-    bf16 *q = tiles, *k = q + TILE, *v = k + 2 * TILE; // two of each: this block's and the next's
-    int b = blockIdx.y / a.H, h = blockIdx.y % a.H, part = threadIdx.x / WARP * WARP_ROWS;
-    int query = (int)(gridDim.x - 1 - blockIdx.x) * ROWS; // the longest first
+    __shared__ int first[OWN];
+    bf16 *q = tiles, *k = q + M * TILE,
+         *v = k + 2 * TILE; // two of each: this tile's and the next's
+    int b = blockIdx.y / a.H, h = blockIdx.y % a.H, part = threadIdx.x / WARP * 16 * M;
+    int query = (int)(gridDim.x - 1 - blockIdx.x) * OWN; // the longest first
+    int mine = query + part, end = min(a.T, query + OWN);
     size_t row = (size_t)a.H * a.E, kv_row = (size_t)a.G * a.E;
     size_t at = head_offset(a, b, h, a.H), kv = head_offset(a, b, h / (a.H / a.G), a.G);
     const bf16 *keys = (const bf16 *)a.k + kv, *values = (const bf16 *)a.v + kv;
-    float out[WIDE / 8][4] = {}, scale = a.scale * LOG2_E;
-    running r = {{-INFINITY, -INFINITY}, {0, 0}};
-
-    first_range range = first_load<ROWS>(first, a, b, query);
+    float out[M][WIDE / 8][4] = {}, scale = a.scale * LOG2_E;
+    running r[M];
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        r[m] = {{-INFINITY, -INFINITY}, {0, 0}};
+    }
+    first_range range = first_load<OWN>(first, a, b, query);
     int start = range.least / ROWS * ROWS;
-    tile_fetch<WIDE>(q, (const bf16 *)a.q + at, row, query, a.T, a.E);
-    tile_fetch<WIDE>(k, keys, kv_row, start, a.T, a.E);
-    tile_fetch<WIDE>(v, values, kv_row, start, a.T, a.E);
+    tile_fetch<WIDE, OWN>(q, (const bf16 *)a.q + at, row, query, a.T, a.E);
+    tile_fetch<WIDE, ROWS>(k, keys, kv_row, start, a.T, a.E);
+    tile_fetch<WIDE, ROWS>(v, values, kv_row, start, a.T, a.E);
     async_commit();
-    for (int key = start, stage = 0; key <= query; key += ROWS, stage ^= 1) {
-        float s[ROWS / 8][4];
-        unsigned p[ROWS / 16][4];
-        if (key + ROWS <= query) {
-            tile_fetch<WIDE>(k + (stage ^ 1) * TILE, keys, kv_row, key + ROWS, a.T, a.E);
-            tile_fetch<WIDE>(v + (stage ^ 1) * TILE, values, kv_row, key + ROWS, a.T, a.E);
+    for (int key = start, stage = 0; key < end; key += ROWS, stage ^= 1) {
+        if (key + ROWS < end) {
+            tile_fetch<WIDE, ROWS>(k + (stage ^ 1) * TILE, keys, kv_row, key + ROWS, a.T, a.E);
+            tile_fetch<WIDE, ROWS>(v + (stage ^ 1) * TILE, values, kv_row, key + ROWS, a.T, a.E);
             async_commit();
             async_wait<1>();
         } else {
             async_wait<0>();
         }
         __syncthreads();
-        rows_dot<WIDE>(s, q + part * TILE_PITCH<WIDE>, k + stage * TILE);
-        if (key + ROWS > query || range.most > key) {
-            scores_mask(s, first + part, query + part, key);
+        if (key < mine + 16 * M) { // else none of the warp's queries sees any of them
+            float s[M][ROWS / 8][4];
+            unsigned p[M][ROWS / 16][4];
+            rows_dot<WIDE, M, ROWS>(s, q + part * TILE_PITCH<WIDE>, k + stage * TILE);
+            bool masked = key + ROWS > mine + 1 || range.most > key;
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                if (masked) {
+                    scores_mask(s[m], first + part + m * 16, mine + m * 16, key);
+                }
+                softmax_step<WIDE>(s[m], out[m], r[m], scale);
+            }
+            rows_pack<M, ROWS>(p, s);
+            rows_mix<WIDE, M, ROWS>(out, p, v + stage * TILE);
         }
-        softmax_step<WIDE>(s, out, r, scale);
-        rows_pack(p, s);
-        rows_mix<WIDE>(out, p, v + stage * TILE);
         __syncthreads(); // before the next fetch overwrites them
     }
-    int lane = threadIdx.x % WARP;
-    for (int half = 0; half < 2; half++) {
-        float sum = r.sum[half];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        r.sum[half] = 1.0f / sum;
-        int t = query + part + lane / 4 + half * 8;
-        if (lane % 4 == 0 && t < a.T) {
-            a.lse[(size_t)blockIdx.y * a.T + t] = (r.largest[half] + log2f(sum)) * LN_2;
-        }
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+        queries_finish<WIDE>(a, (bf16 *)a.out + at, row, mine + m * 16, out[m], r[m]);
     }
-    rows_store<WIDE>((bf16 *)a.out + at, row, query + part, a.T, a.E, out, r.sum[0], r.sum[1]);
 }
 
-template <int WIDE> static void forward_run(const struct kernel_ctx *ctx, const attention_args &a)
+template <int WIDE, int M>
+static void forward_run(const struct kernel_ctx *ctx, const attention_args &a)
 {
-    dim3 grid((unsigned)blocks_of((size_t)a.T, ROWS), (unsigned)(a.B * a.H));
-    attention_launch(ctx, "attention_forward", forward_kernel<WIDE>, grid, MMA_THREADS,
-                     5 * TILE_ELEMENTS<WIDE> * sizeof(bf16), a);
+    dim3 grid((unsigned)blocks_of((size_t)a.T, OWN_ROWS<M>), (unsigned)(a.B * a.H));
+    attention_launch(ctx, "attention_forward", forward_kernel<WIDE, M>, grid, MMA_THREADS,
+                     (4 + M) * TILE_ELEMENTS<WIDE> * sizeof(bf16), a);
 }
 
 void attention_mma_forward(const struct kernel_ctx *ctx, const attention_args &a)
 {
-#define RUN(WIDE) forward_run<WIDE>(ctx, a)
+#define RUN(WIDE) forward_run<WIDE, 2>(ctx, a)
     ATTENTION_MMA_DISPATCH(a.E, RUN);
 #undef RUN
 }

@@ -1,13 +1,19 @@
 // columns.cuh - sums down the columns of a matrix: chunks of rows first, then the chunks.
 //
-// A block takes 32 * 4 columns of a chunk; its eight rows of threads take every eighth row each.
-// The chunks (their number follows from the rows alone) are added the same way.
+// A block takes blockDim.x * 4 columns of a chunk; each of its blockDim.y rows of threads every
+// blockDim.y-th row. The chunks (their number follows from the rows alone) are added the same way.
 #ifndef KERNELS_CUDA_COLUMNS_CUH
 #define KERNELS_CUDA_COLUMNS_CUH
 
 #include "kernels/cuda/common.cuh"
 
-enum { COLUMN_LANES = 4, COLUMN_STRIP = WARP * COLUMN_LANES, COLUMN_TALL = 8 };
+enum { COLUMN_LANES = 4, COLUMN_THREADS = 256 };
+
+// First of the thread's columns.
+__device__ inline size_t column_first()
+{
+    return ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * COLUMN_LANES;
+}
 
 // Four consecutive elements, zeros beyond `width`.
 template <typename T>
@@ -29,36 +35,36 @@ __device__ inline void four_load(float (&x)[4], const T *row, size_t at, size_t 
     }
 }
 
-// Adds the block's COLUMN_TALL partial sums, ascending; the first row of threads gets them.
+// Adds the partial sums of the block's rows of threads, ascending; the first row gets them.
 __device__ inline void tall_sum(float (&x)[COLUMN_LANES])
 {
-    __shared__ float part[COLUMN_TALL][COLUMN_STRIP];
+    __shared__ float part[COLUMN_LANES][COLUMN_THREADS];
+    int at = threadIdx.y * blockDim.x + threadIdx.x;
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < COLUMN_LANES; i++) {
-        part[threadIdx.y][i * WARP + threadIdx.x] = x[i];
+        part[i][at] = x[i];
     }
     __syncthreads();
     if (threadIdx.y == 0) {
 #pragma unroll
         for (int i = 0; i < COLUMN_LANES; i++) {
-            x[i] = part[0][i * WARP + threadIdx.x];
-            for (int r = 1; r < COLUMN_TALL; r++) {
-                x[i] += part[r][i * WARP + threadIdx.x];
+            for (int r = 1; r < blockDim.y; r++) {
+                x[i] += part[i][r * blockDim.x + threadIdx.x];
             }
         }
     }
 }
 
 // out[x] (+)= sum over chunks of part[chunk * stride + x].
-static __global__ void __launch_bounds__(WARP *COLUMN_TALL)
+static __global__ void __launch_bounds__(COLUMN_THREADS)
     chunks_kernel(float *out, const float *part, size_t chunks, size_t stride, size_t width,
                   bool accumulate)
 {
-    size_t at = (size_t)blockIdx.x * COLUMN_STRIP + threadIdx.x * COLUMN_LANES;
+    size_t at = column_first();
     float sum[COLUMN_LANES] = {};
 #pragma unroll 4
-    for (size_t chunk = threadIdx.y; chunk < chunks; chunk += COLUMN_TALL) {
+    for (size_t chunk = threadIdx.y; chunk < chunks; chunk += blockDim.y) {
         float x[4];
         four_load<float>(x, part + chunk * stride, at, width, width % 4 == 0);
 #pragma unroll
@@ -72,6 +78,27 @@ static __global__ void __launch_bounds__(WARP *COLUMN_TALL)
             out[at + i] = accumulate ? out[at + i] + sum[i] : sum[i];
         }
     }
+}
+
+struct column_grid {
+    dim3 grid, block; // the grid's y: chunks
+};
+
+static inline column_grid column_grid_of(size_t width, size_t chunks)
+{
+    unsigned lanes = width <= 32 ? 8 : width <= 64 ? 16 : WARP;
+    unsigned strips = grid_of(blocks_of(width, (size_t)lanes * COLUMN_LANES));
+    return {dim3(strips, (unsigned)chunks), dim3(lanes, COLUMN_THREADS / lanes)};
+}
+
+// out (+)= the chunks' sums.
+static inline void chunks_add(const struct kernel_ctx *ctx, float *out, const float *part,
+                              size_t chunks, size_t stride, size_t width, bool accumulate)
+{
+    column_grid g = column_grid_of(width, 1);
+    chunks_kernel<<<g.grid, g.block, 0, stream_of(ctx)>>>(out, part, chunks, stride, width,
+                                                          accumulate);
+    launch_check("sums over chunks");
 }
 
 #endif

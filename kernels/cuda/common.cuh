@@ -109,22 +109,49 @@ __device__ inline void row_store(T *row, const float (&x)[LANES<T>], size_t at, 
     }
 }
 
-// Sum over the warp, in every lane: lanes 16 apart first, then 8, 4, 2, 1.
-template <typename S> __device__ inline S warp_sum(S x)
+// The same where it is known when compiling: WIDE rows are aligned and whole multiples of LANES.
+template <bool WIDE, typename T>
+__device__ inline void row_fetch(float (&x)[LANES<T>], const T *row, size_t at, size_t width)
 {
+    if constexpr (WIDE) {
+        lanes_load(x, row + at);
+    } else {
+        row_load<T>(x, row, at, width, false);
+    }
+}
+
+template <bool WIDE, typename T>
+__device__ inline void row_put(T *row, const float (&x)[LANES<T>], size_t at, size_t width)
+{
+    if constexpr (WIDE) {
+        lanes_store(row + at, x);
+    } else {
+        row_store<T>(row, x, at, width, false);
+    }
+}
+
+// Sum over SIZE neighbouring lanes, in each of them: lanes SIZE / 2 apart first, down to 1.
+template <int SIZE = WARP, typename S> __device__ inline S warp_sum(S x)
+{
+    unsigned lane = threadIdx.x % WARP, mask = 0xffffffffu;
+    if (SIZE < WARP) { // others may have left
+        mask = ((1u << SIZE % WARP) - 1) << lane / SIZE * SIZE;
+    }
 #pragma unroll
-    for (int apart = WARP / 2; apart > 0; apart /= 2) {
-        x += __shfl_xor_sync(0xffffffffu, x, apart);
+    for (int apart = SIZE / 2; apart > 0; apart /= 2) {
+        x += __shfl_xor_sync(mask, x, apart);
     }
     return x;
 }
 
-// Sum over THREADS threads (a warp or a whole block), in every one of them; warps ascending.
+// Sum over THREADS threads (some of a warp, or a whole block), in every one of them; warps ascending.
 template <int THREADS, typename S> __device__ inline S group_sum(S x)
 {
-    x = warp_sum(x);
-    if constexpr (THREADS > WARP) {
+    if constexpr (THREADS <= WARP) {
+        return warp_sum<THREADS>(x);
+    } else {
         __shared__ S part[THREADS / WARP];
+        x = warp_sum(x);
         __syncthreads(); // the last round's readers are done
         if (threadIdx.x % WARP == 0) {
             part[threadIdx.x / WARP] = x;
@@ -135,8 +162,8 @@ template <int THREADS, typename S> __device__ inline S group_sum(S x)
         for (int w = 1; w < THREADS / WARP; w++) {
             x += part[w];
         }
+        return x;
     }
-    return x;
 }
 
 // ---- host side ----

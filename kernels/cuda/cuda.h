@@ -37,9 +37,11 @@ void cuda_round(const struct kernel_ctx *ctx, void *dst, const float *src, size_
 
 enum {
     CUDA_MATMUL_BYTES = 32 << 20, /* what the library may use, whatever the shape */
-    CUDA_COLUMN_CHUNKS = 256,     /* most chunks of rows whose column sums are added last */
-    CUDA_COLUMN_ROWS = 64,        /* fewest rows of such a chunk */
-    CUDA_SQUARE_CHUNKS = 1024     /* blocks that share out a sum of squares */
+    CUDA_SPLIT_TILES = 128,       /* tiles that a split weight gradient has at most */
+    CUDA_SPLIT_BYTES = CUDA_SPLIT_TILES * 128 * 128 * 4, /* its parts, behind the library's share */
+    CUDA_COLUMN_CHUNKS = 512, /* most chunks of rows whose column sums are added last */
+    CUDA_COLUMN_ROWS = 64,    /* fewest rows of such a chunk */
+    CUDA_SQUARE_CHUNKS = 1024 /* blocks that share out a sum of squares */
 };
 
 static inline size_t cuda_column_rows(size_t rows) /* rows of a chunk */

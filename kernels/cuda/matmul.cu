@@ -3,16 +3,17 @@
 // The one house of cuBLASLt. Products are of our tensors as they lie; what accumulates does so inside
 // the product (C is read and written). The library's own ranking picks the algorithm, once for each
 // shape, from those that do not split the inner dimension; float32 stays float32 (no tf32). So equal
-// shapes give equal bits, on one kind of card with one version of the library.
+// shapes give equal bits, on one kind of card with one version of the library. Weight gradients too
+// small to fill a card are split by us, into as many parts as their shape says.
 #include <cublasLt.h>
 #include <pthread.h>
 #include <string.h>
 
 #include "kernels/cuda/columns.cuh"
 
-enum { DEVICES_MOST = 64, PLANS = 4096, BIAS_THREADS = 256 };
+enum { DEVICES_MOST = 64, PLANS = 4096, BIAS_THREADS = 256, SPLIT_TILE = 128, SPLIT_LEAST = 64 };
 
-// C [M, N] = A [M, K] B [K, N] (+ C), row-major.
+// C [M, N] = A [M, K] B [K, N] (+ C), row-major; `parts` of them, one behind the other (0: one).
 struct product {
     size_t M, N, K;
     const void *A, *B;
@@ -20,6 +21,7 @@ struct product {
     bool a_transposed, b_transposed; // stored the other way round
     enum dtype in, out;
     bool accumulate;
+    size_t parts;
 };
 
 // What an algorithm depends on.
@@ -27,6 +29,7 @@ struct plan_key {
     uint64_t M, N, K;
     uint32_t flags;
     int32_t device;
+    uint64_t parts;
 };
 
 struct plan {
@@ -82,11 +85,22 @@ struct library_call {
 };
 
 static void layout_set(cublasLtMatrixLayoutOpaque_t *layout, enum dtype dtype, size_t rows,
-                       size_t columns)
+                       size_t columns, size_t parts)
 {
+    int32_t count = (int32_t)parts;
+    int64_t apart = (int64_t)(rows * columns);
     library_check(
         cublasLtMatrixLayoutInit(layout, data_type(dtype), columns, rows, (int64_t)columns),
         "describing a matrix");
+    if (parts > 0) {
+        library_check(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                                       &count, sizeof count),
+                      "describing a matrix");
+        library_check(cublasLtMatrixLayoutSetAttribute(layout,
+                                                       CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                                       &apart, sizeof apart),
+                      "describing a matrix");
+    }
 }
 
 static void call_describe(struct library_call *call, const struct product *p)
@@ -100,9 +114,11 @@ static void call_describe(struct library_call *call, const struct product *p)
     library_check(cublasLtMatmulDescSetAttribute(&call->operation, CUBLASLT_MATMUL_DESC_TRANSB,
                                                  p->a_transposed ? &turned : &plain, sizeof plain),
                   "describing a product");
-    layout_set(&call->A, p->in, p->b_transposed ? p->N : p->K, p->b_transposed ? p->K : p->N);
-    layout_set(&call->B, p->in, p->a_transposed ? p->K : p->M, p->a_transposed ? p->M : p->K);
-    layout_set(&call->C, p->out, p->M, p->N);
+    layout_set(&call->A, p->in, p->b_transposed ? p->N : p->K, p->b_transposed ? p->K : p->N,
+               p->parts);
+    layout_set(&call->B, p->in, p->a_transposed ? p->K : p->M, p->a_transposed ? p->M : p->K,
+               p->parts);
+    layout_set(&call->C, p->out, p->M, p->N, p->parts);
 }
 
 // Bytes that rows' starts are multiples of: by the shape alone for aligned tensors.
@@ -165,6 +181,7 @@ static struct plan_key key_of(const struct product *p, int device)
     memset(&key, 0, sizeof key); // compared as bytes
     key.M = p->M, key.N = p->N, key.K = p->K;
     key.device = device;
+    key.parts = p->parts;
     key.flags = (uint32_t)p->a_transposed | (uint32_t)p->b_transposed << 1 |
                 (uint32_t)p->accumulate << 2 | (uint32_t)p->in << 3 | (uint32_t)p->out << 4 |
                 (uint32_t)(a.A == 16) << 5 | (uint32_t)(a.B == 16) << 6 |
@@ -177,7 +194,7 @@ static struct plan *plan_find(const struct plan_key *key)
 {
     uint64_t hash = key->M * 0x9e3779b97f4a7c15u ^ key->N * 0xc2b2ae3d27d4eb4fu ^
                     key->K * 0x165667b19e3779f9u ^ key->flags * 0x27d4eb2f165667c5u ^
-                    (uint64_t)key->device;
+                    key->parts * 0x9fb21c651e98df25u ^ (uint64_t)key->device;
     hash ^= hash >> 29;
     for (size_t i = 0; i < PLANS; i++) {
         struct plan *plan = &plans[(hash + i) % PLANS];
@@ -255,14 +272,14 @@ static void bias_set(const struct kernel_ctx *ctx, Y *y, const T *bias, size_t N
 
 // Sums of a chunk of rows down a strip of columns.
 template <typename T>
-static __global__ void __launch_bounds__(WARP *COLUMN_TALL)
+static __global__ void __launch_bounds__(COLUMN_THREADS)
     columns_kernel(float *part, const T *a, size_t rows, size_t width, size_t chunk_rows, bool wide)
 {
-    size_t at = (size_t)blockIdx.x * COLUMN_STRIP + threadIdx.x * COLUMN_LANES;
+    size_t at = column_first();
     size_t begin = blockIdx.y * chunk_rows, end = min(rows, begin + chunk_rows);
     float sum[COLUMN_LANES] = {};
 #pragma unroll 4
-    for (size_t row = begin + threadIdx.y; row < end; row += COLUMN_TALL) {
+    for (size_t row = begin + threadIdx.y; row < end; row += blockDim.y) {
         float x[4];
         four_load<T>(x, a + row * width, at, width, wide);
 #pragma unroll
@@ -288,11 +305,11 @@ static void columns_add(const struct kernel_ctx *ctx, float *dbias, const T *a, 
     }
     size_t chunk = cuda_column_rows(rows), chunks = blocks_of(rows, chunk);
     float *part = (float *)workspace_get(ctx, cuda_columns_bytes(rows, width));
-    dim3 grid(grid_of(blocks_of(width, COLUMN_STRIP)), (unsigned)chunks), block(WARP, COLUMN_TALL);
-    columns_kernel<T><<<grid, block, 0, stream_of(ctx)>>>(part, a, rows, width, chunk,
-                                                          rows_aligned<T>(a, width));
-    chunks_kernel<<<grid.x, block, 0, stream_of(ctx)>>>(dbias, part, chunks, width, width, true);
+    column_grid g = column_grid_of(width, chunks);
+    columns_kernel<T><<<g.grid, g.block, 0, stream_of(ctx)>>>(part, a, rows, width, chunk,
+                                                              rows_aligned<T>(a, width));
     launch_check("bias gradient");
+    chunks_add(ctx, dbias, part, chunks, width, width, true);
 }
 
 // ---- the table's operations ----
@@ -307,7 +324,7 @@ static void forward(const struct kernel_ctx *ctx, Y *y, const void *x, const voi
     if (bias) {
         bias_set<Y, T>(ctx, y, (const T *)bias, N, O);
     }
-    struct product p = {N, O, I, x, weight, y, false, true, DTYPE<T>, DTYPE<Y>, bias != NULL};
+    struct product p = {N, O, I, x, weight, y, false, true, DTYPE<T>, DTYPE<Y>, bias != NULL, 0};
     product_run(ctx, &p);
 }
 
@@ -329,16 +346,40 @@ template <typename T>
 static void linear_backward_input(const struct kernel_ctx *ctx, void *dx, bool accumulate,
                                   const void *dy, const void *weight, size_t N, size_t I, size_t O)
 {
-    struct product p = {N, I, O, dy, weight, dx, false, false, DTYPE<T>, DTYPE<T>, accumulate};
+    struct product p = {N, I, O, dy, weight, dx, false, false, DTYPE<T>, DTYPE<T>, accumulate, 0};
     product_run(ctx, &p);
 }
 
+// Parts that the rows of a small weight gradient are split into: enough for 128 tiles, powers of two
+// that divide the rows.
+static size_t split_parts(size_t N, size_t I, size_t O)
+{
+    size_t tiles = blocks_of(I, SPLIT_TILE) * blocks_of(O, SPLIT_TILE), parts = 1;
+    while (tiles * parts * 2 <= CUDA_SPLIT_TILES && N % (parts * 2) == 0 &&
+           N / (parts * 2) >= SPLIT_LEAST) {
+        parts *= 2;
+    }
+    return parts;
+}
+
+// dweight [O, I] += dy^T x. The parts' products go to the workspace's end and are added from there.
 template <typename T>
 static void weight_gradient(const struct kernel_ctx *ctx, float *dweight, const void *dy,
                             const void *x, size_t N, size_t I, size_t O)
 {
-    struct product p = {O, I, N, dy, x, dweight, true, false, DTYPE<T>, DTYPE_F32, true};
+    size_t parts = split_parts(N, I, O), bytes = parts * I * O * sizeof(float);
+    if (parts == 1) {
+        struct product p = {O, I, N, dy, x, dweight, true, false, DTYPE<T>, DTYPE_F32, true, 0};
+        product_run(ctx, &p);
+        return;
+    }
+    char *workspace = (char *)workspace_get(ctx, CUDA_MATMUL_BYTES + CUDA_SPLIT_BYTES);
+    float *part = (float *)(workspace + CUDA_MATMUL_BYTES);
+    CHECK(bytes <= CUDA_SPLIT_BYTES, "%zu parts of %zu x %zu", parts, O, I);
+    struct product p = {O,    I,     N / parts, dy,        x,     part,
+                        true, false, DTYPE<T>,  DTYPE_F32, false, parts};
     product_run(ctx, &p);
+    chunks_add(ctx, dweight, part, parts, I * O, I * O, true);
 }
 
 template <typename T>
@@ -360,7 +401,7 @@ static void mudd_weights_forward(const struct kernel_ctx *ctx, float *weights, c
     forward<T, float>(ctx, weights, hidden, w2, bias, N, K, Cn);
 }
 
-// The gradient of the weights in the products' dtype: in the workspace behind the library's share.
+// The gradient of the weights in the products' dtype: in the workspace behind the products' shares.
 template <typename T>
 static const void *dweights_rounded(const struct kernel_ctx *ctx, const float *dweights,
                                     size_t count)
@@ -368,9 +409,10 @@ static const void *dweights_rounded(const struct kernel_ctx *ctx, const float *d
     if (sizeof(T) == sizeof(float)) {
         return dweights;
     }
-    char *workspace = (char *)workspace_get(ctx, CUDA_MATMUL_BYTES + count * sizeof(T));
-    cuda_round(ctx, workspace + CUDA_MATMUL_BYTES, dweights, count);
-    return workspace + CUDA_MATMUL_BYTES;
+    size_t before = CUDA_MATMUL_BYTES + CUDA_SPLIT_BYTES;
+    char *workspace = (char *)workspace_get(ctx, before + count * sizeof(T));
+    cuda_round(ctx, workspace + before, dweights, count);
+    return workspace + before;
 }
 
 template <typename T>

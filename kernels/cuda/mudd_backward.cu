@@ -18,7 +18,6 @@ template <typename T> struct dot_args {
     const void *dout[WAYS_MAX];
     size_t D;
     int n;
-    bool wide;
 };
 
 // sum[0] of lane l becomes the warp's sum of sum[l % COUNT]; COUNT a power of two up to WARP.
@@ -36,7 +35,7 @@ template <int COUNT> __device__ inline void halves_sum(float *sum, int lane)
     }
 }
 
-template <typename T, int C>
+template <bool WIDE, typename T, int C>
 static __global__ void __launch_bounds__(THREADS)
     dot_kernel(const __grid_constant__ dot_keys k, const __grid_constant__ dot_args<T> a)
 {
@@ -46,24 +45,25 @@ static __global__ void __launch_bounds__(THREADS)
     size_t t = blockIdx.x, row = t * a.D;
     for (int group = 0; group < groups; group++) {
         float sum[COUNT] = {};
-        int keys = min(TOGETHER, a.n - group * TOGETHER);
         for (size_t at = (size_t)threadIdx.x * L; at < a.D; at += (size_t)blockDim.x * L) {
             float d[C][L];
 #pragma unroll
             for (int c = 0; c < C; c++) {
-                row_load<T>(d[c], (const T *)a.dout[c] + row, at, a.D, a.wide);
+                row_fetch<WIDE>(d[c], (const T *)a.dout[c] + row, at, a.D);
+            }
+            float x[TOGETHER][L]; // in flight together; beyond the last key that key again
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++) {
+                int j = min(group * TOGETHER + i, a.n - 1);
+                row_fetch<WIDE>(x[i], (const T *)k.key[j] + row, at, a.D);
             }
 #pragma unroll
-            for (int j = 0; j < TOGETHER; j++) {
-                if (j < keys) {
-                    float x[L];
-                    row_load<T>(x, (const T *)k.key[group * TOGETHER + j] + row, at, a.D, a.wide);
+            for (int i = 0; i < TOGETHER; i++) {
 #pragma unroll
-                    for (int c = 0; c < C; c++) {
+                for (int c = 0; c < C; c++) {
 #pragma unroll
-                        for (int l = 0; l < L; l++) {
-                            sum[c * TOGETHER + j] = fmaf(d[c][l], x[l], sum[c * TOGETHER + j]);
-                        }
+                    for (int l = 0; l < L; l++) {
+                        sum[c * TOGETHER + i] = fmaf(d[c][l], x[i][l], sum[c * TOGETHER + i]);
                     }
                 }
             }
@@ -96,6 +96,30 @@ static unsigned threads_of(size_t D, int lanes)
     return warps < THREADS / WARP ? (unsigned)(warps > 0 ? warps : 1) * WARP : THREADS;
 }
 
+template <bool WIDE, typename T>
+static void dot_run(const struct kernel_ctx *ctx, const dot_keys &k, const dot_args<T> &a, size_t N,
+                    size_t C)
+{
+    unsigned threads = threads_of(a.D, LANES<T>), grid = grid_of(N);
+    size_t sums = blocks_of((size_t)a.n, TOGETHER) * TOGETHER * (C == 3 ? 4 : C);
+    size_t shared = threads / WARP * sums * sizeof(float);
+    switch (C) {
+    case 1:
+        dot_kernel<WIDE, T, 1><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
+        break;
+    case 2:
+        dot_kernel<WIDE, T, 2><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
+        break;
+    case 3:
+        dot_kernel<WIDE, T, 3><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
+        break;
+    default:
+        dot_kernel<WIDE, T, 4><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
+        break;
+    }
+    launch_check("mudd_backward_weights");
+}
+
 template <typename T>
 static void mudd_backward_weights(const struct kernel_ctx *ctx, float *dweights,
                                   const void *const *dout, const void *const *key, size_t N,
@@ -104,35 +128,24 @@ static void mudd_backward_weights(const struct kernel_ctx *ctx, float *dweights,
     CHECK(C >= 1 && C <= WAYS_MAX, "%zu ways", C);
     CHECK(n >= 1 && n <= KEYS_MOST, "an aggregate of %zu keys: 1 to %d", n, KEYS_MOST);
     dot_keys k;
-    dot_args<T> a = {dweights, {}, D, (int)n, D * sizeof(T) % 16 == 0};
+    dot_args<T> a = {dweights, {}, D, (int)n};
+    bool wide = D % LANES<T> == 0;
     for (size_t j = 0; j < n; j++) {
         k.key[j] = key[j];
-        a.wide = a.wide && aligned(key[j]);
+        wide = wide && aligned(key[j]);
     }
     for (size_t c = 0; c < C; c++) {
         a.dout[c] = dout[c];
-        a.wide = a.wide && aligned(dout[c]);
+        wide = wide && aligned(dout[c]);
     }
     if (N == 0) {
         return;
     }
-    unsigned threads = threads_of(D, LANES<T>), grid = grid_of(N);
-    size_t shared = threads / WARP * blocks_of(n, TOGETHER) * TOGETHER * (C == 3 ? 4 : C) * 4;
-    switch (C) {
-    case 1:
-        dot_kernel<T, 1><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
-        break;
-    case 2:
-        dot_kernel<T, 2><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
-        break;
-    case 3:
-        dot_kernel<T, 3><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
-        break;
-    default:
-        dot_kernel<T, 4><<<grid, threads, shared, stream_of(ctx)>>>(k, a);
-        break;
+    if (wide) {
+        dot_run<true>(ctx, k, a, N, C);
+    } else {
+        dot_run<false>(ctx, k, a, N, C);
     }
-    launch_check("mudd_backward_weights");
 }
 
 // ---- key: dkey (+)= the terms in order, their ways ascending, in float until the one write ----
@@ -142,17 +155,16 @@ struct key_terms {
     int count;
 };
 
-template <typename T>
+template <bool WIDE, typename T>
 static __global__ void __launch_bounds__(THREADS)
-    key_kernel(T *dkey, const __grid_constant__ key_terms terms, size_t D, bool accumulate,
-               bool wide)
+    key_kernel(T *dkey, const __grid_constant__ key_terms terms, size_t D, bool accumulate)
 {
     constexpr int L = LANES<T>;
     size_t t = blockIdx.x, row = t * D;
     for (size_t at = (size_t)threadIdx.x * L; at < D; at += (size_t)blockDim.x * L) {
         float sum[L] = {};
         if (accumulate) {
-            row_load<T>(sum, dkey + row, at, D, wide);
+            row_fetch<WIDE>(sum, dkey + row, at, D);
         }
 #pragma unroll 2
         for (int k = 0; k < terms.count; k++) {
@@ -164,7 +176,7 @@ static __global__ void __launch_bounds__(THREADS)
             for (int c = 0; c < WAYS_MAX; c++) {
                 if (c < ways) {
                     w[c] = weights[c * term.way_stride];
-                    row_load<T>(x[c], (const T *)term.dout[c] + row, at, D, wide);
+                    row_fetch<WIDE>(x[c], (const T *)term.dout[c] + row, at, D);
                 }
             }
 #pragma unroll
@@ -177,7 +189,7 @@ static __global__ void __launch_bounds__(THREADS)
                 }
             }
         }
-        row_store<T>(dkey + row, sum, at, D, wide);
+        row_put<WIDE>(dkey + row, sum, at, D);
     }
 }
 
@@ -199,8 +211,13 @@ static void mudd_backward_key(const struct kernel_ctx *ctx, void *dkey, bool acc
                 wide = wide && aligned(some.term[k].dout[c]);
             }
         }
-        key_kernel<T><<<grid_of(N), threads_of(D, LANES<T>), 0, stream_of(ctx)>>>(
-            (T *)dkey, some, D, accumulate || done > 0, wide);
+        unsigned grid = grid_of(N), threads = threads_of(D, LANES<T>);
+        bool more = accumulate || done > 0;
+        if (wide) {
+            key_kernel<true><<<grid, threads, 0, stream_of(ctx)>>>((T *)dkey, some, D, more);
+        } else {
+            key_kernel<false><<<grid, threads, 0, stream_of(ctx)>>>((T *)dkey, some, D, more);
+        }
         launch_check("mudd_backward_key");
         done += (size_t)some.count;
     } while (done < count);

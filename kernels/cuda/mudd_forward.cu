@@ -16,11 +16,10 @@ template <typename T> struct mix_args {
     const T *static_weights;
     size_t D;
     int n;
-    bool wide;
 };
 
 // `keys` keys from j on: their loads first, so that all are in flight together.
-template <typename T, int C, int KEYS>
+template <bool WIDE, typename T, int C, int KEYS>
 __device__ inline void mix(float (&sum)[C][LANES<T>], const mix_keys &k, const float4 *weight,
                            int j, size_t row, size_t at, const mix_args<T> &a)
 {
@@ -28,7 +27,7 @@ __device__ inline void mix(float (&sum)[C][LANES<T>], const mix_keys &k, const f
     float x[KEYS][L];
 #pragma unroll
     for (int i = 0; i < KEYS; i++) {
-        row_load<T>(x[i], (const T *)k.key[j + i] + row, at, a.D, a.wide);
+        row_fetch<WIDE>(x[i], (const T *)k.key[j + i] + row, at, a.D);
     }
 #pragma unroll
     for (int i = 0; i < KEYS; i++) {
@@ -44,7 +43,7 @@ __device__ inline void mix(float (&sum)[C][LANES<T>], const mix_keys &k, const f
     }
 }
 
-template <typename T, int C>
+template <bool WIDE, typename T, int C>
 static __global__ void __launch_bounds__(THREADS)
     mix_kernel(const __grid_constant__ mix_keys k, const __grid_constant__ mix_args<T> a)
 {
@@ -61,16 +60,39 @@ static __global__ void __launch_bounds__(THREADS)
         float sum[C][L] = {};
         int j = 0;
         for (; j + TOGETHER <= a.n; j += TOGETHER) {
-            mix<T, C, TOGETHER>(sum, k, weight, j, row, at, a);
+            mix<WIDE, T, C, TOGETHER>(sum, k, weight, j, row, at, a);
         }
         for (; j < a.n; j++) {
-            mix<T, C, 1>(sum, k, weight, j, row, at, a);
+            mix<WIDE, T, C, 1>(sum, k, weight, j, row, at, a);
         }
 #pragma unroll
         for (int c = 0; c < C; c++) {
-            row_store<T>((T *)a.out[c] + row, sum[c], at, a.D, a.wide);
+            row_put<WIDE>((T *)a.out[c] + row, sum[c], at, a.D);
         }
     }
+}
+
+template <bool WIDE, typename T>
+static void mix_run(const struct kernel_ctx *ctx, const mix_keys &k, const mix_args<T> &a, size_t N,
+                    size_t C)
+{
+    size_t warps = blocks_of(blocks_of(a.D, LANES<T>), WARP);
+    unsigned threads = warps < THREADS / WARP ? (unsigned)warps * WARP : THREADS, grid = grid_of(N);
+    switch (C) {
+    case 1:
+        mix_kernel<WIDE, T, 1><<<grid, threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    case 2:
+        mix_kernel<WIDE, T, 2><<<grid, threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    case 3:
+        mix_kernel<WIDE, T, 3><<<grid, threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    default:
+        mix_kernel<WIDE, T, 4><<<grid, threads, 0, stream_of(ctx)>>>(k, a);
+        break;
+    }
+    launch_check("mudd_forward");
 }
 
 template <typename T>
@@ -81,35 +103,24 @@ static void mudd_forward(const struct kernel_ctx *ctx, void *const *out, const v
     CHECK(C >= 1 && C <= WAYS_MAX, "%zu ways", C);
     CHECK(n >= 1 && n <= KEYS_MOST, "an aggregate of %zu keys: 1 to %d", n, KEYS_MOST);
     mix_keys k;
-    mix_args<T> a = {{}, weights, (const T *)static_weights, D, (int)n, D * sizeof(T) % 16 == 0};
+    mix_args<T> a = {{}, weights, (const T *)static_weights, D, (int)n};
+    bool wide = D % LANES<T> == 0;
     for (size_t j = 0; j < n; j++) {
         k.key[j] = key[j];
-        a.wide = a.wide && aligned(key[j]);
+        wide = wide && aligned(key[j]);
     }
     for (size_t c = 0; c < C; c++) {
         a.out[c] = out[c];
-        a.wide = a.wide && aligned(out[c]);
+        wide = wide && aligned(out[c]);
     }
     if (N == 0 || D == 0) {
         return;
     }
-    size_t warps = blocks_of(blocks_of(D, LANES<T>), WARP);
-    unsigned threads = warps < THREADS / WARP ? (unsigned)warps * WARP : THREADS;
-    switch (C) {
-    case 1:
-        mix_kernel<T, 1><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
-        break;
-    case 2:
-        mix_kernel<T, 2><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
-        break;
-    case 3:
-        mix_kernel<T, 3><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
-        break;
-    default:
-        mix_kernel<T, 4><<<grid_of(N), threads, 0, stream_of(ctx)>>>(k, a);
-        break;
+    if (wide) {
+        mix_run<true>(ctx, k, a, N, C);
+    } else {
+        mix_run<false>(ctx, k, a, N, C);
     }
-    launch_check("mudd_forward");
 }
 
 extern "C" void cuda_mudd_forward_fill(struct kernels *table)

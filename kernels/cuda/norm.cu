@@ -1,11 +1,11 @@
 // norm.cu - RMSNorm and LayerNorm over rows.
 //
-// A warp takes a row, or a block one that is wider than NARROW. Backward, with g = dy * scale and
+// Eight threads take a row, a warp one that is wider, a block one that is wider still. Backward, with g = dy * scale and
 // xhat = (x - mean) * rstd:
 //     dx = rstd * (g - [mean of g, LAYER only] - xhat * mean of (g * xhat)).
 #include "kernels/cuda/columns.cuh"
 
-enum { THREADS = 256, NARROW = 512 };
+enum { THREADS = 256, NARROW = 128, NARROW_THREADS = 8, WIDE = 512 };
 
 template <typename T> struct norm_tensors {
     T *out; // y or dx
@@ -22,7 +22,7 @@ static __global__ void __launch_bounds__(THREADS) forward_kernel(const norm_tens
     constexpr int L = LANES<T>;
     size_t row = (size_t)blockIdx.x * (THREADS / GROUP) + threadIdx.x / GROUP;
     if (row >= n.rows) {
-        return; // whole warps, and blocks only of one row each
+        return; // whole groups
     }
     size_t first = (threadIdx.x % GROUP) * L;
     const T *in = n.x + row * n.width;
@@ -131,14 +131,14 @@ static __global__ void __launch_bounds__(THREADS) backward_kernel(const norm_ten
 
 // A chunk's share of dscale and dbias, for a strip of columns: part [chunk][2][width].
 template <typename T>
-static __global__ void __launch_bounds__(WARP *COLUMN_TALL)
+static __global__ void __launch_bounds__(COLUMN_THREADS)
     parts_kernel(float *part, const norm_tensors<T> n, size_t chunk_rows)
 {
-    size_t at = (size_t)blockIdx.x * COLUMN_STRIP + threadIdx.x * COLUMN_LANES;
+    size_t at = column_first();
     size_t begin = blockIdx.y * chunk_rows, end = min(n.rows, begin + chunk_rows);
     float scale[COLUMN_LANES] = {}, bias[COLUMN_LANES] = {};
 #pragma unroll 4
-    for (size_t row = begin + threadIdx.y; row < end; row += COLUMN_TALL) {
+    for (size_t row = begin + threadIdx.y; row < end; row += blockDim.y) {
         float dy[4], x[4], mean = n.layer ? n.mean[row] : 0.0f, rstd = n.rstd[row];
         four_load<T>(dy, n.dy + row * n.width, at, n.width, n.wide);
         four_load<T>(x, n.x + row * n.width, at, n.width, n.wide);
@@ -174,10 +174,12 @@ static void rows_run(const struct kernel_ctx *ctx, const norm_tensors<T> &n, boo
 template <typename T>
 static void norm_run(const struct kernel_ctx *ctx, const norm_tensors<T> &n, bool forward)
 {
-    if (n.width > NARROW) {
+    if (n.width > WIDE) {
         rows_run<T, THREADS>(ctx, n, forward);
-    } else {
+    } else if (n.width > NARROW) {
         rows_run<T, WARP>(ctx, n, forward);
+    } else {
+        rows_run<T, NARROW_THREADS>(ctx, n, forward);
     }
 }
 
@@ -222,19 +224,17 @@ static void norm_backward(const struct kernel_ctx *ctx, const struct norm_shape 
     size_t rows = shape->rows, width = shape->width;
     norm_tensors<T> n = tensors_of<T>(shape, dx, x, dy, scale, NULL, mean, rstd, accumulate);
     size_t chunk = cuda_column_rows(rows), chunks = blocks_of(rows, chunk);
-    dim3 grid((unsigned)blocks_of(width, COLUMN_STRIP), (unsigned)chunks), block(WARP, COLUMN_TALL);
     if (rows > 0 && (dscale_part || dbias_part)) { // first: dx may overwrite dy
+        column_grid g = column_grid_of(width, chunks);
         float *part = (float *)workspace_get(ctx, cuda_columns_bytes(rows, width));
-        parts_kernel<T><<<grid, block, 0, stream_of(ctx)>>>(part, n, chunk);
+        parts_kernel<T><<<g.grid, g.block, 0, stream_of(ctx)>>>(part, n, chunk);
+        launch_check("norm_backward");
         if (dscale_part) {
-            chunks_kernel<<<grid.x, block, 0, stream_of(ctx)>>>(dscale_part, part, chunks,
-                                                                2 * width, width, false);
+            chunks_add(ctx, dscale_part, part, chunks, 2 * width, width, false);
         }
         if (dbias_part) {
-            chunks_kernel<<<grid.x, block, 0, stream_of(ctx)>>>(dbias_part, part + width, chunks,
-                                                                2 * width, width, false);
+            chunks_add(ctx, dbias_part, part + width, chunks, 2 * width, width, false);
         }
-        launch_check("norm_backward");
     }
     if (rows > 0) {
         norm_run(ctx, n, false);

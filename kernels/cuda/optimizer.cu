@@ -54,9 +54,10 @@ static void sum_squares(const struct kernel_ctx *ctx, double *out, const float *
 // In: p, m, v, gradient. Out: p, m, v.
 struct adamw_step {
     float beta1, beta2, rest1, rest2, eps, scale, decay, rate, correction;
+    const float *scale_at; // read when the kernel runs, if not NULL
     __device__ void operator()(float (&y)[3], const float (&x)[4]) const
     {
-        float g = x[3] * scale;
+        float g = x[3] * (scale_at ? *scale_at : scale);
         y[1] = fmaf(beta1, x[1], rest1 * g);
         y[2] = fmaf(beta2, x[2], rest2 * g * g);
         y[0] = x[0] * decay - rate * y[1] / (sqrtf(y[2] * correction) + eps);
@@ -85,6 +86,7 @@ static void adamw(const struct kernel_ctx *ctx, const struct adamw_args *args, f
     step.rest2 = (float)(1.0 - (double)args->beta2);
     step.eps = args->eps;
     step.scale = args->gradient_scale;
+    step.scale_at = args->gradient_scale_at;
     step.decay = (float)(1.0 - (double)args->lr * (double)args->weight_decay);
     step.rate = (float)((double)args->lr / (1.0 - power((double)args->beta1, args->step)));
     step.correction = (float)(1.0 / (1.0 - power((double)args->beta2, args->step)));

@@ -18,7 +18,7 @@ static size_t workspace(const struct kernel_limits *limits)
 {
     size_t N = limits->B * limits->T, widest = larger(larger(limits->D, limits->F), limits->K);
     size_t heads = larger(limits->H * limits->E, limits->G * limits->E);
-    size_t matmul = CUDA_MATMUL_BYTES + N * limits->Cn * 2;
+    size_t matmul = CUDA_MATMUL_BYTES + CUDA_SPLIT_BYTES + N * limits->Cn * 2;
     size_t columns = cuda_columns_bytes(N, larger(larger(widest, limits->Cn), heads));
     size_t head_norm = cuda_columns_bytes(N * limits->H, limits->E);
     size_t attention = N * limits->H * sizeof(float);

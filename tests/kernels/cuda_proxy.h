@@ -399,7 +399,9 @@ static void proxy_sum_squares(const struct kernel_ctx *ctx, double *out, const f
 static void proxy_adamw(const struct kernel_ctx *ctx, const struct adamw_args *args, float *p,
                         float *m, float *v, const float *gradient, size_t count)
 {
-    PROXY_RUN(adamw, args, PROXY_FLOAT_BOTH(p, count), PROXY_FLOAT_BOTH(m, count),
+    struct adamw_args there = *args;
+    there.gradient_scale_at = PROXY_FLOAT_IN(args->gradient_scale_at, 1);
+    PROXY_RUN(adamw, &there, PROXY_FLOAT_BOTH(p, count), PROXY_FLOAT_BOTH(m, count),
               PROXY_FLOAT_BOTH(v, count), PROXY_FLOAT_IN(gradient, count), count);
 }
 

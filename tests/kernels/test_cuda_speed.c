@@ -1,7 +1,8 @@
 /* test_cuda_speed.c - how long each of the GPU's operations takes at a size of a real model (1.4B, one
  * sequence of 4096 tokens). Medians; between two runs the caches are filled with something else.
  * Bytes count each operand once, operations each multiplication and addition of a product (attention:
- * of the half that is seen). Fails only if something does. */
+ * of the half that is seen). Fails only if something does. With an argument:
+ * those whose name begins with it. */
 #include "tests/kernels/kit.h"
 
 #include "base/device.h"
@@ -125,6 +126,9 @@ static const struct norm_shape row_norm = {NORM_RMS, N, D, 1e-5f};
 static const struct norm_shape head_norm = {NORM_RMS, (size_t)N *H, E, 1e-5f};
 static const struct attention_shape scores = {1, N, H, H, E, 0.125f, NULL};
 
+static const struct attention_shape wide_scores = {1, N, D / 128, D / 128, 128, 0.0884f, NULL};
+static const struct attention_shape odd_scores = {1, N, D / 80, D / 80, 80, 0.1118f, NULL};
+
 #define RUN(name, ...)                                                                             \
     static void run_##name(void)                                                                   \
     {                                                                                              \
@@ -151,6 +155,17 @@ RUN(attention,
     k->attention_forward(ctx, &scores, b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
 RUN(attention_b, k->attention_backward(ctx, &scores, b.dout[0], b.dout[1], b.dout[2], b.key[0],
                                        b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
+RUN(attention_128,
+    k->attention_forward(ctx, &wide_scores, b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
+RUN(attention_b_128,
+    k->attention_backward(ctx, &wide_scores, b.dout[0], b.dout[1], b.dout[2], b.key[0], b.wide[0],
+                          b.lse, b.wide[1], b.wide[2], b.wide[3]))
+RUN(attention_80,
+    k->attention_forward(ctx, &odd_scores, b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
+RUN(attention_b_80,
+    k->attention_backward(ctx, &odd_scores, b.dout[0], b.dout[1], b.dout[2], b.key[0], b.wide[0],
+                          b.lse, b.wide[1], b.wide[2], b.wide[3]))
+RUN(inner_bw, k->linear_backward_weight(ctx, b.f32[0], NULL, b.inner[0], b.wide[0], N, D, K))
 RUN(swiglu, k->swiglu_forward(ctx, b.hidden[0], b.hidden[1], b.hidden[2], (size_t)N *F))
 RUN(swiglu_b, k->swiglu_backward(ctx, b.hidden[1], b.hidden[2], b.hidden[0], b.hidden[1],
                                  b.hidden[2], (size_t)N *F))
@@ -183,7 +198,7 @@ static void run_key(void)
 
 static void run_adamw(void)
 {
-    static const struct adamw_args args = {2e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 10};
+    static const struct adamw_args args = {2e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 10, NULL};
     b.k->adamw(&b.ctx, &args, b.f32[0], b.f32[1], b.f32[2], b.f32[3], (size_t)D * F);
 }
 
@@ -210,9 +225,14 @@ static const struct timed timed[] = {
     {"linear_backward_input F to D", run_linear_bi, ND + NF + DF, 0, 2 * ND *F},
     {"linear_backward_weight [F, D]", run_linear_bw, ND + NF, 8 * DF, 2 * ND *F},
     {"logits_forward 1024 rows", run_logits, (double)V *D, 4 * HV, 2 * HV *D},
+    {"linear_backward_weight [K, D]", run_inner_bw, ND + NK, 8.0 * K *D, 2 * NK *D},
     {"rope", run_rope, 2 * ND, 0, 0},
     {"attention_forward", run_attention, 4 * ND, 0, 2 * ND *N},
     {"attention_backward", run_attention_b, 8 * ND, 0, 5 * ND *N},
+    {"attention_forward E=128", run_attention_128, 4 * ND, 0, 2 * ND *N},
+    {"attention_backward E=128", run_attention_b_128, 8 * ND, 0, 5 * ND *N},
+    {"attention_forward E=80", run_attention_80, 4 * ND, 0, 2 * ND *N},
+    {"attention_backward E=80", run_attention_b_80, 8 * ND, 0, 5 * ND *N},
     {"swiglu_forward", run_swiglu, 3 * NF, 0, 0},
     {"swiglu_backward", run_swiglu_b, 5 * NF, 0, 0},
     {"gelu_forward [N, K]", run_gelu, 2 * NK, 0, 0},
@@ -232,6 +252,8 @@ static const struct timed timed[] = {
     {"sum_squares [D, F]", run_squares, 0, 4 * DF, 0},
     {"adamw [D, F]", run_adamw, 0, 28 * DF, 0},
 };
+
+static const char *wanted = "";
 
 static int compare(const void *x, const void *y)
 {
@@ -268,6 +290,9 @@ static void dtype_time(enum dtype dtype)
     for (size_t i = 0; i < sizeof timed / sizeof *timed; i++) {
         const struct timed *t = &timed[i];
         double ms[REPEATS];
+        if (strncmp(t->name, wanted, strlen(wanted)) != 0) {
+            continue;
+        }
         once(t);
         for (size_t r = 0; r < REPEATS; r++) {
             ms[r] = once(t);
@@ -309,9 +334,10 @@ static void test_speed(void **state)
     device_close(b.device);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     char why[256] = "";
+    wanted = argc > 1 ? argv[1] : wanted;
     if (device_count(DEVICE_CUDA, why, sizeof why) == 0) {
         printf("skipped: %s\n", why);
         return 77;

@@ -119,7 +119,7 @@ static void test_adamw(void **state)
     struct kernel_ctx ctx = kit_context(2);
     float *p = kit_numbers(N, 1), *m = kit_numbers(N, 2), *v = kit_numbers(N, 3),
           *g = kit_numbers(N, 4);
-    struct adamw_args args = {0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 7};
+    struct adamw_args args = {0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 7, NULL};
     double expected[N];
     for (size_t i = 0; i < N; i++) {
         v[i] = fabsf(v[i]) + 0.01f;
