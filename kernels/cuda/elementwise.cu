@@ -81,6 +81,28 @@ extern "C" void cuda_round(const struct kernel_ctx *ctx, void *dst, const float 
     }
 }
 
+static __global__ void __launch_bounds__(EACH_THREADS)
+    columns_kernel(float *x, const float *scale, size_t count, size_t columns)
+{
+    size_t step = (size_t)gridDim.x * EACH_THREADS;
+    for (size_t i = (size_t)blockIdx.x * EACH_THREADS + threadIdx.x; i < count; i += step) {
+        x[i] *= scale[i % columns];
+    }
+}
+
+static void scale_columns(const struct kernel_ctx *ctx, float *x, const float *scale, size_t rows,
+                          size_t columns)
+{
+    size_t count = rows * columns;
+    if (count > 0) {
+        size_t blocks = blocks_of(count, (size_t)EACH_THREADS);
+        blocks = blocks < EACH_BLOCKS_MOST ? blocks : EACH_BLOCKS_MOST;
+        columns_kernel<<<grid_of(blocks), EACH_THREADS, 0, stream_of(ctx)>>>(x, scale, count,
+                                                                             columns);
+        launch_check("scale_columns");
+    }
+}
+
 static void from_f32_f32(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count)
 {
     copy<float>(ctx, dst, src, count);
@@ -97,6 +119,7 @@ extern "C" void cuda_elementwise_fill(struct kernels *table)
 {
     table->zero = zero;
     table->accumulate_f32 = accumulate_f32;
+    table->scale_columns = scale_columns;
     if (table->dtype == DTYPE_BF16) {
         fill<bf16>(table);
         table->from_f32 = cuda_round;
