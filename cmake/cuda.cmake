@@ -35,7 +35,9 @@ set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
 target_compile_options(mudd_compiler INTERFACE
     "$<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Wall>")
 target_compile_definitions(mudd_compiler INTERFACE KERNELS_HAVE_CUDA=1)
-target_link_libraries(dep_cuda INTERFACE CUDA::cudart CUDA::cublas CUDA::cublasLt)
+# cuBLASLt is loaded when a GPU is first used: it is large.
+target_link_libraries(dep_cuda INTERFACE CUDA::cudart ${CMAKE_DL_LIBS})
+target_compile_definitions(dep_cuda INTERFACE KERNELS_CUDA_FOLDER="${CUDAToolkit_LIBRARY_DIR}")
 set(KERNELS_HAVE_CUDA ON)
 
 find_path(nccl_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})

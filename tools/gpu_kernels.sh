@@ -20,7 +20,8 @@ library=$cuda/lib64
 [[ -d $library ]] || library=$cuda/lib
 mkdir -p "$folder"
 
-common=(-D_GNU_SOURCE -DKERNELS_HAVE_CUDA=1 -I. "-I$cuda/include")
+common=(-D_GNU_SOURCE -DKERNELS_HAVE_CUDA=1 "-DKERNELS_CUDA_FOLDER=\"$library\"" -I.
+    "-I$cuda/include")
 c_flags=(-std=c11 -O3 -ffp-contract=off -fno-math-errno -fopenmp "${common[@]}")
 cu_flags=(-std=c++17 -O3 "-arch=$arch" -Werror=all-warnings -Xcompiler=-Wall "${common[@]}")
 
@@ -92,7 +93,7 @@ for test in test_cuda test_cuda_speed; do
         continue
     fi
     gcc "${c_flags[@]}" "tests/kernels/$test.c" "${objects[@]}" -o "$folder/$test" "-L$library" \
-        "-Wl,-rpath,$library" -lcudart -lcublasLt "${cmocka[@]}" -lstdc++ -lpthread -lm
+        "-Wl,-rpath,$library" -lcudart "${cmocka[@]}" -lstdc++ -lpthread -ldl -lm
     "$folder/$test" || status=$?
 done
 exit "$status"

@@ -1,15 +1,15 @@
 // matmul.cu - everything that is a matrix product: linears, logits, the generator's last step.
 //
-// The one house of cuBLASLt. Products are of our tensors as they lie; what accumulates does so inside
+// Products are of our tensors as they lie; what accumulates does so inside
 // the product (C is read and written). The library's own ranking picks the algorithm, once for each
 // shape, from those that do not split the inner dimension; float32 stays float32 (no tf32). So equal
 // shapes give equal bits, on one kind of card with one version of the library. Weight gradients too
 // small to fill a card are split by us, into as many parts as their shape says.
-#include <cublasLt.h>
 #include <pthread.h>
 #include <string.h>
 
 #include "kernels/cuda/columns.cuh"
+#include "kernels/cuda/cublaslt.cuh"
 
 enum { DEVICES_MOST = 64, PLANS = 4096, BIAS_THREADS = 256, SPLIT_TILE = 128, SPLIT_LEAST = 64 };
 
@@ -45,7 +45,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static void library_check(cublasStatus_t status, const char *doing)
 {
     CHECK(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt: %s: %s", doing,
-          cublasLtGetStatusString(status));
+          library.status_string(status));
 }
 
 static int device_bound(void)
@@ -60,17 +60,17 @@ static int device_bound(void)
 extern "C" status_t cuda_matmul_init(void)
 {
     int device = device_bound();
-    cublasStatus_t result = CUBLAS_STATUS_SUCCESS;
     pthread_mutex_lock(&mutex);
-    if (!handles[device]) {
-        result = cublasLtCreate(&handles[device]);
+    status_t status = library_load();
+    if (status == STATUS_OK && !handles[device]) {
+        cublasStatus_t result = library.create(&handles[device]);
+        if (result != CUBLAS_STATUS_SUCCESS) {
+            status = FAIL(STATUS_UNSUPPORTED, "cuBLASLt does not start: %s",
+                          library.status_string(result));
+        }
     }
     pthread_mutex_unlock(&mutex);
-    if (result != CUBLAS_STATUS_SUCCESS) {
-        return FAIL(STATUS_UNSUPPORTED, "cuBLASLt does not start: %s",
-                    cublasLtGetStatusString(result));
-    }
-    return STATUS_OK;
+    return status;
 }
 
 static cudaDataType_t data_type(enum dtype dtype)
@@ -89,16 +89,15 @@ static void layout_set(cublasLtMatrixLayoutOpaque_t *layout, enum dtype dtype, s
 {
     int32_t count = (int32_t)parts;
     int64_t apart = (int64_t)(rows * columns);
-    library_check(
-        cublasLtMatrixLayoutInit(layout, data_type(dtype), columns, rows, (int64_t)columns),
-        "describing a matrix");
+    library_check(library.layout_init(layout, sizeof *layout, data_type(dtype), columns, rows,
+                                      (int64_t)columns),
+                  "describing a matrix");
     if (parts > 0) {
-        library_check(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
-                                                       &count, sizeof count),
-                      "describing a matrix");
-        library_check(cublasLtMatrixLayoutSetAttribute(layout,
-                                                       CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
-                                                       &apart, sizeof apart),
+        library_check(
+            library.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count),
+            "describing a matrix");
+        library_check(library.layout_set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                         &apart, sizeof apart),
                       "describing a matrix");
     }
 }
@@ -106,13 +105,14 @@ static void layout_set(cublasLtMatrixLayoutOpaque_t *layout, enum dtype dtype, s
 static void call_describe(struct library_call *call, const struct product *p)
 {
     cublasOperation_t plain = CUBLAS_OP_N, turned = CUBLAS_OP_T;
-    library_check(cublasLtMatmulDescInit(&call->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+    library_check(library.operation_init(&call->operation, sizeof call->operation,
+                                         CUBLAS_COMPUTE_32F, CUDA_R_32F),
                   "describing a product");
-    library_check(cublasLtMatmulDescSetAttribute(&call->operation, CUBLASLT_MATMUL_DESC_TRANSA,
-                                                 p->b_transposed ? &turned : &plain, sizeof plain),
+    library_check(library.operation_set(&call->operation, CUBLASLT_MATMUL_DESC_TRANSA,
+                                        p->b_transposed ? &turned : &plain, sizeof plain),
                   "describing a product");
-    library_check(cublasLtMatmulDescSetAttribute(&call->operation, CUBLASLT_MATMUL_DESC_TRANSB,
-                                                 p->a_transposed ? &turned : &plain, sizeof plain),
+    library_check(library.operation_set(&call->operation, CUBLASLT_MATMUL_DESC_TRANSB,
+                                        p->a_transposed ? &turned : &plain, sizeof plain),
                   "describing a product");
     layout_set(&call->A, p->in, p->b_transposed ? p->N : p->K, p->b_transposed ? p->K : p->N,
                p->parts);
@@ -145,7 +145,7 @@ template <typename V>
 static void preference_set(cublasLtMatmulPreferenceOpaque_t *preference,
                            cublasLtMatmulPreferenceAttributes_t attribute, V value)
 {
-    library_check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
+    library_check(library.preference_set(preference, attribute, &value, sizeof value),
                   "choosing an algorithm");
 }
 
@@ -156,7 +156,7 @@ static void algorithm_choose(cublasLtHandle_t handle, struct library_call *call,
     cublasLtMatmulPreferenceOpaque_t preference;
     cublasLtMatmulHeuristicResult_t best;
     int found = 0;
-    library_check(cublasLtMatmulPreferenceInit(&preference), "choosing an algorithm");
+    library_check(library.preference_init(&preference, sizeof preference), "choosing an algorithm");
     preference_set(&preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                    (uint64_t)CUDA_MATMUL_BYTES);
     preference_set(&preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -165,12 +165,11 @@ static void algorithm_choose(cublasLtHandle_t handle, struct library_call *call,
     preference_set(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a.B);
     preference_set(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, a.C);
     preference_set(&preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, a.C);
-    cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle, &call->operation, &call->A, &call->B, &call->C,
-                                       &call->C, &preference, 1, &best, &found);
+    cublasStatus_t status = library.heuristic(handle, &call->operation, &call->A, &call->B,
+                                              &call->C, &call->C, &preference, 1, &best, &found);
     CHECK(status == CUBLAS_STATUS_SUCCESS && found == 1,
           "cuBLASLt has no algorithm for [%zu, %zu] x [%zu, %zu] %s to %s: %s", p->M, p->K, p->K,
-          p->N, dtype_name(p->in), dtype_name(p->out), cublasLtGetStatusString(status));
+          p->N, dtype_name(p->in), dtype_name(p->out), library.status_string(status));
     *out = best.algo;
 }
 
@@ -240,7 +239,7 @@ static void product_run(const struct kernel_ctx *ctx, const struct product *p)
     cublasLtMatmulAlgo_t algorithm = algorithm_of(handle, &call, p, device);
     void *workspace = workspace_get(ctx, CUDA_MATMUL_BYTES);
     float one = 1, beta = p->accumulate ? 1 : 0;
-    library_check(cublasLtMatmul(handle, &call.operation, &one, p->B, &call.A, p->A, &call.B, &beta,
+    library_check(library.matmul(handle, &call.operation, &one, p->B, &call.A, p->A, &call.B, &beta,
                                  p->C, &call.C, p->C, &call.C, &algorithm, workspace,
                                  CUDA_MATMUL_BYTES, stream_of(ctx)),
                   "a product");
