@@ -239,7 +239,9 @@ status_t config_load(const char *path, int nargs, char *const *args, int argumen
         TRY_GOTO(config_yaml_read(path, config_take_item, config), free_config);
     }
     for (int i = 0; i < nargs; i++) {
-        TRY_GOTO(config_take_argument(config, args[i], argument0 + i), free_config);
+        if (args[i] != NULL) {
+            TRY_GOTO(config_take_argument(config, args[i], argument0 + i), free_config);
+        }
     }
     *out = *config;
     free(config);

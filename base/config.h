@@ -132,7 +132,8 @@ extern const struct option config_options[];
 extern const size_t config_options_count;
 
 /* Reads defaults, then the YAML file (NULL = none), then `key.path=value` arguments in order.
- * `argument0` is the position of args[0] on the command line, for messages. */
+ * `argument0` is the position of args[0] on the command line, for messages; NULLs among
+ * them are passed over. */
 MUST_USE status_t config_load(const char *path, int nargs, char *const *args, int argument0,
                               struct run_config *out);
 void config_free(struct run_config *config);

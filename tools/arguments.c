@@ -1,8 +1,11 @@
 #include "tools/arguments.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#include "tools/tools.h"
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -16,71 +19,116 @@ static bool is_model(const char *path)
     return ends_with(path, ".json") || (stat(path, &info) == 0 && S_ISDIR(info.st_mode));
 }
 
-static status_t read_flag(int argc, char **argv, int *at, struct arguments *out)
+struct reading {
+    int argc;
+    char **argv;
+    const struct flag *flags;
+    size_t count;
+    struct arguments *out;
+    char **keys; /* [argc] the key=value words at their places, others NULL */
+    int path_at;
+};
+
+static status_t refuse(struct reading *reading, const char *word, const char *why)
 {
-    const char *flag = argv[*at];
-    if (strcmp(flag, "--help") == 0 || strcmp(flag, "-h") == 0) {
-        out->help = true;
-    } else if (strcmp(flag, "--print-config") == 0) {
-        out->print_config = true;
-    } else if (strcmp(flag, "--ops") == 0 && strcmp(argv[0], "plan") == 0 && *at + 1 < argc) {
-        out->ops_rank = atoi(argv[++*at]);
-    } else {
-        return FAIL(STATUS_INVALID, "muddpipe %s: there is no option %s (muddpipe %s --help)",
-                    argv[0], flag, argv[0]);
+    reading->out->usage = true;
+    return FAIL(STATUS_INVALID, "muddpipe %s: %s %s (muddpipe %s --help)", reading->argv[0], word,
+                why, reading->argv[0]);
+}
+
+static status_t read_flag(struct reading *reading, int *at)
+{
+    const char *word = reading->argv[*at];
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
+        reading->out->help = true;
+        return STATUS_OK;
+    }
+    for (size_t f = 0; f < reading->count; f++) {
+        const struct flag *flag = &reading->flags[f];
+        if (strcmp(word, flag->name) != 0) {
+            continue;
+        }
+        if (flag->given) {
+            *flag->given = true;
+        }
+        if (flag->value && *at + 1 == reading->argc) {
+            return refuse(reading, word, "wants a value behind it");
+        }
+        if (flag->value) {
+            *flag->value = reading->argv[++*at];
+        }
+        return STATUS_OK;
+    }
+    return refuse(reading, word, "is not an option");
+}
+
+static status_t read_words(struct reading *reading)
+{
+    for (int at = 1; at < reading->argc && !reading->out->help; at++) {
+        char *word = reading->argv[at];
+        if (word[0] == '-') {
+            TRY(read_flag(reading, &at));
+        } else if (strchr(word, '=')) {
+            reading->keys[at] = word;
+        } else if (!reading->out->path) {
+            reading->out->path = word;
+            reading->path_at = at;
+        } else {
+            return refuse(reading, word, "is neither an option nor key=value");
+        }
     }
     return STATUS_OK;
 }
 
-/* `model=PATH` in front of the user's own arguments, so that these win. */
-static status_t load_model_only(const char *path, int count, char **rest, int position,
-                                struct run_config *out)
+/* A path to a model stands for `model=PATH` in its place. */
+static status_t load_model(struct reading *reading)
 {
-    char **all = calloc((size_t)count + 1, sizeof *all);
-    size_t size = strlen(path) + sizeof "model=";
+    size_t size = strlen(reading->out->path) + sizeof "model=";
     char *model = malloc(size);
-    status_t status = STATUS_OK;
-    if (!all || !model) {
-        status = FAIL(STATUS_NOMEM, "no memory for %d arguments", count);
-    } else {
-        snprintf(model, size, "model=%s", path);
-        all[0] = model;
-        memcpy(all + 1, rest, (size_t)count * sizeof *all);
-        status = config_load(NULL, count + 1, all, position - 1, out);
+    if (!model) {
+        return FAIL(STATUS_NOMEM, "no memory for %zu bytes", size);
     }
+    snprintf(model, size, "model=%s", reading->out->path);
+    reading->keys[reading->path_at] = model;
+    status_t status = config_load(NULL, reading->argc, reading->keys, 0, &reading->out->config);
+    reading->keys[reading->path_at] = NULL;
     free(model);
-    free(all);
     return status;
 }
 
-status_t arguments_read(int argc, char **argv, struct arguments *out)
+status_t arguments_read(int argc, char **argv, const struct flag *flags, size_t count,
+                        bool path_is_config, struct arguments *out)
 {
-    const char *path = NULL;
     memset(out, 0, sizeof *out);
-    out->ops_rank = -1;
-    char **keys = calloc((size_t)argc, sizeof *keys);
-    if (!keys) {
+    struct reading reading = {
+        .argc = argc, .argv = argv, .flags = flags, .count = count, .out = out};
+    reading.keys = calloc((size_t)argc, sizeof *reading.keys);
+    if (!reading.keys) {
         return FAIL(STATUS_NOMEM, "no memory for %d arguments", argc);
     }
-    status_t status = STATUS_OK;
-    int count = 0, first = 0;
-    for (int at = 1; at < argc && status == STATUS_OK; at++) {
-        if (argv[at][0] == '-') {
-            status = read_flag(argc, argv, &at, out);
-        } else if (strchr(argv[at], '=')) {
-            first = first > 0 ? first : at;
-            keys[count++] = argv[at];
-        } else if (!path) {
-            path = argv[at];
-        } else {
-            status = FAIL(STATUS_INVALID, "muddpipe %s: `%s` is neither an option nor key=value",
-                          argv[0], argv[at]);
-        }
-    }
+    status_t status = read_words(&reading);
     if (status == STATUS_OK && !out->help) {
-        status = path && is_model(path) ? load_model_only(path, count, keys, first, &out->config)
-                                        : config_load(path, count, keys, first, &out->config);
+        const char *file = path_is_config ? out->path : NULL;
+        status = file && is_model(file) ? load_model(&reading)
+                                        : config_load(file, argc, reading.keys, 0, &out->config);
     }
-    free(keys);
+    free(reading.keys);
     return status;
+}
+
+int arguments_exit(const struct arguments *arguments)
+{
+    return arguments->usage ? EXIT_USAGE : EXIT_FAILURE;
+}
+
+status_t arguments_number(const char *flag, const char *text, long long least, long long *out)
+{
+    char *end;
+    errno = 0;
+    *out = strtoll(text, &end, 10);
+    if (end == text || *end != '\0' || errno != 0 || *out < least) {
+        return FAIL(STATUS_INVALID, "%s wants a whole number from %lld on, not `%s`", flag, least,
+                    text);
+    }
+    return STATUS_OK;
 }

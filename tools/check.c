@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "runtime/runtime.h"
+#include "tools/arguments.h"
 #include "tools/check_case.h"
 #include "tools/check_report.h"
 #include "tools/tools.h"
@@ -383,11 +384,12 @@ static status_t check_body(struct job *job, struct group *group, void *argument)
 
 /* ---- the command line ---- */
 
-static bool parse_number(const char *text, double *out)
+/* A positive, finite number. */
+static bool parse_tolerance(const char *text, double *out)
 {
     char *end;
-    *out = text ? strtod(text, &end) : 0;
-    return text && end != text && *end == '\0' && isfinite(*out) && *out > 0;
+    *out = strtod(text, &end);
+    return end != text && *end == '\0' && isfinite(*out) && *out > 0;
 }
 
 static int usage_failed(const char *what)
@@ -396,47 +398,39 @@ static int usage_failed(const char *what)
     return check_help(stderr, EXIT_USAGE);
 }
 
+static int run_check(struct job *job, struct check *check, const char *tolerance, const char *steps)
+{
+    long long number = 0;
+    if (!check->folder) {
+        return usage_failed("which folder?");
+    }
+    if (tolerance && !parse_tolerance(tolerance, &check->tolerance)) {
+        return usage_failed("--tol wants a number above 0");
+    }
+    if (steps && arguments_number("--steps", steps, 1, &number) != STATUS_OK) {
+        return EXIT_USAGE;
+    }
+    check->steps = number;
+    return job_run(job, check_body, check);
+}
+
 int check_main(int argc, char **argv)
 {
     struct check check = {.tolerance = 1e-5};
     struct job job = {.command = "check", .argc = argc + 1, .argv = argv - 1};
-    int at = 1;
-    for (; at < argc && !strchr(argv[at], '='); at++) {
-        double number;
-        const char *value = at + 1 < argc ? argv[at + 1] : NULL;
-        if (strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0) {
-            return check_help(stdout, EXIT_SUCCESS);
-        } else if (strcmp(argv[at], "--tol") == 0) {
-            if (!parse_number(value, &check.tolerance)) {
-                return usage_failed("--tol wants a number above 0");
-            }
-            at++;
-        } else if (strcmp(argv[at], "--steps") == 0) {
-            if (!parse_number(value, &number) || number != floor(number) || number > 1e6) {
-                return usage_failed("--steps wants a whole number above 0");
-            }
-            check.steps = (int64_t)number;
-            at++;
-        } else if (strcmp(argv[at], "--save") == 0) {
-            if (!value) {
-                return usage_failed("--save wants a file name");
-            }
-            check.save = value;
-            at++;
-        } else if (argv[at][0] == '-' || check.folder) {
-            fprintf(stderr, "muddpipe check: `%s` is not an option\n\n", argv[at]);
-            return check_help(stderr, EXIT_USAGE);
-        } else {
-            check.folder = argv[at];
-        }
+    struct arguments arguments;
+    const char *tolerance = NULL, *steps = NULL;
+    const struct flag flags[] = {
+        {"--tol", &tolerance, NULL}, {"--steps", &steps, NULL}, {"--save", &check.save, NULL}};
+    if (arguments_read(argc, argv, flags, 3, false, &arguments) != STATUS_OK) {
+        return arguments_exit(&arguments);
     }
-    if (!check.folder) {
-        return usage_failed("which folder?");
+    if (arguments.help) {
+        return check_help(stdout, EXIT_SUCCESS);
     }
-    if (config_load(NULL, argc - at, argv + at, at, &job.config) != STATUS_OK) {
-        return EXIT_FAILURE;
-    }
-    int code = job_run(&job, check_body, &check);
+    check.folder = arguments.path;
+    job.config = arguments.config;
+    int code = run_check(&job, &check, tolerance, steps);
     config_free(&job.config);
     return code;
 }

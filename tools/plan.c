@@ -55,9 +55,9 @@ static void print_dense_cost(const struct model *model)
 static void print_all(const struct model *model, const struct plan *plan)
 {
     print_dense_cost(model);
-    printf("%lld parameters; %d stages, %d microbatches of %lld x %lld tokens, schedule %s\n\n",
-           (long long)model_parameter_count(model), plan->stages, plan->microbatches,
-           (long long)model->B, (long long)model->T, plan->schedule);
+    printf("%lld parameters; %d stage%s, %d microbatches of %lld x %lld tokens, schedule %s\n\n",
+           (long long)model_parameter_count(model), plan->stages, plan->stages == 1 ? "" : "s",
+           plan->microbatches, (long long)model->B, (long long)model->T, plan->schedule);
     plan_print_partition(plan, stdout);
     printf("\n");
     plan_print_traffic(plan, stdout);
@@ -67,9 +67,8 @@ static void print_all(const struct model *model, const struct plan *plan)
     plan_print_timeline(plan, COLUMNS, stdout);
 }
 
-static status_t plan_run(const struct arguments *arguments)
+static status_t plan_run(const struct run_config *config, long long ops_rank, bool print)
 {
-    const struct run_config *config = &arguments->config;
     struct model_config model_config;
     struct model *model;
     struct plan *plan = NULL;
@@ -78,11 +77,13 @@ static status_t plan_run(const struct arguments *arguments)
     int64_t microbatches = config->parallel.microbatches > 0 ? config->parallel.microbatches : 8;
     TRY(model_create(&model_config, config->data.micro_batch, T, DTYPE_F32, &model));
     status_t status = make_plan(config, model, (int)microbatches, &plan);
-    if (status == STATUS_OK && arguments->ops_rank >= plan->ranks) {
-        status = FAIL(STATUS_INVALID, "--ops %d: the ranks are 0 to %d", arguments->ops_rank,
-                      plan->ranks - 1);
-    } else if (status == STATUS_OK && arguments->ops_rank >= 0) {
-        plan_print_ops(plan, arguments->ops_rank, stdout);
+    if (status == STATUS_OK && ops_rank >= plan->ranks) {
+        status =
+            FAIL(STATUS_INVALID, "--ops %lld: the ranks are 0 to %d", ops_rank, plan->ranks - 1);
+    } else if (status == STATUS_OK && ops_rank >= 0) {
+        plan_print_ops(plan, (int)ops_rank, stdout);
+    } else if (status == STATUS_OK && print) {
+        config_print(config, stdout);
     } else if (status == STATUS_OK) {
         print_all(model, plan);
     }
@@ -94,18 +95,21 @@ static status_t plan_run(const struct arguments *arguments)
 int plan_main(int argc, char **argv)
 {
     struct arguments arguments;
-    if (arguments_read(argc, argv, &arguments) != STATUS_OK) {
-        return EXIT_FAILURE;
+    const char *ops = NULL;
+    bool print = false;
+    long long rank = -1;
+    const struct flag flags[] = {{"--ops", &ops, NULL}, {"--print-config", NULL, &print}};
+    if (arguments_read(argc, argv, flags, 2, true, &arguments) != STATUS_OK) {
+        return arguments_exit(&arguments);
     }
     if (arguments.help) {
         return plan_help();
     }
-    status_t status = STATUS_OK;
-    if (arguments.print_config) {
-        config_print(&arguments.config, stdout);
-    } else {
-        status = plan_run(&arguments);
+    if (ops && arguments_number("--ops", ops, 0, &rank) != STATUS_OK) {
+        config_free(&arguments.config);
+        return EXIT_USAGE;
     }
+    status_t status = plan_run(&arguments.config, rank, print);
     config_free(&arguments.config);
     return status == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE;
 }

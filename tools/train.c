@@ -32,23 +32,32 @@ static int eval_help(void)
     return EXIT_SUCCESS;
 }
 
+/* Whoever asks for the resolved configuration wants to know whether it is right. */
+static status_t print_resolved(const struct run_config *config)
+{
+    struct model_config model;
+    if (config->model[0] || config->model_keys.count > 0 || config->dense_keys.count > 0) {
+        TRY(model_config_load(config->model, &config->model_keys, &config->dense_keys, &model));
+    }
+    config_print(config, stdout);
+    return STATUS_OK;
+}
+
 static int run(int argc, char **argv, job_body_fn body, int (*help)(void))
 {
     struct arguments arguments;
+    bool print = false;
+    const struct flag flags[] = {{"--print-config", NULL, &print}};
     struct job job = {.command = argv[0], .argc = argc + 1, .argv = argv - 1};
-    if (arguments_read(argc, argv, &arguments) != STATUS_OK) {
-        return EXIT_FAILURE;
+    if (arguments_read(argc, argv, flags, 1, true, &arguments) != STATUS_OK) {
+        return arguments_exit(&arguments);
     }
     if (arguments.help) {
         return help();
     }
-    if (arguments.print_config) {
-        config_print(&arguments.config, stdout);
-        config_free(&arguments.config);
-        return EXIT_SUCCESS;
-    }
     job.config = arguments.config;
-    int code = job_run(&job, body, NULL);
+    int code = print ? (print_resolved(&job.config) == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE)
+                     : job_run(&job, body, NULL);
     config_free(&job.config);
     return code;
 }
