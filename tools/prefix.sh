@@ -53,6 +53,7 @@ if [[ $wheel == --ucx-cuda ]]; then
     find "$folder/libucx" -name '*.a' -delete
     find "$folder/libucx" -name '*.so*' -type f -exec strip --strip-unneeded {} + 2>/dev/null || true
     chmod -R u+w "$folder/libucx"
+    chmod +x "$folder"/libucx/bin/*
 fi
 du -sh "$folder"
 echo "prefix: done; to build with it:"
