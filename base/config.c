@@ -7,7 +7,7 @@
 #include "base/config_yaml.h"
 
 #define LIMIT 9.223372036854775807e18
-#define ROW(key, kind, text, low, high, words, meaning)                                            \
+#define ROW(key, kind, text, low, high, words, meaning, ...)                                       \
     {.name = #key,                                                                                 \
      .type = kind,                                                                                 \
      .offset = offsetof(struct run_config, key),                                                   \
@@ -15,12 +15,17 @@
      .min = low,                                                                                   \
      .max = high,                                                                                  \
      .choices = words,                                                                             \
-     .help = meaning},
-#define TEXT(key, text, meaning) ROW(key, OPTION_STRING, text, 0, 0, NULL, meaning)
-#define INT(key, text, low, high, meaning) ROW(key, OPTION_INT, text, low, high, NULL, meaning)
-#define REAL(key, text, low, high, meaning) ROW(key, OPTION_REAL, text, low, high, NULL, meaning)
-#define BOOL(key, text, meaning) ROW(key, OPTION_BOOL, text, 0, 0, NULL, meaning)
-#define CHOICE(key, text, words, meaning) ROW(key, OPTION_CHOICE, text, 0, 0, words, meaning)
+     .help = meaning,                                                                              \
+     __VA_ARGS__},
+#define TEXT(key, text, meaning) ROW(key, OPTION_STRING, text, 0, 0, NULL, meaning, )
+#define INT(key, text, low, high, meaning) ROW(key, OPTION_INT, text, low, high, NULL, meaning, )
+#define REAL(key, text, low, high, meaning) ROW(key, OPTION_REAL, text, low, high, NULL, meaning, )
+#define ABOVE(key, text, low, high, reason, meaning)                                               \
+    ROW(key, OPTION_REAL, text, low, high, NULL, meaning, .above_min = true, .why = reason)
+#define BELOW(key, text, low, high, reason, meaning)                                               \
+    ROW(key, OPTION_REAL, text, low, high, NULL, meaning, .below_max = true, .why = reason)
+#define BOOL(key, text, meaning) ROW(key, OPTION_BOOL, text, 0, 0, NULL, meaning, )
+#define CHOICE(key, text, words, meaning) ROW(key, OPTION_CHOICE, text, 0, 0, words, meaning, )
 
 const struct option config_options[] = {
 #include "base/config.def"

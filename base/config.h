@@ -34,6 +34,8 @@ struct option {
     size_t offset;             /* bytes into the struct that the table describes */
     const char *default_value; /* as text, through the same parser; NULL: stays zero (unset) */
     double min, max;           /* inclusive; ints and reals */
+    bool above_min, below_max; /* reals: the bound itself is out, as a float32 too */
+    const char *why;           /* why it is, or NULL */
     const char *choices;       /* OPTION_CHOICE only */
     const char *help;          /* one line */
 };

@@ -120,7 +120,15 @@ static bool parse_int(const char *text, double min, double max, int64_t *out)
     return (double)value >= min && (double)value <= max;
 }
 
-static bool parse_real(const char *text, double min, double max, double *out)
+/* Open bounds are those of the float32 that the value becomes. */
+static bool real_fits(const struct option *option, double value)
+{
+    return value >= option->min && value <= option->max &&
+           !(option->above_min && (float)value <= (float)option->min) &&
+           !(option->below_max && (float)value >= (float)option->max);
+}
+
+static bool parse_real(const char *text, const struct option *option, double *out)
 {
     char *end;
 
@@ -132,7 +140,7 @@ static bool parse_real(const char *text, double min, double max, double *out)
         return false;
     }
     *out = value;
-    return value >= min && value <= max;
+    return real_fits(option, value);
 }
 
 static bool parse_choice(const char *text, const char *choices, int *out)
@@ -175,7 +183,7 @@ static bool option_parse(const struct option *option, const char *text, void *ba
         *(int64_t *)field = integer;
         return true;
     case OPTION_REAL:
-        if (!parse_real(text, option->min, option->max, &real)) {
+        if (!parse_real(text, option, &real)) {
             return false;
         }
         *(double *)field = real;
@@ -197,10 +205,35 @@ static bool option_parse(const struct option *option, const char *text, void *ba
     return false;
 }
 
-static const char *option_expectation(const struct option *option, char *buffer, size_t size)
+/* The bounds of a number; the largest value of the type only to whom it stopped. */
+static void bounds_print(const struct option *option, const char *text, char *buffer, size_t size)
 {
-    const char *noun = option->type == OPTION_INT ? "an integer" : "a number";
+    bool integer = option->type == OPTION_INT;
+    double value = strtod(text, NULL);
+    bool endless = !integer && isinf(value) && strchr("0123456789+-.", text[0]) != NULL;
+    const char *noun = integer ? "an integer" : endless ? "a finite number" : "a number";
 
+    if (option->above_min || option->below_max) {
+        snprintf(buffer, size, "%s %s %.10g and %s %.10g (%s)", noun,
+                 option->above_min ? "above" : "of at least", option->min,
+                 option->below_max ? "below" : "at most", option->max, option->why);
+    } else if (option->max < no_limit) {
+        snprintf(buffer, size, "%s from %.10g to %.10g", noun, option->min, option->max);
+    } else if (value > no_limit && integer) {
+        snprintf(buffer, size, "%s of at most %lld", noun, (long long)INT64_MAX);
+    } else if (value > option->max && !endless) {
+        snprintf(buffer, size, "%s of at most %.10g", noun, option->max);
+    } else if (option->min > -no_limit) {
+        snprintf(buffer, size, "%s of at least %.10g", noun, option->min);
+    } else {
+        snprintf(buffer, size, "%s", noun);
+    }
+}
+
+/* What the option wants, for a text that is not it. */
+static const char *option_expectation(const struct option *option, const char *text, char *buffer,
+                                      size_t size)
+{
     switch (option->type) {
     case OPTION_BOOL:
         return "true or false";
@@ -212,14 +245,7 @@ static const char *option_expectation(const struct option *option, char *buffer,
         break;
     case OPTION_INT:
     case OPTION_REAL:
-        if (option->max >= no_limit && option->min <= -no_limit) {
-            return noun;
-        }
-        if (option->max >= no_limit) {
-            snprintf(buffer, size, "%s of at least %g", noun, option->min);
-        } else {
-            snprintf(buffer, size, "%s from %.10g to %.10g", noun, option->min, option->max);
-        }
+        bounds_print(option, text, buffer, size);
         break;
     }
     return buffer;
@@ -248,12 +274,12 @@ status_t option_set(const struct option *table, size_t count, void *base, const 
             return FAIL(STATUS_INVALID, "%s: unknown key %s%s; did you mean %s%s?", place, prefix,
                         name, prefix, nearest);
         }
-        return FAIL(STATUS_INVALID, "%s: unknown key %s%s; --help lists the keys", place, prefix,
-                    name);
+        return FAIL(STATUS_INVALID, "%s: unknown key %s%s; `muddpipe --help-config` lists the keys",
+                    place, prefix, name);
     }
     if (!option_parse(option, text, base)) {
         return FAIL(STATUS_INVALID, "%s: %s%s must be %s, not '%.80s'", place, prefix, name,
-                    option_expectation(option, expected, sizeof expected), text);
+                    option_expectation(option, text, expected, sizeof expected), text);
     }
     return STATUS_OK;
 }

@@ -186,7 +186,7 @@ static void test_names_refused(void **state)
     assert_file_refused("seed: 1\nsede: 2\n", ":2:1: ", "unknown key sede; did you mean seed?");
     assert_file_refused("parallel:\n  microbatch: 2\n", ":2:3: ", "parallel.microbatches?");
     assert_file_refused("pp: 2\n", ":1:1: ", "did you mean parallel.pp?");
-    assert_file_refused("learning_rate_of_adam: 2\n", ":1:1: ", "--help lists the keys");
+    assert_file_refused("learning_rate_of_adam: 2\n", ":1:1: ", "; `muddpipe --help-config` lists");
     assert_file_refused("paralel: {pp: 2}\n", ":1:1: ", "unknown group paralel; the groups are");
     assert_file_refused("optimiser:\n  lr: 1\n", ":1:1: ", "unknown group optimiser");
     assert_file_refused("parallel: 4\n", ":1:1: ", "parallel is a group");
@@ -200,7 +200,13 @@ static void test_values_refused(void **state)
                         ":1:7: ", "seed must be an integer of at least 0, not 'one'");
     assert_file_refused("seed: -1\n", ":1:7: ", "not '-1'");
     assert_file_refused("seed: 1.5\n", ":1:7: ", "an integer");
-    assert_file_refused("seed: 99999999999999999999\n", ":1:7: ", "an integer");
+    assert_file_refused("seed: 99999999999999999999\n",
+                        ":1:7: ", "an integer of at most 9223372036854775807, not");
+    assert_file_refused("optimizer: {lr: 1e30}\n",
+                        ":1:17: ", "a number of at most 9.223372037e+18, not '1e30'");
+    assert_file_refused("optimizer: {lr: -1e30}\n", ":1:17: ", "a number of at least 0, not");
+    assert_file_refused("optimizer: {lr: 1e400}\n",
+                        ":1:17: ", "a finite number of at least 0, not '1e400'");
     assert_file_refused("seed: ' 1'\n", ":1:7: ", "an integer");
     assert_file_refused("seed:\n", ":1:1: ", "seed has no value");
     assert_file_refused("seed: ~\n", ":1:1: ", "seed has no value");
@@ -209,8 +215,13 @@ static void test_values_refused(void **state)
     assert_file_refused("optimizer: {steps: 0}\n", ":1:20: ", "an integer of at least 1");
     assert_file_refused("optimizer: {lr: nan}\n", ":1:17: ", "a number of at least 0");
     assert_file_refused("optimizer: {lr: inf}\n", ":1:17: ", "a number");
-    assert_file_refused("optimizer: {lr: 1e999}\n", ":1:17: ", "a number");
-    assert_file_refused("optimizer: {beta1: 1.1}\n", ":1:20: ", "a number from 0 to 1");
+    assert_file_refused("optimizer: {beta1: 1.1}\n", ":1:20: ", "of at least 0 and below 1");
+    assert_file_refused("optimizer: {beta1: 1}\n", ":1:20: ", "below 1 (at 1 the moment");
+    assert_file_refused("optimizer: {beta2: 1.0}\n", ":1:20: ", "below 1 (at 1 the moment");
+    assert_file_refused("optimizer: {beta2: 0.99999999999}\n", ":1:20: ", "below 1 (");
+    assert_file_refused("optimizer: {eps: 0}\n", ":1:18: ", "above 0 and at most 1 (a weight");
+    assert_file_refused("optimizer: {eps: 1e-60}\n", ":1:18: ", "above 0");
+    assert_file_refused("optimizer: {eps: 2}\n", ":1:18: ", "at most 1");
     assert_file_refused("optimizer: {lr: fast}\n", ":1:17: ", "not 'fast'");
     assert_file_refused("parallel: {schedule: 1F1B}\n", ":1:22: ", "one of gpipe|1f1b");
     assert_file_refused("parallel: {schedule: gp}\n", ":1:22: ", "not 'gp'");
