@@ -70,20 +70,38 @@ static void config_derive(struct model_config *config)
     }
 }
 
-static status_t config_read(const char *path, struct model_config *config)
+static status_t config_read(const char *path, struct model_config *config, char *file, size_t size)
 {
     struct stat info;
-    char file[CONFIG_STRING];
 
     if (stat(path, &info) != 0) {
         return FAIL(STATUS_IO, "model %s: %s", path, strerror(errno));
     }
     const char *tail = S_ISDIR(info.st_mode) ? "/config.json" : "";
-    int length = snprintf(file, sizeof file, "%s%s", path, tail);
-    if (length < 0 || (size_t)length >= sizeof file) {
+    int length = snprintf(file, size, "%s%s", path, tail);
+    if (length < 0 || (size_t)length >= size) {
         return FAIL(STATUS_INVALID, "model: a path of %zu bytes is too long", strlen(path));
     }
     return config_file_read(file, config);
+}
+
+/* "FILE: " or "FILE and the command line: ": where the keys of a model come from. */
+static void source_print(const char *file, const struct config_entries *const entries[2],
+                         char *buffer, size_t size)
+{
+    bool arguments = false;
+
+    for (int e = 0; e < 2; e++) {
+        for (size_t i = 0; entries[e] != NULL && i < entries[e]->count; i++) {
+            const char *from = entries[e]->entry[i].where.file;
+            arguments |= from[0] == '\0';
+            file = file[0] == '\0' ? from : file;
+        }
+    }
+    buffer[0] = '\0';
+    if (file[0] != '\0') {
+        snprintf(buffer, size, "%s%s: ", file, arguments ? " and the command line" : "");
+    }
 }
 
 status_t model_config_load(const char *path, const struct config_entries *model_keys,
@@ -91,17 +109,20 @@ status_t model_config_load(const char *path, const struct config_entries *model_
 {
     struct model_config config;
     struct option dense[DENSE_KEYS_MAX];
+    const struct config_entries *const entries[2] = {model_keys, dense_keys};
     size_t dense_count = config_dense_options(dense);
+    char file[CONFIG_STRING] = "", source[CONFIG_STRING + 32];
 
     memset(&config, 0, sizeof config);
     option_defaults(model_options, model_options_count, &config);
     if (path[0] != '\0') {
-        TRY(config_read(path, &config));
+        TRY(config_read(path, &config, file, sizeof file));
     }
     TRY(entries_apply(model_keys, model_options, model_options_count, "model.", &config));
     TRY(entries_apply(dense_keys, dense, dense_count, "dense.", &config));
     config_derive(&config);
-    TRY(model_config_validate(&config));
+    source_print(file, entries, source, sizeof source);
+    TRY(config_check(&config, source));
     *out = config;
     return STATUS_OK;
 }

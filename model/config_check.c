@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "model/model.h"
+#include "model/config_file.h"
 
-static status_t check_given(const struct model_config *config)
+static status_t check_given(const struct model_config *config, const char *source)
 {
     const struct {
         const char *name;
@@ -19,63 +19,64 @@ static status_t check_given(const struct model_config *config)
     for (size_t i = 0; i < sizeof given / sizeof given[0]; i++) {
         if (given[i].value < 1) {
             return FAIL(STATUS_INVALID,
-                        "the model has no %s: set model.%s, or give `model` a config.json",
-                        given[i].name, given[i].name);
+                        "%sthe model has no %s: set model.%s, or give `model` a config.json",
+                        source, given[i].name, given[i].name);
         }
     }
     return STATUS_OK;
 }
 
-static status_t check_heads(const struct model_config *config)
+static status_t check_heads(const struct model_config *config, const char *source)
 {
     long long heads = (long long)config->n_head, width = (long long)config->head_dim;
     long long groups = (long long)config->n_local_heads, dim = (long long)config->dim;
     double rotary = (double)config->head_dim * config->rotary_pct;
 
     if (heads * width != dim) {
-        return FAIL(STATUS_INVALID,
-                    "model: n_head %lld x head_dim %lld must make dim %lld; choose an n_head that "
-                    "divides dim and leave head_dim out",
-                    heads, width, dim);
+        return FAIL(
+            STATUS_INVALID,
+            "%smodel: n_head %lld x head_dim %lld must make dim %lld; choose an n_head that "
+            "divides dim and leave head_dim out",
+            source, heads, width, dim);
     }
     if (groups < 1 || heads % groups != 0) {
-        return FAIL(STATUS_INVALID, "model: n_local_heads %lld must divide n_head %lld", groups,
-                    heads);
+        return FAIL(STATUS_INVALID, "%smodel: n_local_heads %lld must divide n_head %lld", source,
+                    groups, heads);
     }
     if ((int64_t)rotary < 2 || (int64_t)rotary % 2 != 0) {
         return FAIL(STATUS_INVALID,
-                    "model: rotary turns pairs, so head_dim x rotary_pct must be even and at "
+                    "%smodel: rotary turns pairs, so head_dim x rotary_pct must be even and at "
                     "least 2, not %g",
-                    rotary);
+                    source, rotary);
     }
     return STATUS_OK;
 }
 
-static status_t check_ffn(const struct model_config *config)
+static status_t check_ffn(const struct model_config *config, const char *source)
 {
     if (config->intermediate_size < 1 || model_ffn_width(config, 1) < 1) {
         return FAIL(STATUS_INVALID,
-                    "model: intermediate_size %lld leaves the first layer no FFN: widths are "
+                    "%smodel: intermediate_size %lld leaves the first layer no FFN: widths are "
                     "multiples of 128 and the first is %s; take 256 or more",
-                    (long long)config->intermediate_size,
+                    source, (long long)config->intermediate_size,
                     config->ffn_scale_with_layer ? "half of it" : "all of it");
     }
     return STATUS_OK;
 }
 
-static status_t check_ways(const char *key, const char *ways)
+static status_t check_ways(const char *key, const char *ways, const char *source)
 {
     for (size_t i = 0; ways[i] != '\0'; i++) {
         if (strchr("qkvr", ways[i]) == NULL || strchr(&ways[i + 1], ways[i]) != NULL) {
-            return FAIL(STATUS_INVALID, "model: %s takes letters of qkvr, each once, not '%.40s'",
-                        key, ways);
+            return FAIL(STATUS_INVALID, "%smodel: %s takes letters of qkvr, each once, not '%.40s'",
+                        source, key, ways);
         }
     }
     return STATUS_OK;
 }
 
 /* Patterns that say twice which keys are read. */
-static status_t check_pattern(const struct model_config *config)
+static status_t check_pattern(const struct model_config *config, const char *source)
 {
     bool dilation = config->dense_pattern.key_dilation > 1;
     bool window = config->dense_pattern.window > 0;
@@ -86,63 +87,78 @@ static status_t check_pattern(const struct model_config *config)
     if (sources && (dilation || window || blocks || config->dense_pattern.query_period > 1 ||
                     config->dense_ways[0] != '\0' || config->dense_type == DENSE_L)) {
         return FAIL(STATUS_INVALID,
-                    "dense: sources says exactly who reads what; leave key_dilation, window, "
-                    "block_size, query_period, dense_ways and dense_type l out beside it");
+                    "%sdense: sources says exactly who reads what; leave key_dilation, window, "
+                    "block_size, query_period, dense_ways and dense_type l out beside it",
+                    source);
     }
     if (dilation + window + blocks > 1) {
         return FAIL(STATUS_INVALID,
-                    "dense: key_dilation, window and block_size each say which keys are read; "
-                    "choose one (any of them goes with query_period)");
+                    "%sdense: key_dilation, window and block_size each say which keys are read; "
+                    "choose one (any of them goes with query_period)",
+                    source);
     }
     if (!config->dense &&
         (dilation || window || blocks || config->dense_pattern.query_period > 1)) {
-        log_warn("model.dense is false: the pattern of dense connections is not used");
+        log_warn("%smodel.dense is false: the pattern of dense connections is not used", source);
     }
     return STATUS_OK;
 }
 
-static status_t check_dense(const struct model_config *config)
+static status_t check_dense(const struct model_config *config, const char *source)
 {
-    TRY(check_ways("dense_ways", config->dense_ways));
-    TRY(check_ways("mudd_postnorm_ways", config->mudd_postnorm_ways));
+    TRY(check_ways("dense_ways", config->dense_ways, source));
+    TRY(check_ways("mudd_postnorm_ways", config->mudd_postnorm_ways, source));
+    if (config->mudd_postnorm_ways[0] != '\0' && !config->mudd_postnorm) {
+        log_warn("%smodel: mudd_postnorm_ways is not used: it says which ways mudd_postnorm norms, "
+                 "and that is false",
+                 source);
+    }
     if (config->dense && config->dense_type == DENSE_L && config->dense_ways[0] != '\0') {
         return FAIL(STATUS_INVALID,
-                    "model: dense_type l forms one way for all inputs, so dense_ways must be "
+                    "%smodel: dense_type l forms one way for all inputs, so dense_ways must be "
                     "empty, not '%.8s'",
-                    config->dense_ways);
+                    source, config->dense_ways);
     }
-    return check_pattern(config);
+    return check_pattern(config, source);
 }
 
 /* The GELU family has biases, rotary on a part of the head and parallel residual; the other has not. */
-static status_t check_family(const struct model_config *config)
+static status_t check_family(const struct model_config *config, const char *source)
 {
     if (config->tie_word_embeddings) {
         return FAIL(STATUS_UNSUPPORTED,
-                    "model: tie_word_embeddings is not supported: embedding and head live on "
+                    "%smodel: tie_word_embeddings is not supported: embedding and head live on "
                     "different stages and would have to exchange the gradient of one matrix; set "
-                    "model.tie_word_embeddings=false");
+                    "model.tie_word_embeddings=false",
+                    source);
     }
     if (config->model_type == MODEL_MUDDFORMER &&
         (config->use_linear_bias || config->use_parallel_residual || config->rotary_pct < 1.0)) {
         return FAIL(STATUS_UNSUPPORTED,
-                    "model: use_linear_bias, use_parallel_residual and rotary_pct below 1 belong "
+                    "%smodel: use_linear_bias, use_parallel_residual and rotary_pct below 1 belong "
                     "to model_type muddpythia; set them to false, false and 1, or choose that "
-                    "model_type");
+                    "model_type",
+                    source);
     }
     if (!config->dense && (config->mudd_prenorm || config->mudd_postnorm)) {
-        return FAIL(STATUS_INVALID, "model: mudd_prenorm and mudd_postnorm are about dense "
-                                    "connections, which model.dense=false leaves out; set both to "
-                                    "false");
+        return FAIL(STATUS_INVALID,
+                    "%smodel: mudd_prenorm and mudd_postnorm are about dense connections, which "
+                    "model.dense=false leaves out; set both to false",
+                    source);
     }
     return STATUS_OK;
 }
 
+status_t config_check(const struct model_config *config, const char *source)
+{
+    TRY(check_given(config, source));
+    TRY(check_family(config, source));
+    TRY(check_heads(config, source));
+    TRY(check_ffn(config, source));
+    return check_dense(config, source);
+}
+
 status_t model_config_validate(const struct model_config *config)
 {
-    TRY(check_given(config));
-    TRY(check_family(config));
-    TRY(check_heads(config));
-    TRY(check_ffn(config));
-    return check_dense(config);
+    return config_check(config, "");
 }
