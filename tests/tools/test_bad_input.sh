@@ -39,6 +39,9 @@ alone "argument 2: optimizer.steps must be an integer of at least 1, not '0'" \
     -- train run.yaml optimizer.steps=0
 alone "argument 2: " "model.n_head must be an integer" -- train run.yaml model.n_head=x
 alone "argument 2: " "dense.key_dilation" -- train run.yaml dense.key_dilatoin=2
+alone "optimizer.beta2 must be a number of at least 0 and below 1 (" -- train run.yaml optimizer.beta2=1
+alone "optimizer.eps must be a number above 0 and at most 1 (" -- train run.yaml optimizer.eps=0
+alone "unknown key a.b.c.d; \`muddpipe --help-config\` lists the keys" -- train run.yaml a.b.c.d=1
 alone "parallel.schedule must be" -- train run.yaml parallel.schedule=random
 sed 's/steps/step/' run.yaml >typo.yaml
 both "typo.yaml:4:13: unknown key optimizer.step; did you mean optimizer.steps?" -- train typo.yaml
@@ -58,6 +61,10 @@ run_ranks 1 11 train run.yaml
 alone "adds up to 9 units" "has 10" \
     -- train run.yaml parallel.partition=5,4 parallel.transport=threads parallel.pp=2
 both "n_head 3" "divides dim" -- train run.yaml model.n_head=3
+alone "run.yaml and the command line: model: n_head 3" -- train run.yaml model.n_head=3
+sed 's/n_head: 2/n_head: 3/' run.yaml >heads.yaml
+alone "heads.yaml: model: n_head 3" -- train heads.yaml
+alone "broken/json_heads/config.json: model: n_head 3" -- check broken/json_heads
 alone "n_local_heads 3 must divide n_head 2" -- train run.yaml model.n_local_heads=3
 alone "data.seq_len is 64" "block_size 32" -- train run.yaml data.seq_len=64
 run 1 mpirun -n 2 "$MUDDPIPE" train run.yaml parallel.transport=threads
