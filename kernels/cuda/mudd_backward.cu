@@ -36,7 +36,7 @@ template <int COUNT> __device__ inline void halves_sum(float *sum, int lane)
 }
 
 template <bool WIDE, typename T, int C>
-static __global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS, 2)
     dot_kernel(const __grid_constant__ dot_keys k, const __grid_constant__ dot_args<T> a)
 {
     constexpr int L = LANES<T>, COUNT = TOGETHER * (C == 3 ? 4 : C);

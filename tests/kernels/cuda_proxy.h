@@ -389,6 +389,13 @@ static void proxy_accumulate_f32(const struct kernel_ctx *ctx, float *dst, const
     PROXY_RUN(accumulate_f32, PROXY_FLOAT_BOTH(dst, count), PROXY_FLOAT_IN(src, count), count);
 }
 
+static void proxy_scale_columns(const struct kernel_ctx *ctx, float *x, const float *scale,
+                                size_t rows, size_t columns)
+{
+    PROXY_RUN(scale_columns, PROXY_FLOAT_BOTH(x, rows * columns), PROXY_FLOAT_IN(scale, columns),
+              rows, columns);
+}
+
 static void proxy_sum_squares(const struct kernel_ctx *ctx, double *out, const float *x,
                               size_t count)
 {
@@ -434,6 +441,7 @@ static const struct kernels proxy_operations = {
     .add = proxy_add,
     .scale_add = proxy_scale_add,
     .accumulate_f32 = proxy_accumulate_f32,
+    .scale_columns = proxy_scale_columns,
     .sum_squares = proxy_sum_squares,
     .adamw = proxy_adamw,
 };

@@ -276,6 +276,11 @@ static void elementwise_check(const struct kernels *gpu, size_t N)
     cpu->accumulate_f32(&ctx, y, b, N);
     gpu->accumulate_f32(&ctx, x, b, N);
     assert_memory_equal(x, y, N * sizeof *x);
+    size_t columns = N % 5 == 3 ? 3 : 1;
+    columns = N % 8 == 0 ? 8 : columns;
+    cpu->scale_columns(&ctx, y, b, N / columns, columns);
+    gpu->scale_columns(&ctx, x, b, N / columns, columns);
+    assert_memory_equal(x, y, N * sizeof *x);
     kit_free(a, 0), kit_free(b, 0), kit_free(x, 0), kit_free(y, 0), kit_free(same, 0);
     kit_context_free(&ctx);
 }
