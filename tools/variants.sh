@@ -1,7 +1,9 @@
 #!/bin/bash
-# Trains every kind of connection on the same text, same steps, same seed, and writes docs/variants.md.
+# Trains every kind of connection on the same text, same steps, same seed; tools/variants.py then writes
+# docs/variants.md from the runs.
 #
 #     tools/variants.sh FOLDER [steps]      runs into FOLDER/<variant>-<seed>; finished ones are kept
+#     tools/variants.sh FOLDER speed        three short rounds over all variants, for tokens/s only
 #
 # Each run has four stages as threads of one process (losses do not depend on the number of stages).
 # Three seeds for two of the variants tell what is noise. Needs the quickstart's text (tools/quickstart.sh).
@@ -40,6 +42,20 @@ train() { # NAME SEED KEYS..
 }
 
 mkdir -p "$folder"
+if [[ ${2:-} == speed ]]; then
+    steps=12
+    common+=(optimizer.steps=12 data.valid=)
+    for round in 1 2 3; do
+        for variant in "${variants[@]}"; do
+            read -r name keys <<<"$variant"
+            read -ra words <<<"$keys"
+            rm -rf "$folder/speed-$name-$round"
+            "$program" train tools/quickstart.yaml "${common[@]}" "${words[@]}" \
+                logging.run="$folder/speed-$name-$round" >"$folder/speed-$name-$round.txt"
+        done
+    done
+    exit
+fi
 for seed in 1 2 3; do
     for variant in "${variants[@]}"; do
         read -r name keys <<<"$variant"
