@@ -43,7 +43,9 @@ struct group_options {
 /* True if a launcher (mpirun, srun) started this process as one of several or as one MPI rank. */
 bool group_launched(void);
 MUST_USE status_t group_open_alone(const struct group_options *options, struct group **out);
-/* Initializes MPI (MPI_THREAD_MULTIPLE) and starts the liveness thread: pidfd of every rank of this
+/* Initializes MPI (MPI_THREAD_MULTIPLE), all ranks together; ends the process, saying where it waits,
+ * if that takes longer than 1.5 heartbeat_s and 45 s (heartbeat_s <= 0: no limit), for a rank that is
+ * stopped now is watched by nobody. Then starts the liveness thread: pidfd of every rank of this
  * host tells death at once, a heartbeat ring over MPI tells a stopped or unreachable rank. When a
  * rank is lost the thread logs "rank N died" with what this rank was doing, makes every wait here
  * return STATUS_PEER, and ends the process by force if it has not left within five seconds. SIGTERM

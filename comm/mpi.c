@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "comm/comm.h"
+#include "comm/fuse.h"
 #include "comm/health.h"
 #include "comm/mpi_house.h"
 #include "comm/tether.h"
@@ -387,7 +388,7 @@ static status_t check_world(int size)
     return STATUS_OK;
 }
 
-static status_t init_mpi(struct mpi_state *state)
+static status_t init_mpi(struct mpi_state *state, struct fuse *fuse)
 {
     int initialized, provided;
 
@@ -402,6 +403,7 @@ static status_t init_mpi(struct mpi_state *state)
                     "this MPI does not give MPI_THREAD_MULTIPLE, which liveness "
                     "and progress threads need; build or load one that does");
     }
+    fuse_move(fuse, "MPI_Comm_dup");
     MPI_Comm *comms[] = {&state->collectives, &state->notes, &state->clocks};
     for (int i = 0; i < 3; i++) {
         TRY_MPI(MPI_Comm_dup(MPI_COMM_WORLD, comms[i]), "to copy a communicator");
@@ -501,6 +503,7 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
     struct mpi_state *state = calloc(1, sizeof *state);
     struct identity mine = identify();
     struct tether tether;
+    struct fuse *fuse = NULL;
     int rank, size;
     status_t status;
 
@@ -512,7 +515,9 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
         goto free_group;
     }
     state->note_request = MPI_REQUEST_NULL;
-    TRY_GOTO(init_mpi(state), free_group);
+    TRY_GOTO(fuse_light(fuse_length(options->heartbeat_s), "MPI_Init_thread", &fuse), free_group);
+    TRY_GOTO(init_mpi(state, fuse), free_group);
+    fuse_move(fuse, "the first exchange");
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     TRY_GOTO(check_world(size), free_group);
@@ -529,11 +534,13 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
     if (size > 1) {
         TRY_GOTO(start_health(group, &tether), free_group);
     }
+    fuse_put_out(fuse);
     tether_close(&tether);
     *out = group;
     return STATUS_OK;
 
 free_group: /* MPI is left as it is: the process ends */
+    fuse_put_out(fuse);
     if (state != NULL) {
         free(state->identity);
         free(state->leader);

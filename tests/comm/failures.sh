@@ -17,14 +17,20 @@ fail() {
     exit 1
 }
 
-# start RANKS MODE [mpiexec options]: returns when every rank is ready.
-start() {
+# launch RANKS MODE [mpiexec options]
+launch() {
     local ranks=$1 mode=$2
     shift 2
     : >"$folder/out"
     "$mpiexec" -n "$ranks" "$@" ${hosts:+bash "$hosts"} "$program" "$mode" "$transport" \
         >"$folder/out" 2>"$folder/err" &
     job=$!
+}
+
+# start RANKS MODE [mpiexec options]: returns when every rank is ready.
+start() {
+    local ranks=$1
+    launch "$@"
     for ((i = 0; i < 200; i++)); do
         [[ $(grep -c ^ready "$folder/out") == "$ranks" ]] && break
         sleep 0.1
@@ -95,6 +101,30 @@ stop)
     state=$(awk '/^State/ {print $2}' "/proc/$(awk '$2 == 0 {print $3}' "$folder/out")/status" \
         2>/dev/null || true)
     [[ -z $state || $state == Z ]] || fail "rank 0 still exists, in state $state"
+    ;;
+stop_early) # in MPI_Init, before anybody watches
+    export HEARTBEAT=2 START=4 LATE=1
+    launch 3 hang
+    for ((i = 0; i < 100; i++)); do
+        grep -q ^late "$folder/out" && break
+        sleep 0.1
+    done
+    pid=$(awk '/^late/ {print $2}' "$folder/out")
+    kill -s STOP "$pid" || fail "rank 0 did not start"
+    began=$(date +%s%N)
+    ended 30
+    grep -q "rank [12]: MPI has not started after 4 s: a rank is stopped" "$folder/err" ||
+        fail "no word about the start"
+    ! grep -q ^ready "$folder/out" || fail "the group opened without rank 0"
+    state=$(awk '/^State/ {print $2}' "/proc/$pid/status" 2>/dev/null || true)
+    [[ -z $state || $state == Z ]] || fail "rank 0 still exists, in state $state"
+    ;;
+start_slow) # within the limit; and the limit is no news once the group is open
+    export START=2 LATE=0.5
+    start 3 fail
+    ended 10
+    said 1 "rank 0 gave up"
+    ! grep -q "has not started" "$folder/err" || fail "a slow start was ended"
     ;;
 term) # one rank
     start 3 hang

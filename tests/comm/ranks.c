@@ -6,7 +6,8 @@
  *     ranks exit               rank 0 ends without leaving the group
  *     ranks stuck              the main thread does not notice that a peer is lost
  *
- * HEARTBEAT and DEADLINE (seconds) set the group's options. "ready PID" on stdout, one line a rank,
+ * HEARTBEAT and DEADLINE (seconds) set the group's options, START the time to start in, LATE how long
+ * rank 0 rests before, having said "late PID". "ready RANK PID" on stdout, one line a rank,
  * tells a test that signals may come.
  */
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "comm/fuse.h"
 #include "tests/comm/contract.h"
 
 static void rest(double seconds)
@@ -68,6 +70,20 @@ static status_t hang(struct group *group, const char *transport, bool give_up)
     return group_barrier(group);
 }
 
+static void come_late(void)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    char line[64];
+
+    if (getenv("LATE") != NULL && rank != NULL && strcmp(rank, "0") == 0) {
+        int length = snprintf(line, sizeof line, "late %d\n", (int)getpid());
+        if (write(STDOUT_FILENO, line, (size_t)length) != length) {
+            exit(3);
+        }
+        rest(seconds_of("LATE", 0));
+    }
+}
+
 static status_t run(struct group *group, const char *mode, const char *transport)
 {
     static int zero = 0;
@@ -111,6 +127,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: mpirun -n N ranks MODE [TRANSPORT]\n");
         return 2;
     }
+    fuse_least_s = seconds_of("START", fuse_least_s);
+    come_late();
     if (group_open_mpi(&options, &group) != STATUS_OK) {
         return 1;
     }
