@@ -19,7 +19,9 @@
 
 enum {
     TICK_MS = 50,
-    SETTLE_MS = 10,      /* a rank that ended may have said why just before */
+    SETTLE_MS = 10,      /* for notes that are here already to be read */
+    SUSPECT_TICK_MS = 2, /* while an end is to be explained */
+    SUSPECT_MS = 250,    /* for the note of a rank that ended, or of whoever knows why it did */
     FAREWELL_MS = 300,   /* for the last notes to leave */
     TERMINATED_MS = 100, /* a rank that got SIGTERM lets the others get theirs */
     ALONE_MS = 400       /* without SIGTERM for so long, the other's was for it alone */
@@ -35,13 +37,14 @@ struct health {
     int *watched;             /* the rank that each of `fds` tells of */
     nfds_t fd_count;
     bool *poll_pid; /* [size] no pidfd here: ask with kill(pid, 0) */
-    bool *gone;     /* [size] scratch */
     pthread_t thread;
     atomic_bool stopping, leaving;
     atomic_int exit_code; /* asked by health_give_up; 0 = not */
 
-    bool *terminated;      /* [size] ranks that said that SIGTERM ends them */
-    int64_t terminated_at; /* the first of them; 0 = none */
+    int terminated_first;  /* of the ranks that said that SIGTERM ends them; -1 = none */
+    int64_t terminated_at; /* when it said so */
+    int suspect;           /* the first rank that ended without a word; -1 = none */
+    int64_t suspect_at;
 
     int lost_rank; /* -1 = none */
     enum health_cause lost_cause;
@@ -128,6 +131,19 @@ static void lose(struct health *health, int rank, enum health_cause cause)
     group_fail(group, false, reason);
 }
 
+/* Maybe we are next: see check_terminated. A suspect's last word explains its end; that others were
+ * ended after it, as the launcher does, explains nothing. */
+static void hear_terminated(struct health *health, int from, int subject)
+{
+    if (health->terminated_first < 0 || from == health->suspect) {
+        health->terminated_first = subject;
+        health->terminated_at = trace_now();
+    }
+    if (from == health->suspect) {
+        health->suspect = -1;
+    }
+}
+
 static void drain_notes(struct health *health)
 {
     struct group *group = health->group;
@@ -140,8 +156,7 @@ static void drain_notes(struct health *health)
             health->beat_heard = trace_now();
         }
         if (note.word == HEALTH_LOST && note.cause == CAUSE_TERMINATED) {
-            health->terminated[note.subject] = true; /* maybe we are next: check_terminated */
-            health->terminated_at = health->terminated_at > 0 ? health->terminated_at : trace_now();
+            hear_terminated(health, from, note.subject);
         } else if (note.word == HEALTH_LOST) {
             lose(health, note.subject, (enum health_cause)note.cause);
         }
@@ -174,42 +189,50 @@ static void end_process(struct health *health, int code)
 
 /* ---- one turn of the thread ---- */
 
-/* A pidfd, a tether or kill(pid, 0) says that a rank's process has ended. */
-static void mark_gone(struct health *health)
+static bool has_no_culprit(const struct health *health)
+{
+    return !health->leaving && health->lost_rank < 0 && health->suspect < 0 &&
+           health->terminated_first < 0;
+}
+
+/* A rank's process has ended. If SIGTERM ended one before, this one left because of it. */
+static void suspect(struct health *health, int rank)
+{
+    for (int64_t until = trace_now() + SETTLE_MS * MILLISECOND;
+         has_no_culprit(health) && trace_now() < until; rest(MILLISECOND / 5)) {
+        drain_notes(health);
+    }
+    if (has_no_culprit(health)) {
+        health->suspect = rank;
+        health->suspect_at = trace_now();
+    }
+}
+
+/* A pidfd, a tether or kill(pid, 0) tells of an end. */
+static void check_ends(struct health *health)
 {
     for (nfds_t i = FDS_FIRST; i < health->fd_count; i++) {
         if (health->fds[i].fd >= 0 && health->fds[i].revents != 0) {
-            health->gone[health->watched[i]] = true;
+            suspect(health, health->watched[i]);
             close(health->fds[i].fd);
             health->fds[i].fd = -1;
         }
     }
     for (int i = 0; i < health->group->size; i++) {
         if (health->poll_pid[i] && kill((pid_t)health->peer[i].pid, 0) != 0 && errno == ESRCH) {
-            health->gone[i] = true;
+            suspect(health, i);
             health->poll_pid[i] = false;
         }
     }
 }
 
-static void check_ends(struct health *health)
+/* Whoever ends for a reason tells it first, but an end is seen sooner than a note is read: a rank is
+ * said to have died only if no note explains its end. `now`: the time to wait for one is over. */
+static void check_suspect(struct health *health, bool now)
 {
-    int size = health->group->size;
-    bool any = false;
-
-    memset(health->gone, 0, (size_t)size * sizeof *health->gone);
-    mark_gone(health);
-    for (int i = 0; i < size; i++) {
-        any = any || health->gone[i];
-    }
-    for (int64_t until = trace_now() + SETTLE_MS * MILLISECOND;
-         any && health->lost_rank < 0 && trace_now() < until; rest(MILLISECOND / 5)) {
-        drain_notes(health);
-    }
-    for (int i = 0; i < size; i++) {
-        if (health->gone[i] && !health->terminated[i]) {
-            lose(health, i, CAUSE_DIED);
-        }
+    if (health->suspect >= 0 &&
+        (now || trace_now() - health->suspect_at >= SUSPECT_MS * MILLISECOND)) {
+        lose(health, health->suspect, CAUSE_DIED);
     }
 }
 
@@ -239,15 +262,38 @@ static void check_beats(struct health *health)
 /* A launcher ends all ranks by SIGTERM, one after the other: then each says its own line. */
 static void check_terminated(struct health *health)
 {
-    if (health->terminated_at == 0 ||
-        trace_now() - health->terminated_at < ALONE_MS * MILLISECOND) {
-        return;
+    if (health->terminated_first >= 0 && health->suspect < 0 &&
+        trace_now() - health->terminated_at >= ALONE_MS * MILLISECOND) {
+        lose(health, health->terminated_first, CAUSE_TERMINATED);
     }
-    for (int i = 0; i < health->group->size; i++) {
-        if (health->terminated[i]) {
-            lose(health, i, CAUSE_TERMINATED);
-        }
+}
+
+/* This rank ends so long after SIGTERM ended another that it does because of that one. */
+static void check_aftermath(struct health *health)
+{
+    if (health->terminated_first >= 0 &&
+        trace_now() - health->terminated_at >= TERMINATED_MS * MILLISECOND) {
+        lose(health, health->terminated_first, CAUSE_TERMINATED);
     }
+}
+
+static void obey_sigterm(struct health *health)
+{
+    struct group *group = health->group;
+    char doing[DOING_SIZE];
+
+    drain_notes(health);
+    check_suspect(health, true); /* the launcher's answer to a death */
+    check_aftermath(health);
+    if (health->lost_rank < 0) {
+        log_error("rank %d ends on SIGTERM (from a user, or from the launcher because another rank "
+                  "failed) while it was in %s",
+                  group->rank, group_doing(group, doing, sizeof doing));
+        tell_all(health, group->rank, CAUSE_TERMINATED);
+        farewell(health, TERMINATED_MS);
+    }
+    farewell(health, 0);
+    end_process(health, 128 + SIGTERM);
 }
 
 static void check_orders(struct health *health)
@@ -257,19 +303,12 @@ static void check_orders(struct health *health)
     int code = health->exit_code;
 
     if ((health->fds[FD_SIGTERM].revents & POLLIN) != 0) {
-        group_doing(group, doing, sizeof doing);
-        if (health->lost_rank < 0) {
-            log_error(
-                "rank %d ends on SIGTERM (from a user, or from the launcher because another rank "
-                "failed) while it was in %s",
-                group->rank, doing);
-            tell_all(health, group->rank, CAUSE_TERMINATED);
-            farewell(health, TERMINATED_MS);
-        }
-        end_process(health, 128 + SIGTERM);
+        obey_sigterm(health);
     }
     if (code != 0) {
         drain_notes(health);
+        check_suspect(health, true); /* then that is why */
+        check_aftermath(health);
         if (health->lost_rank < 0) {
             tell_all(health, group->rank, CAUSE_GAVE_UP);
         }
@@ -284,6 +323,14 @@ static void check_orders(struct health *health)
     }
 }
 
+static int tick_of(const struct health *health)
+{
+    if (health->lost_rank >= 0) {
+        return health->line.idle(health->line.arg) ? TICK_MS : 1;
+    }
+    return health->suspect >= 0 ? SUSPECT_TICK_MS : TICK_MS;
+}
+
 static void *health_main(void *arg)
 {
     struct health *health = arg;
@@ -295,8 +342,7 @@ static void *health_main(void *arg)
     sigaddset(&set, SIGTERM);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
     while (!health->stopping) {
-        bool hurry = health->lost_rank >= 0 && !health->line.idle(health->line.arg);
-        if (poll(health->fds, health->fd_count, hurry ? 1 : TICK_MS) <= 0) {
+        if (poll(health->fds, health->fd_count, tick_of(health)) <= 0) {
             for (nfds_t i = 0; i < health->fd_count; i++) {
                 health->fds[i].revents = 0;
             }
@@ -307,6 +353,7 @@ static void *health_main(void *arg)
         }
         check_ends(health);
         drain_notes(health);
+        check_suspect(health, false);
         check_beats(health);
         check_orders(health);
         check_terminated(health);
@@ -348,9 +395,7 @@ static void health_free(struct health *health)
     }
     free(health->fds);
     free(health->watched);
-    free(health->terminated);
     free(health->poll_pid);
-    free(health->gone);
     free(health->peer);
     free(health);
 }
@@ -361,12 +406,10 @@ static status_t health_prepare(struct health *health, const struct health_peer *
 
     health->peer = malloc(size * sizeof *health->peer);
     health->poll_pid = calloc(size, sizeof *health->poll_pid);
-    health->gone = calloc(size, sizeof *health->gone);
-    health->terminated = calloc(size, sizeof *health->terminated);
     health->fds = calloc(fds, sizeof *health->fds);
     health->watched = calloc(fds, sizeof *health->watched);
-    if (health->peer == NULL || health->poll_pid == NULL || health->gone == NULL ||
-        health->terminated == NULL || health->fds == NULL || health->watched == NULL) {
+    if (health->peer == NULL || health->poll_pid == NULL || health->fds == NULL ||
+        health->watched == NULL) {
         return FAIL(STATUS_NOMEM, "no memory to watch %zu ranks", size);
     }
     memcpy(health->peer, peers, size * sizeof *peers);
@@ -417,7 +460,7 @@ status_t health_start(struct group *group, const struct health_peer *peers,
     }
     health->group = group;
     health->line = *line;
-    health->lost_rank = -1;
+    health->lost_rank = health->terminated_first = health->suspect = -1;
     health->beat_heard = health->last_turn = trace_now();
     TRY_GOTO(health_prepare(health, peers), free_health);
 

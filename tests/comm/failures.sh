@@ -126,12 +126,18 @@ start_slow) # within the limit; and the limit is no news once the group is open
     said 1 "rank 0 gave up"
     ! grep -q "has not started" "$folder/err" || fail "a slow start was ended"
     ;;
-term) # one rank
-    start 3 hang
-    signal TERM 1
-    ended 10
-    said 1 "rank 1 ends on SIGTERM"
-    said 0 "rank 1 was ended by SIGTERM while rank 0 was in $operation"
+term) # one rank, several times: whoever leaves because of it is not to blame
+    for victim in 1 3 0 2 1; do
+        start 4 hang
+        signal TERM $victim
+        ended 10
+        said $victim "rank $victim ends on SIGTERM"
+        for ((rank = 0; rank < 4; rank++)); do
+            ((rank == victim)) ||
+                said $rank "rank $victim was ended by SIGTERM while rank $rank was in $operation"
+        done
+        ! grep -q "died" "$folder/err" || fail "a rank is said to have died"
+    done
     ;;
 term_all) # as a launcher ends a job
     start 3 hang
