@@ -123,11 +123,13 @@ void group_fail(struct group *group, bool locked, const char *reason)
 status_t group_lost(struct group *group)
 {
     char doing[DOING_SIZE];
+    bool told = atomic_exchange(&group->told, true);
 
-    if (!group->told) {
-        group->told = true;
-        log_error("%s while rank %d was in %s", group->reason, group->rank,
-                  group_doing(group, doing, sizeof doing));
+    /* The liveness thread has no log file, for a disk that hangs must not hold it: once told, the
+     * line goes from here to this rank's file. */
+    if (!atomic_exchange(&group->filed, true)) {
+        log_write(told ? LOG_DEBUG : LOG_ERROR, "%s while rank %d was in %s", group->reason,
+                  group->rank, group_doing(group, doing, sizeof doing));
     }
     return STATUS_PEER;
 }

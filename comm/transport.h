@@ -51,6 +51,7 @@ struct group {
 
     atomic_bool failed;       /* a peer is lost: every wait returns STATUS_PEER */
     atomic_bool told;         /* ... and this rank has said so */
+    atomic_bool filed;        /* ... in its log file too */
     char reason[REASON_SIZE]; /* "rank 2 died (killed?)"; written once, before `failed` */
 
     pthread_mutex_t watch_mutex;
