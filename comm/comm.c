@@ -431,6 +431,11 @@ free_wire:
     return status;
 }
 
+void wire_use_device(struct group *group, struct device *device)
+{
+    group->device = device;
+}
+
 void wire_destroy(struct wire *wire)
 {
     if (wire == NULL) {

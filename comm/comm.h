@@ -100,6 +100,7 @@ MUST_USE status_t group_same(struct group *group, uint64_t value, const char *wh
 /* ---- wire ---- */
 
 struct wire;
+struct device; /* base/device.h */
 
 struct wire_channel {
     int from, to;      /* ranks, from != to */
@@ -125,6 +126,9 @@ extern const char *const wire_transports[];
  * group; anything else, or a name not built in, is STATUS_INVALID/UNSUPPORTED with the reason. */
 MUST_USE status_t wire_create(struct group *group, const char *transport,
                               const struct wire_channel *channels, int count, struct wire **out);
+/* Slots and sources of the wires created from now on are memory of `device`, which must outlive them:
+ * their progress threads bind it. Not needed for memory of the host. */
+void wire_use_device(struct group *group, struct device *device);
 void wire_destroy(struct wire *wire); /* no message may be under way */
 
 MUST_USE status_t wire_post(struct wire *wire, int channel, int slot, int64_t message);

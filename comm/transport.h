@@ -59,7 +59,8 @@ struct group {
     void *describe_arg;
     const char *inside; /* the collective that runs now, if any; a literal */
 
-    void *state; /* of the class */
+    struct device *device; /* of the buffers of its wires; NULL = the host's */
+    void *state;           /* of the class */
 };
 
 /* Fields of `group` but class and state; `shared` NULL = a mutex of its own. */

@@ -23,6 +23,7 @@
 #include <ucp/api/ucp.h>
 #include <ucs/debug/debug.h>
 
+#include "base/device.h"
 #include "base/log.h"
 #include "base/trace.h"
 #include "comm/pump.h"
@@ -198,9 +199,14 @@ static void *progress(void *arg)
     struct ucx_wire *self = arg;
     struct pollfd fds[] = {{.fd = self->worker_fd, .events = POLLIN},
                            {.fd = self->wake_fd, .events = POLLIN}};
+    struct group *group = self->pump.wire->group;
     uint64_t woken;
 
-    log_set_rank(self->pump.wire->group->rank);
+    log_set_rank(group->rank);
+    /* ucp_worker_arm asks CUDA for events, which crashes in a thread without a context. */
+    if (group->device != NULL && device_bind(group->device) != STATUS_OK) {
+        log_error("the progress thread of the wire goes on without its device");
+    }
     for (;;) {
         bool stop = start_queued(self);
         if (stop) {
@@ -265,6 +271,9 @@ static status_t open_worker(struct ucx_wire *self)
     ucp_config_t *config;
 
     release_signals();
+    /* Buffers on a GPU were there before ucp_init, and what UCX has not seen allocated, its cache of
+     * memory types takes for the host's: it would crash copying it. Ask the driver each time. */
+    setenv("UCX_MEMTYPE_CACHE", "n", 0);
     TRY(ucx_check(ucp_config_read(NULL, NULL, &config), "its settings"));
     ucs_status_t code = ucp_init(&params, config, &self->context);
     ucp_config_release(config);

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/device.h"
 #include "base/log.h"
 #include "comm/fuse.h"
 #include "tests/comm/contract.h"
@@ -122,6 +123,7 @@ int main(int argc, char **argv)
 {
     struct group_options options = {seconds_of("DEADLINE", 30), seconds_of("HEARTBEAT", 30)};
     struct group *group;
+    struct device *device;
 
     if (argc < 2) {
         fprintf(stderr, "usage: mpirun -n N ranks MODE [TRANSPORT]\n");
@@ -129,13 +131,16 @@ int main(int argc, char **argv)
     }
     fuse_least_s = seconds_of("START", fuse_least_s);
     come_late();
-    if (group_open_mpi(&options, &group) != STATUS_OK) {
+    if (device_open(DEVICE_HOST, 0, &device) != STATUS_OK ||
+        group_open_mpi(&options, &group) != STATUS_OK) {
         return 1;
     }
+    wire_use_device(group, device);
     log_set_rank(group_rank(group));
     if (run(group, argv[1], argc > 2 ? argv[2] : "mpi") != STATUS_OK) {
         group_abandon(group, 4);
     }
     group_close(group);
+    device_close(device);
     return 0;
 }
