@@ -1,8 +1,8 @@
 /* export.c - the whole model as an official folder, written by all ranks side by side.
  *
  * Rank 0 makes config.json and a model.safetensors of the final size under temporary names; every rank
- * writes its own tensors in place; after all have said so rank 0 renames. So a folder holds a whole
- * model or none.
+ * writes its own tensors in place; after all have said so rank 0 renames, config.json last. So a folder
+ * holds a whole model or none.
  */
 #include <errno.h>
 #include <limits.h>
@@ -12,6 +12,10 @@
 #include <unistd.h>
 
 #include "runtime/trainer.h"
+
+enum { FILES = 2 };
+static const char *const final_name[FILES] = {"model.safetensors", "config.json"};
+static const char *const temporary_name[FILES] = {".model.safetensors.part", ".config.json.part"};
 
 static status_t join(char *out, size_t size, const char *folder, const char *name)
 {
@@ -29,7 +33,7 @@ static status_t export_begin(struct trainer *trainer, const char *folder, const 
     if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
         return FAIL(STATUS_IO, "cannot make the folder %s: %s", folder, strerror(errno));
     }
-    TRY(join(config, sizeof config, folder, "config.json"));
+    TRY(join(config, sizeof config, folder, temporary_name[1]));
     TRY(model_config_save(&trainer->model->config, config));
     return tensor_writer_create(temporary, entries, trainer->model->params);
 }
@@ -54,21 +58,38 @@ static status_t export_own(struct trainer *trainer, const char *temporary,
     return status;
 }
 
-static status_t export_end(const char *temporary, const char *final)
+static status_t export_end(const char *folder)
 {
-    if (rename(temporary, final) != 0) {
-        return FAIL(STATUS_IO, "cannot rename %s to %s: %s", temporary, final, strerror(errno));
+    char from[PATH_MAX], to[PATH_MAX];
+    for (int i = 0; i < FILES; i++) {
+        TRY(join(from, sizeof from, folder, temporary_name[i]));
+        TRY(join(to, sizeof to, folder, final_name[i]));
+        if (rename(from, to) != 0) {
+            return FAIL(STATUS_IO, "cannot rename %s to %s: %s", from, to, strerror(errno));
+        }
     }
     return STATUS_OK;
 }
 
+/* What a failed export made. */
+static void export_undo(const char *folder)
+{
+    char path[PATH_MAX];
+    for (int i = 0; i < FILES; i++) {
+        if (join(path, sizeof path, folder, temporary_name[i]) == STATUS_OK) {
+            unlink(path);
+        }
+    }
+    rmdir(folder); /* if it is empty */
+}
+
 status_t trainer_export(struct trainer *trainer, const char *folder)
 {
-    char temporary[PATH_MAX], final[PATH_MAX];
+    char temporary[PATH_MAX];
     struct tensor_entry *entries = NULL;
     bool root = group_rank(trainer->group) == 0;
-    TRY(join(final, sizeof final, folder, "model.safetensors"));
-    TRY(join(temporary, sizeof temporary, folder, ".model.safetensors.part"));
+    atomic_store_explicit(&trainer->walking, NULL, memory_order_release);
+    TRY(join(temporary, sizeof temporary, folder, temporary_name[0]));
     status_t status = model_entries(trainer->model, &entries);
     if (status == STATUS_OK && root) {
         status = export_begin(trainer, folder, temporary, entries);
@@ -78,9 +99,10 @@ status_t trainer_export(struct trainer *trainer, const char *folder)
         status = group_agree(trainer->group, export_own(trainer, temporary, entries));
     }
     if (status == STATUS_OK && root) {
-        status = export_end(temporary, final);
-    } else if (root) {
-        unlink(temporary);
+        status = export_end(folder);
+    }
+    if (status != STATUS_OK && root) {
+        export_undo(folder);
     }
     free(entries);
     return group_agree(trainer->group, status);
