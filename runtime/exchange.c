@@ -70,6 +70,7 @@ static status_t exchange_fill(struct trainer *trainer)
         own += trainer->microbatches;
     }
     trainer->last.stop = job_stop_requested() ? 1 : 0;
+    trainer->last.failed = (double)trainer->failed;
     memcpy(own, &trainer->last, sizeof trainer->last);
     return STATUS_OK;
 }
@@ -88,12 +89,32 @@ static void add_report(struct trainer *trainer, const struct report *report)
     trainer->result.stop |= report->stop > 0;
 }
 
+/* Without the sign, which means nothing. */
+static double unsigned_nan(double value)
+{
+    return isnan(value) ? (double)NAN : value;
+}
+
+/* The first rank that reported a failure ends all; it said itself why. */
+static status_t end_with(const struct trainer *trainer, int rank, status_t failed)
+{
+    if (trainer->failed != STATUS_OK) {
+        return trainer->failed;
+    }
+    return FAIL(STATUS_PEER,
+                "step %lld: rank %d failed (%s), so this run ends before this step's update; the "
+                "message of rank %d says why",
+                (long long)atomic_load(&trainer->step), rank, status_name(failed), rank);
+}
+
 /* Walks what all ranks sent; *out_squares in the order of the parameter table. */
 static status_t exchange_read(struct trainer *trainer, double *out_squares, double *out_loss)
 {
     const double *all = trainer->exchange.all;
     double squares = 0, loss = 0, bad_loss = 0;
     int bad = -1; /* first microbatch whose loss is not finite */
+    int failed_rank = -1;
+    status_t failed = STATUS_OK;
     trainer->cost = (struct step_cost){.step = atomic_load(&trainer->step) - 1};
     for (int rank = 0; rank < group_size(trainer->group); rank++) {
         for (int p = rank_params(trainer, rank); p > 0; p--) {
@@ -114,16 +135,26 @@ static status_t exchange_read(struct trainer *trainer, double *out_squares, doub
         struct report report;
         memcpy(&report, all, sizeof report);
         add_report(trainer, &report);
+        if (report.failed != 0 && failed_rank < 0) {
+            failed_rank = rank;
+            failed = (status_t)report.failed;
+        }
         all += REPORT;
     }
     trainer->has_cost = trainer->cost.step > 0;
+    if (failed_rank >= 0) {
+        return end_with(trainer, failed_rank, failed);
+    }
+    if (trainer->has_cost && trainer->on_cost) {
+        trainer->on_cost(trainer->cost_arg);
+    }
     if (bad >= 0) {
         return FAIL(
             STATUS_NUMERIC,
             "step %lld: the loss of microbatch %d is %g; the weights were left as they were "
             "before this step and nothing was exported (lower optimizer.lr, or look at the "
             "data of this step)",
-            (long long)atomic_load(&trainer->step), bad, bad_loss);
+            (long long)atomic_load(&trainer->step), bad, unsigned_nan(bad_loss));
     }
     *out_squares = squares;
     *out_loss = loss;
@@ -155,7 +186,7 @@ status_t exchange_norm(void *argument)
         return FAIL(STATUS_NUMERIC,
                     "step %lld: the gradient norm is %g although the loss (%g) is finite; the "
                     "weights were left as they were before this step and nothing was exported",
-                    (long long)atomic_load(&trainer->step), trainer->result.grad_norm,
+                    (long long)atomic_load(&trainer->step), unsigned_nan(trainer->result.grad_norm),
                     trainer->result.loss);
     }
     return STATUS_OK;

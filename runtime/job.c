@@ -83,6 +83,14 @@ bool job_stop_requested(void)
     return atomic_load(&stop_requested);
 }
 
+status_t job_stop_agreed(struct group *group, bool *out)
+{
+    char own = job_stop_requested() ? 1 : 0, all[group_size(group)];
+    TRY(group_allgather(group, &own, sizeof own, all));
+    *out = memchr(all, 1, sizeof all) != NULL;
+    return STATUS_OK;
+}
+
 static bool is_plain(const char *word)
 {
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"

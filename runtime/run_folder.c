@@ -2,13 +2,16 @@
 #include "runtime/run_folder.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/log.h"
 
-enum { NAMES = 1000 }; /* tries of runs/<date>-<time>-N */
+enum { NAMES = 1000, LINE = 1024 }; /* tries of runs/<date>-<time>-N; bytes of a line */
 
 static status_t make_parents(const char *path)
 {
@@ -68,15 +71,25 @@ static status_t open_in(const char *folder, const char *name, FILE **out)
     return *out ? STATUS_OK : FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
 }
 
+static status_t open_metrics(struct run_folder *folder)
+{
+    char path[PATH_MAX + 32];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", folder->path);
+    folder->metrics = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    return folder->metrics >= 0 ? STATUS_OK
+                                : FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
+}
+
 static status_t create_root(const struct run_config *config, struct run_folder *folder)
 {
     FILE *file;
     TRY(config->logging.run[0] ? make_named(config->logging.run, folder->path, PATH_MAX)
                                : make_dated(folder->path, PATH_MAX));
-    TRY(open_in(folder->path, "metrics.jsonl", &folder->metrics));
+    TRY(open_metrics(folder));
     TRY(open_in(folder->path, "config.yaml", &file));
     config_print(config, file);
-    if (fclose(file) != 0) {
+    bool failed = ferror(file) != 0;
+    if (fclose(file) != 0 || failed) {
         return FAIL(STATUS_IO, "cannot write %s/config.yaml: %s", folder->path, strerror(errno));
     }
     return STATUS_OK;
@@ -88,6 +101,7 @@ status_t run_folder_create(const struct run_config *config, struct group *group,
     char name[32];
     status_t status = STATUS_OK;
     memset(out, 0, sizeof *out);
+    out->metrics = -1;
     if (group_rank(group) == 0) {
         status = create_root(config, out);
     }
@@ -103,33 +117,81 @@ status_t run_folder_create(const struct run_config *config, struct group *group,
     return group_agree(group, status);
 }
 
-void run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
-                        int64_t tokens, const struct step_cost *cost, const double *heldout)
+static status_t metrics_fail(const struct run_folder *folder, int error)
 {
-    fprintf(folder->metrics,
-            "{\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,\"lr\":%.9g,\"tokens\":%lld,"
-            "\"step_time_s\":%.6f,\"tokens_per_s\":%.1f,\"bubble\":%.6f,\"exposed_plain\":%.6f,"
-            "\"exposed_dense\":%.6f,\"bytes_plain\":%lld,\"bytes_dense\":%lld",
-            (long long)result->step, result->loss, result->grad_norm, lr, (long long)tokens,
-            cost->seconds, cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0,
-            cost->share[TRACE_WAIT], cost->share[TRACE_EXPOSED_PLAIN],
-            cost->share[TRACE_EXPOSED_DENSE], (long long)cost->bytes_plain,
-            (long long)cost->bytes_dense);
-    if (heldout) {
-        fprintf(folder->metrics, ",\"heldout_loss\":%.17g", *heldout);
-    }
-    fprintf(folder->metrics, "}\n");
-    fflush(folder->metrics);
+    return FAIL(
+        STATUS_IO,
+        "cannot write %s/metrics.jsonl: %s; this run ends without weights (make room there, or "
+        "name a folder elsewhere with logging.run=)",
+        folder->path, strerror(error));
 }
 
-void run_folder_close(struct run_folder *folder)
+/* The whole line or nothing. */
+static status_t metrics_append(struct run_folder *folder, const char *line, size_t length)
 {
-    if (folder->metrics) {
-        fclose(folder->metrics);
+    for (size_t done = 0; done < length;) {
+        ssize_t written = write(folder->metrics, line + done, length - done);
+        if (written >= 0) {
+            done += (size_t)written;
+        } else if (errno != EINTR) {
+            int error = errno;
+            if (ftruncate(folder->metrics, (off_t)folder->whole) != 0) {
+                log_warn("%s/metrics.jsonl ends with half a line", folder->path);
+            }
+            return metrics_fail(folder, error);
+        }
+    }
+    folder->whole += (int64_t)length;
+    return STATUS_OK;
+}
+
+status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
+                            int64_t tokens, const struct step_cost *cost, const double *heldout)
+{
+    char line[LINE], loss[64] = "";
+    if (heldout) { /* JSON has no nan */
+        snprintf(loss, sizeof loss, ",\"heldout_loss\":%.17g", *heldout);
+        if (!isfinite(*heldout)) {
+            snprintf(loss, sizeof loss, ",\"heldout_loss\":null");
+        }
+    }
+    int length = snprintf(
+        line, sizeof line,
+        "{\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,\"lr\":%.9g,\"tokens\":%lld,"
+        "\"step_time_s\":%.6f,\"tokens_per_s\":%.1f,\"bubble\":%.6f,\"exposed_plain\":%.6f,"
+        "\"exposed_dense\":%.6f,\"bytes_plain\":%lld,\"bytes_dense\":%lld%s}\n",
+        (long long)result->step, result->loss, result->grad_norm, lr, (long long)tokens,
+        cost->seconds, cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0,
+        cost->share[TRACE_WAIT], cost->share[TRACE_EXPOSED_PLAIN], cost->share[TRACE_EXPOSED_DENSE],
+        (long long)cost->bytes_plain, (long long)cost->bytes_dense, loss);
+    CHECK(length > 0 && length < LINE, "a line of metrics.jsonl has %d bytes", length);
+    return metrics_append(folder, line, (size_t)length);
+}
+
+void run_folder_check_log(struct run_folder *folder)
+{
+    if (folder->log && ferror(folder->log)) {
+        log_set_file(NULL);
+        fclose(folder->log);
+        folder->log = NULL;
+        log_warn("%s/rank-%d.log cannot be written any more (is the disk full?); messages go to "
+                 "stderr only",
+                 folder->path, log_rank() >= 0 ? log_rank() : 0);
+    }
+}
+
+status_t run_folder_close(struct run_folder *folder)
+{
+    status_t status = STATUS_OK;
+    run_folder_check_log(folder);
+    if (folder->metrics >= 0 && close(folder->metrics) != 0) {
+        status = metrics_fail(folder, errno);
     }
     if (folder->log) {
         log_set_file(NULL);
         fclose(folder->log);
     }
     memset(folder, 0, sizeof *folder);
+    folder->metrics = -1;
+    return status;
 }

@@ -15,18 +15,23 @@
 struct run_folder {
     char path[PATH_MAX];
     char model[PATH_MAX]; /* where the trained model goes */
-    FILE *metrics;        /* rank 0 */
-    FILE *log;            /* every rank */
+    int metrics;          /* rank 0: descriptor of metrics.jsonl, else -1 */
+    int64_t whole;        /* bytes of it: lines that are written whole */
+    FILE *log;            /* every rank; NULL after a write that failed */
 };
 
 /* Rank 0 makes the folder: the one that logging.run names must not exist (STATUS_INVALID says so); an
  * empty logging.run gives runs/<date>-<time>, with -2, -3 ... if that is taken. Collective. */
 MUST_USE status_t run_folder_create(const struct run_config *config, struct group *group,
                                     struct run_folder *out);
-/* Appends and flushes one line of metrics.jsonl; `heldout`: the held-out loss after this step, or NULL.
- * Rank 0 only. */
-void run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
-                        int64_t tokens, const struct step_cost *cost, const double *heldout);
-void run_folder_close(struct run_folder *folder);
+/* Appends one line to metrics.jsonl, the whole line or nothing; `heldout`: the held-out loss after this
+ * step, or NULL. Rank 0 only. */
+MUST_USE status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result,
+                                     double lr, int64_t tokens, const struct step_cost *cost,
+                                     const double *heldout);
+/* A rank-N.log that cannot be written is given up with a warning. */
+void run_folder_check_log(struct run_folder *folder);
+/* STATUS_IO if what was written did not arrive. */
+MUST_USE status_t run_folder_close(struct run_folder *folder);
 
 #endif

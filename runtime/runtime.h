@@ -37,10 +37,12 @@ struct job {
 typedef status_t (*job_body_fn)(struct job *job, struct group *group, void *arg);
 int job_run(struct job *job, job_body_fn body, void *arg);
 
-/* SIGUSR1 (and the first SIGINT of a process without a launcher) asks the run to finish its step and
- * leave its weights. */
+/* SIGUSR1 (and the first SIGINT of a process without a launcher) asks the run to finish its step, to
+ * cut an evaluation or a sample short, and to leave its weights. */
 void job_catch_signals(void);
 bool job_stop_requested(void);
+/* Whether any rank was asked to. Collective. */
+MUST_USE status_t job_stop_agreed(struct group *group, bool *out);
 
 /* ---- trainer ---- */
 
@@ -101,6 +103,13 @@ MUST_USE status_t trainer_step(struct trainer *trainer, const struct batch *batc
 bool trainer_cost(const struct trainer *trainer, struct step_cost *out);
 /* Exchanges what the last step cost. Collective. */
 MUST_USE status_t trainer_flush(struct trainer *trainer);
+/* Called on every rank as soon as trainer_cost is known: in the exchange of the next step (before it
+ * may fail), or in trainer_flush. */
+typedef void (*trainer_cost_fn)(void *arg);
+void trainer_on_cost(struct trainer *trainer, trainer_cost_fn fn, void *arg);
+/* This rank failed (and said why) at something that the others do not see: the next exchange ends the
+ * run on all ranks, before the weights change. */
+void trainer_fail(struct trainer *trainer, status_t status);
 
 /* Called on the head's rank after the head's forward of each microbatch. */
 typedef void (*trainer_head_fn)(void *arg, struct part *part, int frame, int microbatch);
@@ -120,9 +129,9 @@ MUST_USE status_t trainer_check_traffic(const struct trainer *trainer);
 MUST_USE status_t trainer_export(struct trainer *trainer, const char *folder);
 
 /* Rank 0 gets `count` bytes continuing `prompt` (byte vocabularies: at least 256 entries), drawn by
- * seed at temperature 0.8; out [count + 1]. Collective. */
+ * seed at temperature 0.8; out [count + 1]. A request to stop makes it shorter. Collective. */
 MUST_USE status_t trainer_sample(struct trainer *trainer, const char *prompt, int count,
-                                 uint64_t seed, char *out);
+                                 uint64_t seed, char *out, bool *out_whole);
 
 /* Bytes of this rank, predicted by the plan and used. */
 struct trainer_memory {

@@ -66,7 +66,7 @@ static status_t next_token(struct sampler *sampler, int32_t *out)
     struct batch batch = {.inputs = sampler->window};
     int last = stage->model->graph.units - 1;
     int root = plan_rank_of(stage->plan, plan_stage_of(stage->plan, last));
-    TRY(stage_walk(stage, &batch, 1.0f, NULL));
+    TRY(trainer_walk(sampler->trainer, stage, &batch, 1.0f, NULL));
     TRY(group_agree(sampler->trainer->group, sampler->taken));
     if (group_rank(sampler->trainer->group) == root) {
         *out = draw(sampler);
@@ -97,10 +97,11 @@ static status_t sampler_init(struct sampler *sampler)
 }
 
 status_t trainer_sample(struct trainer *trainer, const char *prompt, int count, uint64_t seed,
-                        char *out)
+                        char *out, bool *out_whole)
 {
     struct sampler sampler = {.trainer = trainer, .seed = seed};
     status_t status = sampler_init(&sampler);
+    bool stop = false;
     if (status == STATUS_OK) {
         sampler.stage->on_head = take_logits;
         sampler.stage->head_arg = &sampler;
@@ -110,6 +111,10 @@ status_t trainer_sample(struct trainer *trainer, const char *prompt, int count, 
     }
     for (int i = 0; i < count && status == STATUS_OK; i++) {
         int32_t token = 0;
+        status = job_stop_agreed(trainer->group, &stop);
+        if (status != STATUS_OK || stop) {
+            break;
+        }
         status = next_token(&sampler, &token);
         out[i] = (char)token;
         out[i + 1] = '\0';
@@ -117,5 +122,6 @@ status_t trainer_sample(struct trainer *trainer, const char *prompt, int count, 
     }
     free(sampler.window);
     free(sampler.logits);
+    *out_whole = !stop;
     return status;
 }

@@ -1,6 +1,7 @@
 /* setup.c - everything a run needs, checked on every rank before anything starts. */
 #include "runtime/setup.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -34,6 +35,18 @@ static status_t choose_shape(struct setup *setup)
             "(data.seq_len=%lld, or a larger model.block_size)",
             (long long)setup->T, (long long)setup->model.block_size,
             (long long)setup->model.block_size);
+    }
+    return STATUS_OK;
+}
+
+static status_t check_ramp(const struct setup *setup)
+{
+    int64_t first = setup->job->config.optimizer.ramp_from;
+    if (first > setup->microbatches) {
+        return FAIL(STATUS_INVALID,
+                    "optimizer.ramp_from is %lld, but a full step has %d microbatches "
+                    "(parallel.microbatches): steps grow from the one to the other",
+                    (long long)first, setup->microbatches);
     }
     return STATUS_OK;
 }
@@ -104,6 +117,7 @@ static status_t setup_local(struct setup *setup, bool training)
                     config->model);
     }
     TRY(choose_shape(setup));
+    TRY(training ? check_ramp(setup) : STATUS_OK);
     TRY(check_data(setup));
     if (training) {
         TRY(open_data(setup, "data.train", config->data.train, true, &setup->train));
@@ -186,7 +200,7 @@ static status_t fill_heldout(struct setup *setup, int64_t first, int64_t windows
     return STATUS_OK;
 }
 
-status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens)
+status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens, bool *out_whole)
 {
     int64_t windows = dataset_windows(setup->valid);
     int64_t limit = setup->job->config.data.valid_microbatches * setup->B;
@@ -198,12 +212,21 @@ status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_token
         .inputs = setup->inputs, .targets = setup->targets, .first = setup->first};
     for (int64_t first = 0; first < windows; first += setup->microbatches * setup->B) {
         double loss;
+        bool stop;
+        TRY(job_stop_agreed(setup->group, &stop));
+        if (stop) {
+            *out_tokens = first * setup->T;
+            *out_whole = false;
+            return STATUS_OK;
+        }
         TRY(group_agree(setup->group, fill_heldout(setup, first, windows)));
         TRY(trainer_evaluate(setup->trainer, &batch, &loss));
         total += loss;
     }
     *out_tokens = windows * setup->T;
-    *out_loss = total / (double)*out_tokens;
+    total /= (double)*out_tokens;
+    *out_loss = isnan(total) ? (double)NAN : total; /* printed without a sign */
+    *out_whole = true;
     return STATUS_OK;
 }
 

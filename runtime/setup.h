@@ -29,8 +29,9 @@ void setup_destroy(struct setup *setup);
  * only. */
 MUST_USE status_t setup_batch(struct setup *setup, int64_t position, int64_t rows);
 /* Mean loss per token over the held-out tokens (data.valid_microbatches of them), in file order.
- * Collective. */
-MUST_USE status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens);
+ * A request to stop cuts it short: *out_whole is false and there is no loss. Collective. */
+MUST_USE status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens,
+                                bool *out_whole);
 /* "bits per byte" where a token is a byte, else "bits per token". */
 const char *setup_bits_name(const struct setup *setup);
 

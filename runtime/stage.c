@@ -137,6 +137,7 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     stage->group = options->group;
     stage->rank = group_rank(options->group);
     stage->trace = options->trace;
+    stage->purpose = options->purpose;
     stage->plan_options = options->plan;
     stage->device = options->device;
     stage->stream = options->stream;

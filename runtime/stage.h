@@ -17,6 +17,7 @@ struct stage_options {
     const struct kernels *kernels;
     struct group *group;
     const char *transport;
+    const char *purpose; /* for messages; "" = training steps */
     struct plan_options plan;
     bool training;
     int threads;
@@ -43,6 +44,7 @@ struct stage {
     int64_t arrival_bytes, gradient_bytes; /* used */
     int64_t messages;               /* microbatches walked so far, which number the messages */
     _Atomic(const struct op *) now; /* for the liveness thread */
+    const char *purpose;
 
     trainer_head_fn on_head;
     void *head_arg;

@@ -19,6 +19,7 @@ struct pending {
 
 struct totals {
     double first_loss, last_loss, first_heldout, last_heldout; /* nats per token */
+    bool has_first_heldout, has_last_heldout;                  /* not cut short */
     double seconds;
     double share[TRACE_CATEGORIES]; /* weighted by seconds */
     int64_t steps, tokens, bytes_plain, bytes_dense;
@@ -31,6 +32,7 @@ struct training {
     struct totals totals;
     struct pending pending;
     bool root, stopped;
+    status_t written;  /* of metrics.jsonl, on rank 0 */
     int64_t sequences; /* read so far: the position in the data */
 };
 
@@ -56,9 +58,9 @@ static void print_start(const struct training *training)
            (long long)model_parameter_count(model), (long long)setup->model.n_layer,
            (long long)setup->model.dim, setup->model.dense ? "dense" : "no dense",
            setup->weights ? ", weights read from its folder" : "");
-    printf("step: %d microbatches of %lld x %lld tokens; %d stages, schedule %s\n\n",
-           setup->microbatches, (long long)setup->B, (long long)setup->T, plan->stages,
-           plan->schedule);
+    printf("step: %d microbatch%s of %lld x %lld tokens; %d stage%s, schedule %s\n\n",
+           setup->microbatches, setup->microbatches == 1 ? "" : "es", (long long)setup->B,
+           (long long)setup->T, plan->stages, plan->stages == 1 ? "" : "s", plan->schedule);
     plan_print_partition(plan, stdout);
     printf("\n");
     plan_print_memory(plan, stdout);
@@ -110,6 +112,22 @@ static void print_shares(const struct totals *totals)
     printf("\n");
 }
 
+static void print_heldout(const struct training *training)
+{
+    const struct totals *totals = &training->totals;
+    if (totals->has_last_heldout) {
+        printf("held-out loss  %.4f -> %.4f nats, %.4f -> %.4f %s\n", totals->first_heldout,
+               totals->last_heldout, totals->first_heldout / log(2.0),
+               totals->last_heldout / log(2.0), setup_bits_name(&training->setup));
+    } else if (totals->has_first_heldout) {
+        printf(
+            "held-out loss  %.4f nats at the start, not known at the end (stopped by a signal)\n",
+            totals->first_heldout);
+    } else {
+        printf("held-out loss  not known (stopped by a signal)\n");
+    }
+}
+
 static void print_summary(const struct training *training)
 {
     const struct totals *totals = &training->totals;
@@ -120,12 +138,18 @@ static void print_summary(const struct training *training)
     }
     print_size(totals->bytes_plain, plain, sizeof plain);
     print_size(totals->bytes_dense, dense, sizeof dense);
-    printf("\nloss           %.4f -> %.4f in %lld steps%s\n", totals->first_loss, totals->last_loss,
-           (long long)totals->steps, training->stopped ? " (stopped by a signal)" : "");
+    if (totals->steps == 0) {
+        printf("\nloss           no step was made (stopped by a signal)\n");
+    } else {
+        printf("\nloss           %.4f -> %.4f in %lld step%s%s\n", totals->first_loss,
+               totals->last_loss, (long long)totals->steps, totals->steps == 1 ? "" : "s",
+               training->stopped ? " (stopped by a signal)" : "");
+    }
     if (training->setup.valid) {
-        printf("held-out loss  %.4f -> %.4f nats, %.4f -> %.4f %s\n", totals->first_heldout,
-               totals->last_heldout, totals->first_heldout / log(2.0),
-               totals->last_heldout / log(2.0), setup_bits_name(&training->setup));
+        print_heldout(training);
+    }
+    if (totals->steps == 0) {
+        return;
     }
     printf("speed          %.0f tokens/s; bubble %.1f%%, exposed communication %.2f%% (plain "
            "%.2f%%, dense %.2f%%)\n",
@@ -154,20 +178,21 @@ static status_t print_memory(const struct training *training)
 }
 
 /* Control characters would upset terminals. */
-static void print_sample(const char *prompt, const char *text)
+static void print_sample(const char *prompt, const char *text, bool whole)
 {
     printf("\nsample         %s|", prompt);
     for (const char *c = text; *c; c++) {
         putchar(isprint((unsigned char)*c) || *c == '\n' ? *c : '.');
     }
-    printf("\n");
+    printf("%s\n", whole ? "" : "| (cut short by a signal)");
 }
 
 /* ---- the loop ---- */
 
-/* The pending step's line, now that its cost is known. */
-static void settle(struct training *training)
+/* The pending step's line, now that its cost is known; trainer_on_cost calls. */
+static void settle(void *argument)
 {
+    struct training *training = argument;
     struct step_cost cost;
     struct totals *totals = &training->totals;
     if (!trainer_cost(training->setup.trainer, &cost)) {
@@ -182,11 +207,17 @@ static void settle(struct training *training)
         totals->share[c] += cost.share[c] * cost.seconds;
     }
     if (training->root) {
-        run_folder_metrics(&training->folder, &training->pending.result, training->pending.lr,
-                           training->pending.tokens, &cost,
-                           training->pending.evaluated ? &training->pending.heldout : NULL);
-        print_step(training, &cost);
+        const struct pending *step = &training->pending;
+        training->written =
+            run_folder_metrics(&training->folder, &step->result, step->lr, step->tokens, &cost,
+                               step->evaluated ? &step->heldout : NULL);
+        if (training->written == STATUS_OK) {
+            print_step(training, &cost);
+        } else {
+            trainer_fail(training->setup.trainer, training->written);
+        }
     }
+    run_folder_check_log(&training->folder);
 }
 
 static status_t train_step(struct training *training, int64_t step)
@@ -215,11 +246,7 @@ static status_t train_step(struct training *training, int64_t step)
     struct step_result result;
     TRY(setup_batch(setup, training->sequences, rows));
     training->sequences += rows;
-    status_t status = trainer_step(setup->trainer, &batch, &optimizer, &result);
-    if (status == STATUS_OK || status == STATUS_NUMERIC) {
-        settle(training); /* the step before a broken one counts */
-    }
-    TRY(status);
+    TRY(trainer_step(setup->trainer, &batch, &optimizer, &result));
     training->pending =
         (struct pending){.result = result, .lr = optimizer.lr, .tokens = rows * setup->T};
     if (step == 1) {
@@ -230,14 +257,20 @@ static status_t train_step(struct training *training, int64_t step)
     return STATUS_OK;
 }
 
-static status_t heldout(struct training *training, double *out)
+/* *out_known: not cut short by a request to stop, after which there is none. */
+static status_t heldout(struct training *training, double *out, bool *out_known)
 {
     int64_t tokens;
-    if (!training->setup.valid) {
+    *out_known = false;
+    if (!training->setup.valid || training->stopped) {
         return STATUS_OK;
     }
-    TRY(setup_heldout(&training->setup, out, &tokens));
-    if (training->root) { /* all digits, for the run's log only */
+    TRY(setup_heldout(&training->setup, out, &tokens, out_known));
+    training->stopped = !*out_known;
+    if (training->root && training->stopped) {
+        log_info("held-out evaluation after step %lld cut short by a signal after %lld tokens",
+                 (long long)training->pending.result.step, (long long)tokens);
+    } else if (training->root) { /* all digits, for the run's log only */
         log_debug("held-out loss %.17g nats over %lld tokens after %lld steps", *out,
                   (long long)tokens, (long long)training->pending.result.step);
     }
@@ -251,9 +284,7 @@ static status_t heldout_after(struct training *training, int64_t step)
     if (every == 0 || step % every != 0) {
         return STATUS_OK;
     }
-    TRY(heldout(training, &training->pending.heldout));
-    training->pending.evaluated = true;
-    return STATUS_OK;
+    return heldout(training, &training->pending.heldout, &training->pending.evaluated);
 }
 
 static status_t train_loop(struct training *training)
@@ -263,8 +294,10 @@ static status_t train_loop(struct training *training)
         TRY(train_step(training, step));
         TRY(heldout_after(training, step));
     }
-    TRY(trainer_flush(training->setup.trainer));
-    settle(training);
+    if (training->pending.result.step > 0) {
+        TRY(trainer_flush(training->setup.trainer));
+        TRY(group_agree(training->setup.group, training->written));
+    }
     return trainer_check_traffic(training->setup.trainer);
 }
 
@@ -272,16 +305,17 @@ static status_t leave_sample(struct training *training)
 {
     const struct run_config *config = &training->setup.job->config;
     int count = (int)config->logging.sample_tokens;
-    if (count == 0) {
+    bool whole = false;
+    if (count == 0 || training->stopped) {
         return STATUS_OK;
     }
     char *text = calloc(1, (size_t)count + 1);
     TRY(group_agree(training->setup.group,
                     text ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for a sample")));
     status_t status = trainer_sample(training->setup.trainer, config->logging.sample_prompt, count,
-                                     (uint64_t)config->seed, text);
+                                     (uint64_t)config->seed, text, &whole);
     if (status == STATUS_OK && training->root) {
-        print_sample(config->logging.sample_prompt, text);
+        print_sample(config->logging.sample_prompt, text, whole);
     }
     free(text);
     return status;
@@ -294,17 +328,20 @@ static status_t train_all(struct training *training)
     if (training->root) {
         print_start(training);
     }
-    TRY(heldout(training, &training->totals.first_heldout));
+    trainer_on_cost(setup->trainer, settle, training);
+    TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     TRY(train_loop(training));
     TRY(trainer_export(setup->trainer, training->folder.model));
     training->totals.last_heldout = training->pending.heldout;
+    training->totals.has_last_heldout = training->pending.evaluated;
     if (!training->pending.evaluated) {
-        TRY(heldout(training, &training->totals.last_heldout));
+        TRY(heldout(training, &training->totals.last_heldout, &training->totals.has_last_heldout));
     }
     if (training->root) {
         print_summary(training);
     }
     TRY(print_memory(training));
+    fflush(stdout); /* before what a sample may complain about */
     TRY(leave_sample(training));
     if (training->root) {
         printf("\nrun folder     %s (model/, metrics.jsonl, config.yaml, logs)\n",
@@ -325,9 +362,11 @@ status_t train_run(struct job *job, struct group *group, void *argument)
     if (status == STATUS_OK) {
         training->root = group_rank(group) == 0;
         training->totals.ranks = group_size(group);
+        training->folder.metrics = -1;
         status = train_all(training);
         setup_destroy(&training->setup);
-        run_folder_close(&training->folder);
+        status_t closed = run_folder_close(&training->folder);
+        status = status == STATUS_OK ? group_agree(group, closed) : status;
     }
     free(training);
     return status;

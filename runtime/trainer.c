@@ -5,14 +5,28 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
+
+/* Twice the cores may be a wish, more is a slip. Cores of the host: launchers bind ranks to a few. */
+static void warn_threads(int64_t threads, const struct group *group)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (group_rank(group) == 0 && cores > 0 && threads > 2 * cores) {
+        log_warn(
+            "parallel.threads is %lld, but this host has %ld core%s: its threads will wait for "
+            "each other (leave parallel.threads out, and the ranks share the cores)",
+            (long long)threads, cores, cores == 1 ? "" : "s");
+    }
+}
 
 /* parallel.threads, else OMP_NUM_THREADS, else this host's cores shared among its ranks. */
 static int choose_threads(const struct run_config *config, const struct group *group)
 {
     const char *environment = getenv("OMP_NUM_THREADS");
     if (config->parallel.threads > 0) {
+        warn_threads(config->parallel.threads, group);
         return (int)config->parallel.threads;
     }
     if (environment && atoi(environment) > 0) {
@@ -64,7 +78,7 @@ static const char *transport_name(const struct run_config *config)
 }
 
 static status_t make_stage(struct trainer *trainer, bool training, int microbatches,
-                           struct stage **out)
+                           const char *purpose, struct stage **out)
 {
     static const char *const schedule[] = {"gpipe", "1f1b"};
     const struct run_config *config = &trainer->config;
@@ -73,6 +87,7 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
         .kernels = trainer->kernels,
         .group = trainer->group,
         .transport = transport_name(config),
+        .purpose = purpose,
         .plan = {.ranks = group_size(trainer->group),
                  .microbatches = microbatches,
                  .chunks = 1,
@@ -102,17 +117,22 @@ static status_t load_weights(struct trainer *trainer, const char *path)
     return status;
 }
 
+static const char evaluation_purpose[] = "held-out evaluation";
+
 /* What this rank is doing, for the liveness thread: atomics and constants only. */
 static void describe(void *argument, char *buffer, size_t size)
 {
     struct trainer *trainer = argument;
-    const struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    const struct stage *stage = atomic_load_explicit(&trainer->walking, memory_order_acquire);
+    const char *purpose = stage ? stage->purpose : "";
     const struct op *op = stage ? atomic_load_explicit(&stage->now, memory_order_acquire) : NULL;
-    char operation[160] = "between steps";
+    char operation[160];
+    snprintf(operation, sizeof operation, "between %s", purpose[0] ? "walks" : "steps");
     if (op) {
         op_print(stage->active, op, operation, sizeof operation);
     }
-    snprintf(buffer, size, "step %lld: %s", (long long)atomic_load(&trainer->step), operation);
+    snprintf(buffer, size, "step %lld: %s%s%s", (long long)atomic_load(&trainer->step), purpose,
+             purpose[0] ? ": " : "", operation);
 }
 
 status_t trainer_create(const struct trainer_options *options, struct trainer **out)
@@ -134,6 +154,7 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     status = group_agree(trainer->group, status);
     if (status == STATUS_OK) {
         status = make_stage(trainer, options->training, options->microbatches,
+                            options->training ? "" : evaluation_purpose,
                             options->training ? &trainer->train : &trainer->evaluation);
     }
     if (status == STATUS_OK) {
@@ -195,6 +216,24 @@ void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)
     struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
     stage->on_head = fn;
     stage->head_arg = arg;
+}
+
+void trainer_on_cost(struct trainer *trainer, trainer_cost_fn fn, void *arg)
+{
+    trainer->on_cost = fn;
+    trainer->cost_arg = arg;
+}
+
+void trainer_fail(struct trainer *trainer, status_t status)
+{
+    trainer->failed = status;
+}
+
+status_t trainer_walk(struct trainer *trainer, struct stage *stage, const struct batch *batch,
+                      float loss_scale, const struct stage_hooks *hooks)
+{
+    atomic_store_explicit(&trainer->walking, stage, memory_order_release);
+    return stage_walk(stage, batch, loss_scale, hooks);
 }
 
 /* ---- a step ---- */
@@ -261,7 +300,7 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     trainer->step_start = trace_now();
     trace_reset(&trainer->trace);
     part_zero_gradients(trainer->train->part);
-    TRY(stage_walk(trainer->train, batch, (float)(1.0 / tokens), &hooks));
+    TRY(trainer_walk(trainer, trainer->train, batch, (float)(1.0 / tokens), &hooks));
     close_step(trainer);
     *out = trainer->result;
     return STATUS_OK;
@@ -287,14 +326,15 @@ status_t trainer_check_traffic(const struct trainer *trainer)
 
 status_t trainer_evaluation_stage(struct trainer *trainer, int microbatches, struct stage **slot)
 {
-    return *slot ? STATUS_OK : make_stage(trainer, false, microbatches, slot);
+    const char *purpose = slot == &trainer->sampling ? "sample" : evaluation_purpose;
+    return *slot ? STATUS_OK : make_stage(trainer, false, microbatches, purpose, slot);
 }
 
 status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, double *out_loss)
 {
     TRY(trainer_evaluation_stage(trainer, trainer->microbatches, &trainer->evaluation));
     struct stage *stage = trainer->evaluation;
-    TRY(stage_walk(stage, batch, 1.0f, NULL));
+    TRY(trainer_walk(trainer, stage, batch, 1.0f, NULL));
     TRY(stage_read_loss(stage));
     double loss = 0;
     int last = trainer->model->graph.units - 1;

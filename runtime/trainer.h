@@ -7,6 +7,7 @@
 /* What a rank reports about itself in every exchange, after its squares and losses. */
 struct report {
     double stop;    /* 1: asked to stop */
+    double failed;  /* enum status, by trainer_fail */
     double seconds; /* of the step before */
     double ns[TRACE_CATEGORIES];
     double bytes_plain, bytes_dense; /* put by this rank in the step before */
@@ -31,6 +32,7 @@ struct trainer {
     void *stream;
     int threads, microbatches;
     bool training;
+    _Atomic(const struct stage *) walking; /* the last that did; for the liveness thread */
 
     struct exchange exchange;
     const struct optimizer_args *optimizer; /* of the step being walked */
@@ -42,6 +44,9 @@ struct trainer {
     int64_t plain_so_far, dense_so_far; /* bytes put */
     struct step_cost cost;
     bool has_cost;
+    trainer_cost_fn on_cost;
+    void *cost_arg;
+    status_t failed;
 };
 
 /* exchange.c */
@@ -51,6 +56,10 @@ status_t exchange_norm(void *trainer); /* the hook of OP_NORM */
 MUST_USE status_t exchange_flush(struct trainer *trainer);
 
 /* trainer.c */
+/* stage_walk, in view of the liveness thread. */
+MUST_USE status_t trainer_walk(struct trainer *trainer, struct stage *stage,
+                               const struct batch *batch, float loss_scale,
+                               const struct stage_hooks *hooks);
 MUST_USE status_t trainer_evaluation_stage(struct trainer *trainer, int microbatches,
                                            struct stage **slot);
 /* Weights live in this part. */
