@@ -66,6 +66,9 @@ sed 's/n_head: 2/n_head: 3/' run.yaml >heads.yaml
 alone "heads.yaml: model: n_head 3" -- train heads.yaml
 alone "broken/json_heads/config.json: model: n_head 3" -- check broken/json_heads
 alone "n_local_heads 3 must divide n_head 2" -- train run.yaml model.n_local_heads=3
+alone "optimizer.ramp_from is 5, but a full step has 4 microbatches" -- train run.yaml optimizer.ramp_from=5
+alone "model: mudd_postnorm_ways is not used" "data.train names no" \
+    -- train run.yaml model.mudd_postnorm_ways=r data.train=
 alone "data.seq_len is 64" "block_size 32" -- train run.yaml data.seq_len=64
 run 1 mpirun -n 2 "$MUDDPIPE" train run.yaml parallel.transport=threads
 says "transport threads is for ranks of one process" "ucx or mpi"
@@ -139,6 +142,10 @@ alone "broken/json_empty/config.json" -- check broken/json_empty
 alone "tokens.safetensors: token 64 at [0, 0]" -- check broken/token_big
 alone "tokens.safetensors: token -1 at [0, 0]" -- check broken/token_negative
 alone "tokens.safetensors: " "cut off" -- check broken/tokens_cut
+
+# More threads than the host can have.
+run_ranks 0 2 train run.yaml parallel.threads=1000 optimizer.steps=1 data.valid= logging.run=threads
+(($(grep -c "warning: parallel.threads is 1000, but this host has" out) == 1)) || fail "not one warning"
 
 # A run folder that cannot be made, or is there already.
 listing=$(run_ranks 0 2 train run.yaml logging.run=there && ls there)

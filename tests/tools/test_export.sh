@@ -82,3 +82,27 @@ for n in 1 2 5; do
     says "step    2/2" "held-out loss" "sample         Pipeline |" "run folder     quick-$n"
     cmp "quick-$n/model/model.safetensors" quick-1/model/model.safetensors || fail "other weights"
 done
+
+# A full disk, played by a limit on the size of files: no half lines, no half models.
+limited() { # KIB CODE arguments...
+    local size=$1 code=$2
+    shift 2
+    run "$code" bash -c 'ulimit -f '"$size"'; trap "" XFSZ; exec "$@" >&2' - "$MUDDPIPE" train run.yaml "$@"
+}
+few=(logging.level=error parallel.transport=threads parallel.pp=2 data.valid=)
+limited 16 1 logging.run=full optimizer.steps=1000000 "${few[@]}"
+says "error: cannot write full/metrics.jsonl: File too large" "make room" "rank 0 failed (input/output error)"
+(($(grep -c 'error: ' out) == 2)) || fail "not one message a rank"
+python3 - <<'END' || fail "full/metrics.jsonl ends with half a line, or with less than was said"
+import json
+text = open("full/metrics.jsonl").read()
+assert text.endswith("\n") and len(text) > 15000
+steps = [json.loads(line)["step"] for line in text.splitlines()]
+said = [line for line in open("out") if line.startswith("step ") and " loss " in line]
+assert steps == list(range(1, len(steps) + 1)) and len(said) == len(steps)
+END
+[[ ! -e full/model ]] || fail "a model after a full disk"
+limited 20 1 logging.run=fat optimizer.steps=2 "${few[@]}"
+says "fat/model/"
+[[ ! -e fat/model ]] || fail "half a model: $(ls -A fat/model)"
+(($(wc -l <fat/metrics.jsonl) == 2)) || fail "the steps before are not in metrics.jsonl"

@@ -85,7 +85,8 @@ ends 30
 grep -q "error: rank 1 has not answered for 4 s.* while rank [0-9] was $doing" out || fail "no word about rank 1"
 clean
 
-start # a pause shorter than the limit is no news
+constant=(optimizer.schedule=constant optimizer.warmup=0)
+start "${constant[@]}" # a pause shorter than the limit is no news
 kill -STOP "$(pid_of 1)"
 sleep 1
 kill -CONT "$(pid_of 1)"
@@ -95,14 +96,13 @@ sleep 1
 kill -USR1 "$job"
 ends 20
 ((code == 0)) || fail "exit code $code after SIGUSR1"
-says "stopped by a signal" "held-out loss" "run folder     run"
+says "stopped by a signal" "nats at the start, not known at the end" "run folder     run"
 ! grep -q 'error\|warning' out || fail "complaints after SIGUSR1"
 clean
 mv run stopped # the weights are those after the last step that was counted
-run 0 "$MUDDPIPE" eval stopped/model data.valid=valid.bin data.micro_batch=2 \
-    data.valid_microbatches=8 parallel.microbatches=4
-loss=$(grep -o 'held-out loss [^ ]*' out)
-grep -qF "$loss nats" stopped/rank-0.log || fail "$loss is not what the run ended with"
+run 0 "$MUDDPIPE" train run.yaml optimizer.steps="$(wc -l <stopped/metrics.jsonl)" "${constant[@]}" \
+    logging.run=whole
+cmp stopped/model/model.safetensors whole/model/model.safetensors || fail "other weights"
 
 start
 kill -INT "$job"
@@ -128,3 +128,51 @@ END
 says "stopped by a signal"
 [[ -s run/model/model.safetensors ]] || fail "no weights"
 clean
+
+# In a long evaluation and in a long sample.
+long_valid=(data.valid=train.bin data.seq_len=8 data.micro_batch=1 parallel.microbatches=1
+    data.valid_microbatches=0)
+begin() { # WORDS command...: in the background until it has said so, and a moment
+    local words=$1 i
+    shift
+    rm -rf run
+    "$@" >out 2>&1 </dev/null &
+    job=$!
+    pids=""
+    for ((i = 0; i < 300; i++)); do
+        ! grep -qF -- "$words" out || break
+        sleep 0.1
+    done
+    grep -qF -- "$words" out || fail "'$words' is not said in 30 s"
+    sleep 0.3
+    pids=$(pgrep -P "$job" || true)
+}
+threads=(parallel.transport=threads parallel.pp=2)
+
+begin "run folder:" "$MUDDPIPE" train run.yaml logging.run=run "${threads[@]}" "${long_valid[@]}"
+kill -USR1 "$job"
+ends 5
+((code == 0)) || fail "exit code $code after SIGUSR1 in an evaluation"
+says "held-out evaluation after step 0 cut short by a signal" "no step was made (stopped by a signal)" \
+    "held-out loss  not known"
+[[ -s run/model/model.safetensors && -s run/model/config.json ]] || fail "no weights"
+
+begin "shipped" "$MUDDPIPE" train run.yaml logging.run=run "${threads[@]}" logging.sample_tokens=1000000
+kill -USR1 "$job"
+ends 5
+((code == 0)) || fail "exit code $code after SIGUSR1 in a sample"
+says "| (cut short by a signal)" "run folder     run"
+[[ -s run/model/model.safetensors ]] || fail "no weights"
+clean
+
+begin "run folder:" mpirun -n 2 "$MUDDPIPE" train run.yaml logging.run=run "$wire" "${long_valid[@]}"
+kill -KILL "$(pid_of 1)"
+ends 10
+grep -q "error: rank 1 died.* while rank 0 was in step 0: held-out evaluation: " out ||
+    fail "no word about the evaluation"
+
+begin "shipped" mpirun -n 2 "$MUDDPIPE" train run.yaml logging.run=run "$wire" \
+    logging.sample_tokens=1000000
+kill -KILL "$(pid_of 1)"
+ends 10
+grep -q "error: rank 1 died.* while rank 0 was in step 4: sample: " out || fail "no word about the sample"

@@ -10,6 +10,7 @@ stopped() { # FOLDER RANKS
         grep -q 'error: step [0-9]*: the gradient norm is ' out || fail "no step or microbatch"
     said=$(grep -c 'error: step [0-9]*: the ' out)
     ((said == $2)) || fail "$said of $2 ranks say so"
+    ! grep -q -e '-nan' out || fail "a sign on nan"
     [[ ! -e $1/model ]] || fail "weights were left"
     ! grep -q 'gave up' out || fail "not a quiet end"
 }
@@ -23,6 +24,12 @@ done
 run 1 "$MUDDPIPE" train run.yaml optimizer.lr=1e18 optimizer.warmup=0 optimizer.steps=50 \
     logging.run=threads parallel.transport=threads parallel.pp=3
 stopped threads 3
+python3 - <<'END' || fail "the error stands before the last line of a step, or lines are missing"
+text = open("out").read().splitlines()
+steps = [i for i, line in enumerate(text) if line.startswith("step ") and "/50  loss" in line]
+errors = [i for i, line in enumerate(text) if "error: step" in line]
+assert steps[-1] < errors[0] and len(steps) == len(open("threads/metrics.jsonl").readlines())
+END
 
 # Weights with an infinity: the first step.
 python3 "$(dirname "$script")/broken.py" "$golden/muddformer-tiny" broken
