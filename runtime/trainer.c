@@ -44,10 +44,15 @@ static const char *device_refused(const struct trainer *trainer, char *why, size
     if (device_count(DEVICE_CUDA, why, size) == 0) {
         return why;
     }
-    if (group_size(trainer->group) > 1 && trainer->config.parallel.transport != TRANSPORT_UCX) {
+    if (group_size(trainer->group) == 1) {
+        return NULL;
+    }
+    if (trainer->config.parallel.transport != TRANSPORT_UCX) {
         return "several stages on GPUs need parallel.transport=ucx, with a UCX built for CUDA";
     }
-    return NULL;
+    return trainer->config.device == DEVICE_CHOICE_CUDA
+               ? NULL
+               : "several stages are on GPUs only with device=cuda and a UCX built for CUDA";
 }
 
 static status_t choose_device(struct trainer *trainer)
@@ -61,11 +66,11 @@ static status_t choose_device(struct trainer *trainer)
     }
     if (why) {
         if (choice == DEVICE_CHOICE_AUTO) {
-            log_debug("computing on the host: %s", why);
+            bool tell = devices > 0 && group_rank(trainer->group) == 0;
+            log_write(tell ? LOG_INFO : LOG_DEBUG, "computing on the host: %s", why);
         }
         return kernels_cpu(&trainer->kernels);
     }
-    int devices = device_count(DEVICE_CUDA, NULL, 0);
     TRY(device_open(DEVICE_CUDA, group_local_rank(trainer->group) % devices, &trainer->device));
     TRY(device_stream_create(trainer->device, false, &trainer->stream));
     return kernels_cuda(DTYPE_F32, &trainer->kernels);
