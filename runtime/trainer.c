@@ -59,6 +59,7 @@ static status_t choose_device(struct trainer *trainer)
 {
     char reason[256] = "";
     int choice = trainer->config.device;
+    int devices = choice == DEVICE_CHOICE_CPU ? 0 : device_count(DEVICE_CUDA, NULL, 0);
     const char *why =
         choice == DEVICE_CHOICE_CPU ? "" : device_refused(trainer, reason, sizeof reason);
     if (choice == DEVICE_CHOICE_CUDA && why) {
