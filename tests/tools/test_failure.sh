@@ -135,12 +135,12 @@ long_valid=(data.valid=train.bin data.seq_len=8 data.micro_batch=1 parallel.micr
 begin() { # WORDS command...: in the background until it has said so, and a moment
     local words=$1 i
     shift
-    rm -rf run
+    rm -rf run out
     "$@" >out 2>&1 </dev/null &
     job=$!
     pids=""
     for ((i = 0; i < 300; i++)); do
-        ! grep -qF -- "$words" out || break
+        ! grep -qsF -- "$words" out || break
         sleep 0.1
     done
     grep -qF -- "$words" out || fail "'$words' is not said in 30 s"
