@@ -533,7 +533,9 @@ static status_t report_sleep(struct group *group, const char *transport, const c
     printf("%s: rank %d used %.1f %% of a core while it waited %s\n", transport, group_rank(group),
            used * 100, what);
     fflush(stdout);
-    EXPECT(used < 0.1, "%g s of a core in one second", used);
+    /* One that spins uses the whole core. What sleeping costs exactly is a figure for a quiet machine
+     * (about 0.04 here): each nap costs more where others fill the caches in between. */
+    EXPECT(used < 0.5, "%g s of a core in one second", used);
     return STATUS_OK;
 }
 
