@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 
 folder=$1
 steps=${2:-400}
+[[ $steps != speed ]] || steps=12
 program=${MUDDPIPE:-build/muddpipe}
 common=(parallel.transport=threads parallel.pp=4 parallel.threads=1
     model.n_layer=8 model.dim=192 model.n_head=6 model.intermediate_size=512 model.block_size=128
@@ -43,8 +44,7 @@ train() { # NAME SEED KEYS..
 
 mkdir -p "$folder"
 if [[ ${2:-} == speed ]]; then
-    steps=12
-    common+=(optimizer.steps=12 data.valid=)
+    common+=(data.valid=)
     for round in 1 2 3; do
         for variant in "${variants[@]}"; do
             read -r name keys <<<"$variant"
