@@ -14,8 +14,8 @@ packages=(
 tools=(cc cmake ninja pkg-config mpicc mpirun)
 libraries=(yaml-0.1 jansson libxxhash)
 if [[ ${1:-} != quickstart ]]; then
-    packages+=(python3 libcmocka-dev)
-    tools+=(python3)
+    packages+=(python3 procps libcmocka-dev)
+    tools+=(python3 pgrep)
     libraries+=(cmocka)
 fi
 
