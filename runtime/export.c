@@ -41,7 +41,7 @@ static status_t export_begin(struct trainer *trainer, const char *folder, const 
 static status_t export_own(struct trainer *trainer, const char *temporary,
                            const struct tensor_entry *entries)
 {
-    const struct part *part = trainer_weights(trainer);
+    const struct part *part = trainer_part(trainer);
     status_t status = STATUS_OK;
     for (int p = 0; p < trainer->model->params && status == STATUS_OK; p++) {
         if (!part_owns(part, p)) {

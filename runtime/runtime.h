@@ -145,6 +145,11 @@ int64_t trainer_memory_predicted(const struct trainer_memory *memory);
 
 /* ---- what tools share ---- */
 
+enum { DEFAULT_MICROBATCHES = 8 };
+/* The plan that a configuration asks for; `training` false: forward only. Borrows its strings. */
+struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,
+                                    bool training);
+
 struct lr_args {
     int schedule; /* enum lr_schedule */
     int64_t steps;

@@ -5,8 +5,6 @@
 #include "runtime/dataset.h"
 #include "runtime/runtime.h"
 
-enum { DEFAULT_MICROBATCHES = 8 };
-
 struct setup {
     struct job *job;
     struct group *group;

@@ -83,10 +83,22 @@ static const char *transport_name(const struct run_config *config)
     return name[config->parallel.transport];
 }
 
+struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,
+                                    bool training)
+{
+    static const char *const schedule[] = {"gpipe", "1f1b"};
+    return (struct plan_options){.ranks = ranks,
+                                 .microbatches = microbatches,
+                                 .chunks = 1,
+                                 .schedule =
+                                     training ? schedule[config->parallel.schedule] : "forward",
+                                 .partition = config->parallel.partition,
+                                 .prefetch = (int)config->parallel.prefetch};
+}
+
 static status_t make_stage(struct trainer *trainer, bool training, int microbatches,
                            const char *purpose, struct stage **out)
 {
-    static const char *const schedule[] = {"gpipe", "1f1b"};
     const struct run_config *config = &trainer->config;
     struct stage_options options = {
         .model = trainer->model,
@@ -94,20 +106,14 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
         .group = trainer->group,
         .transport = transport_name(config),
         .purpose = purpose,
-        .plan = {.ranks = group_size(trainer->group),
-                 .microbatches = microbatches,
-                 .chunks = 1,
-                 .schedule = training ? schedule[config->parallel.schedule] : "forward",
-                 .partition = config->parallel.partition,
-                 .prefetch = (int)config->parallel.prefetch},
+        .plan = plan_options_of(config, group_size(trainer->group), microbatches, training),
         .training = training,
         .threads = trainer->threads,
         .trace = &trainer->trace,
         .device = trainer->device,
         .stream = trainer->stream,
-        .weights_of = training || (!trainer->train && !trainer->evaluation)
-                          ? NULL
-                          : trainer_weights(trainer)};
+        .weights_of =
+            training || (!trainer->train && !trainer->evaluation) ? NULL : trainer_part(trainer)};
     return stage_create(&options, out);
 }
 
@@ -115,10 +121,10 @@ static status_t load_weights(struct trainer *trainer, const char *path)
 {
     struct tensor_file *file;
     if (!path) {
-        return part_init_weights(trainer_weights(trainer), (uint64_t)trainer->config.seed);
+        return part_init_weights(trainer_part(trainer), (uint64_t)trainer->config.seed);
     }
     TRY(tensor_file_open(path, &file));
-    status_t status = part_import(trainer_weights(trainer), file);
+    status_t status = part_import(trainer_part(trainer), file);
     tensor_file_close(file);
     return status;
 }
@@ -197,11 +203,6 @@ void trainer_destroy(struct trainer *trainer)
     free(trainer);
 }
 
-struct part *trainer_weights(const struct trainer *trainer)
-{
-    return trainer->train ? trainer->train->part : trainer->evaluation->part;
-}
-
 const struct model *trainer_model(const struct trainer *trainer)
 {
     return trainer->model;
@@ -214,7 +215,7 @@ const struct plan *trainer_plan(const struct trainer *trainer)
 
 struct part *trainer_part(const struct trainer *trainer)
 {
-    return trainer_weights(trainer);
+    return trainer->train ? trainer->train->part : trainer->evaluation->part;
 }
 
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)

@@ -62,7 +62,5 @@ MUST_USE status_t trainer_walk(struct trainer *trainer, struct stage *stage,
                                const struct stage_hooks *hooks);
 MUST_USE status_t trainer_evaluation_stage(struct trainer *trainer, int microbatches,
                                            struct stage **slot);
-/* Weights live in this part. */
-struct part *trainer_weights(const struct trainer *trainer);
 
 #endif

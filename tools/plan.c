@@ -20,19 +20,6 @@ static int plan_help(void)
     return EXIT_SUCCESS;
 }
 
-static status_t make_plan(const struct run_config *config, const struct model *model,
-                          int microbatches, struct plan **out)
-{
-    static const char *const schedule[] = {"gpipe", "1f1b"};
-    struct plan_options options = {.ranks = config->parallel.pp > 0 ? (int)config->parallel.pp : 1,
-                                   .microbatches = microbatches,
-                                   .chunks = 1,
-                                   .schedule = schedule[config->parallel.schedule],
-                                   .partition = config->parallel.partition,
-                                   .prefetch = (int)config->parallel.prefetch};
-    return plan_create(&model->graph, &options, out);
-}
-
 /* What dense connections cost, counted from the tables, beside the paper's closed forms for full
  * connectivity with all four ways: parameters eta/6, FLOPs eta/(3 + rho/4), eta = (L+3)/D, rho = T/D
  * (of the forward pass, head left out). */
@@ -74,9 +61,12 @@ static status_t plan_run(const struct run_config *config, long long ops_rank, bo
     struct plan *plan = NULL;
     TRY(model_config_load(config->model, &config->model_keys, &config->dense_keys, &model_config));
     int64_t T = config->data.seq_len > 0 ? config->data.seq_len : model_config.block_size;
-    int64_t microbatches = config->parallel.microbatches > 0 ? config->parallel.microbatches : 8;
+    int64_t microbatches =
+        config->parallel.microbatches > 0 ? config->parallel.microbatches : DEFAULT_MICROBATCHES;
     TRY(model_create(&model_config, config->data.micro_batch, T, DTYPE_F32, &model));
-    status_t status = make_plan(config, model, (int)microbatches, &plan);
+    int stages = config->parallel.pp > 0 ? (int)config->parallel.pp : 1;
+    struct plan_options options = plan_options_of(config, stages, (int)microbatches, true);
+    status_t status = plan_create(&model->graph, &options, &plan);
     if (status == STATUS_OK && ops_rank >= plan->ranks) {
         status =
             FAIL(STATUS_INVALID, "--ops %lld: the ranks are 0 to %d", ops_rank, plan->ranks - 1);
