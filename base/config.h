@@ -64,7 +64,15 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 /* ---- the run's configuration ---- */
 
 enum schedule_choice { SCHEDULE_GPIPE, SCHEDULE_1F1B };
-enum transport_choice { TRANSPORT_UCX, TRANSPORT_MPI, TRANSPORT_THREADS };
+enum precision_choice { PRECISION_F32, PRECISION_BF16 };
+enum transport_choice {
+    TRANSPORT_AUTO,
+    TRANSPORT_IPC,
+    TRANSPORT_UCX,
+    TRANSPORT_NCCL,
+    TRANSPORT_MPI,
+    TRANSPORT_THREADS
+};
 enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
 enum data_order { ORDER_WINDOWS, ORDER_DOCUMENTS };
 enum device_choice { DEVICE_CHOICE_AUTO, DEVICE_CHOICE_CPU, DEVICE_CHOICE_CUDA };
@@ -85,6 +93,7 @@ struct run_config {
     char model[CONFIG_STRING]; /* `model: PATH`: config.json or a folder with it; "" if a mapping */
     struct config_entries model_keys; /* `model: {dim: ..}` and model.X=.. */
     struct config_entries dense_keys; /* dense.X, meaning dense_pattern.X */
+    int precision;                    /* enum precision_choice */
     int64_t seed;
     int device; /* enum device_choice */
 

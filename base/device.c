@@ -154,3 +154,42 @@ status_t device_event_elapsed(struct device *device, struct device_event *begin,
 {
     return device->ops->event_elapsed(device, begin, end, out_ms);
 }
+
+status_t device_word_write(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    return device->ops->word_write(device, word, value, stream);
+}
+
+status_t device_word_wait(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    return device->ops->word_wait(device, word, value, stream);
+}
+
+status_t device_register(struct device *device, void *memory, size_t bytes)
+{
+    return device->ops->enroll(device, memory, bytes);
+}
+
+void device_unregister(struct device *device, void *memory)
+{
+    if (memory) {
+        device->ops->dismiss(device, memory);
+    }
+}
+
+status_t device_export(struct device *device, const void *memory, struct device_handle *out)
+{
+    return device->ops->share(device, memory, out);
+}
+
+status_t device_import(struct device *device, const struct device_handle *handle, void **out)
+{
+    return device->ops->import(device, handle, out);
+}
+
+void device_unimport(struct device *device, const struct device_handle *handle, void *imported)
+{
+    if (imported) {
+        device->ops->unimport(device, handle, imported);
+    }
+}

@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -84,5 +85,37 @@ MUST_USE status_t device_event_done(struct device *device, struct device_event *
 MUST_USE status_t device_event_sync(struct device *device, struct device_event *event);
 MUST_USE status_t device_event_elapsed(struct device *device, struct device_event *begin,
                                        struct device_event *end, double *out_ms);
+
+/* ---- words: flags between streams, threads and processes of a host ---- */
+
+/* A word is 32 aligned bits of host memory, MEMORY_PINNED or registered, that counts up (and may wrap). A
+ * stream writes it after everything before in the stream, copies to other GPUs included, is done; what
+ * follows a wait in a stream runs once the word has reached `value`: (int32_t)(*word - value) >= 0. A
+ * wait cannot be cancelled: to release it, write the word from any thread (a plain atomic store). Of
+ * the host, only the write. */
+MUST_USE status_t device_word_write(struct device *device, uint32_t *word, uint32_t value,
+                                    void *stream);
+MUST_USE status_t device_word_wait(struct device *device, uint32_t *word, uint32_t value,
+                                   void *stream);
+/* Lets streams use page-aligned memory that this process has mapped (shared memory), under its own
+ * address, until device_unregister. */
+MUST_USE status_t device_register(struct device *device, void *memory, size_t bytes);
+void device_unregister(struct device *device, void *memory);
+
+/* ---- memory of another process on this host ---- */
+
+struct device_handle { /* plain bytes, to be sent to the other process */
+    unsigned char memory[64];
+    uint64_t offset; /* of the address in its allocation */
+};
+/* A handle of memory of MEMORY_DEVICE, at any address inside an allocation. */
+MUST_USE status_t device_export(struct device *device, const void *memory,
+                                struct device_handle *out);
+/* Where it is for this process's streams; it may lie on another GPU of the host, to which copies then
+ * go by copy engine. An allocation is mapped once, however many of its addresses are imported. */
+MUST_USE status_t device_import(struct device *device, const struct device_handle *handle,
+                                void **out);
+/* Ends all imports of the allocation that `imported` lies in. */
+void device_unimport(struct device *device, const struct device_handle *handle, void *imported);
 
 #endif

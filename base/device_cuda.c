@@ -209,6 +209,13 @@ static const struct device_ops cuda_ops = {
     .event_done = cuda_event_done,
     .event_sync = cuda_event_sync,
     .event_elapsed = cuda_event_elapsed,
+    .word_write = cuda_word_write,
+    .word_wait = cuda_word_wait,
+    .enroll = cuda_enroll,
+    .dismiss = cuda_dismiss,
+    .share = cuda_share,
+    .import = cuda_import,
+    .unimport = cuda_unimport,
 };
 
 static status_t info_read(struct device *device)

@@ -128,6 +128,50 @@ static status_t host_event_elapsed(struct device *device, struct device_event *b
     return STATUS_OK;
 }
 
+static status_t host_word_write(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    (void)device, (void)stream;
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+    return STATUS_OK;
+}
+
+/* Without streams a wait could only stop the thread that would write the word. */
+static status_t host_word_wait(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    (void)device, (void)stream;
+    CHECK((int32_t)(__atomic_load_n(word, __ATOMIC_ACQUIRE) - value) >= 0,
+          "the host has no streams that could wait for a word");
+    return STATUS_OK;
+}
+
+static status_t host_enroll(struct device *device, void *memory, size_t bytes)
+{
+    (void)device, (void)memory, (void)bytes;
+    return STATUS_OK;
+}
+
+static void host_dismiss(struct device *device, void *memory)
+{
+    (void)device, (void)memory;
+}
+
+static status_t host_share(struct device *device, const void *memory, struct device_handle *out)
+{
+    (void)device, (void)memory, (void)out;
+    return FAIL(STATUS_UNSUPPORTED, "memory of the host is not shared between processes");
+}
+
+static status_t host_import(struct device *device, const struct device_handle *handle, void **out)
+{
+    (void)device, (void)handle, (void)out;
+    return FAIL(STATUS_UNSUPPORTED, "memory of the host is not shared between processes");
+}
+
+static void host_unimport(struct device *device, const struct device_handle *handle, void *imported)
+{
+    (void)device, (void)handle, (void)imported;
+}
+
 const struct device_ops device_host_ops = {
     .bind = host_bind,
     .alloc = host_alloc,
@@ -145,4 +189,11 @@ const struct device_ops device_host_ops = {
     .event_done = host_event_done,
     .event_sync = host_event_sync,
     .event_elapsed = host_event_elapsed,
+    .word_write = host_word_write,
+    .word_wait = host_word_wait,
+    .enroll = host_enroll,
+    .dismiss = host_dismiss,
+    .share = host_share,
+    .import = host_import,
+    .unimport = host_unimport,
 };

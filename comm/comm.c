@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/device.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/trace.h"
@@ -113,6 +114,9 @@ void group_fail(struct group *group, bool locked, const char *reason)
     if (!group->failed) {
         snprintf(group->reason, sizeof group->reason, "%s", reason);
         group->failed = true;
+        for (struct wire *wire = group->wires; wire != NULL; wire = wire->next) {
+            wire->class->release(wire);
+        }
     }
     bell_ring(&group->bell);
     if (!locked) {
@@ -132,6 +136,11 @@ status_t group_lost(struct group *group)
                   group->rank, group_doing(group, doing, sizeof doing));
     }
     return STATUS_PEER;
+}
+
+status_t group_check(struct group *group)
+{
+    return group->failed ? group_lost(group) : STATUS_OK;
 }
 
 int64_t group_deadline(const struct group *group)
@@ -401,6 +410,30 @@ static void wire_free(struct wire *wire)
     free(wire);
 }
 
+/* The group's list of wires to release. A peer lost before this needs none: the verbs refuse. */
+static void enlist(struct wire *wire)
+{
+    if (wire->class->release != NULL) {
+        pthread_mutex_lock(wire->group->bell.mutex);
+        wire->next = wire->group->wires;
+        wire->group->wires = wire;
+        pthread_mutex_unlock(wire->group->bell.mutex);
+    }
+}
+
+static void strike(struct wire *wire)
+{
+    pthread_mutex_lock(wire->group->bell.mutex);
+    struct wire **link = &wire->group->wires;
+    while (*link != NULL && *link != wire) {
+        link = &(*link)->next;
+    }
+    if (*link != NULL) {
+        *link = wire->next;
+    }
+    pthread_mutex_unlock(wire->group->bell.mutex);
+}
+
 status_t wire_create(struct group *group, const char *transport,
                      const struct wire_channel *channels, int count, struct wire **out)
 {
@@ -418,10 +451,13 @@ status_t wire_create(struct group *group, const char *transport,
     }
     wire->group = group;
     wire->count = count;
+    wire->device = group->device;
+    wire->stream = group->stream;
     TRY_GOTO(copy_channels(wire, channels), free_wire);
     if (count > 0) {
         wire->class = find_class(transport);
         TRY_GOTO(wire->class->create(wire), free_wire);
+        enlist(wire);
     }
     *out = wire;
     return STATUS_OK;
@@ -431,9 +467,15 @@ free_wire:
     return status;
 }
 
-void wire_use_device(struct group *group, struct device *device)
+void wire_use_device(struct group *group, struct device *device, void *stream)
 {
     group->device = device;
+    group->stream = stream;
+}
+
+bool wire_is_streamed(const struct wire *wire)
+{
+    return wire->device != NULL && (wire->class == NULL || wire->class->streams);
 }
 
 void wire_destroy(struct wire *wire)
@@ -442,6 +484,7 @@ void wire_destroy(struct wire *wire)
         return;
     }
     if (wire->class != NULL) {
+        strike(wire);
         wire->class->destroy(wire);
     }
     wire_free(wire);
@@ -464,28 +507,41 @@ static void check_slot(const struct wire_channel *c, int channel, int slot)
           c->slots);
 }
 
+/* A transport that knows no streams finds everything written and read that was enqueued. */
+static status_t let_run_dry(struct wire *wire)
+{
+    TRY(group_check(wire->group));
+    return wire->device != NULL && !wire->class->streams
+               ? device_stream_sync(wire->device, wire->stream)
+               : STATUS_OK;
+}
+
+status_t wire_expect(struct wire *wire, int from, const int *channel, int count)
+{
+    CHECK(from >= 0 && from < wire->group->size, "puts of rank %d of %d", from, wire->group->size);
+    return wire->class != NULL && wire->class->expect != NULL
+               ? wire->class->expect(wire, from, channel, count)
+               : STATUS_OK;
+}
+
 status_t wire_post(struct wire *wire, int channel, int slot, int64_t message)
 {
     check_slot(check_end(wire, channel, false), channel, slot);
-    if (wire->group->failed) {
-        return group_lost(wire->group);
-    }
+    TRY(let_run_dry(wire));
     return wire->class->post(wire, channel, slot, message);
 }
 
 status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, const void *source)
 {
     check_slot(check_end(wire, channel, true), channel, slot);
-    if (wire->group->failed) {
-        return group_lost(wire->group);
-    }
+    TRY(let_run_dry(wire));
     return wire->class->put(wire, channel, slot, message, source);
 }
 
 status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
                    struct wire_stamp *out_stamp)
 {
-    struct wire_stamp stamp;
+    struct wire_stamp stamp = {0, 0};
 
     check_slot(check_end(wire, channel, false), channel, slot);
     TRY(wire->class->wait(wire, channel, slot, message, &stamp));

@@ -83,6 +83,8 @@ int group_local_size(const struct group *group);
 bool group_is_threads(const struct group *group);
 void group_watch(struct group *group, group_describe_fn describe, void *arg);
 
+/* STATUS_PEER if a peer is lost, and says so once; STATUS_OK otherwise. Any thread. */
+MUST_USE status_t group_check(struct group *group);
 MUST_USE status_t group_barrier(struct group *group);
 MUST_USE status_t group_broadcast(struct group *group, void *data, size_t bytes, int root);
 /* out [size * bytes], rank-major. */
@@ -109,7 +111,7 @@ struct wire_channel {
     void *const *slot; /* [slots] their addresses on rank `to`; NULL elsewhere */
 };
 
-struct wire_stamp { /* CLOCK_MONOTONIC of this rank's host, ns */
+struct wire_stamp { /* CLOCK_MONOTONIC of this rank's host, ns; zeros where a stream waits */
     int64_t put;    /* when the sender called wire_put (its clock, shifted to ours) */
     int64_t landed; /* when the message was complete here */
 };
@@ -126,9 +128,22 @@ extern const char *const wire_transports[];
  * group; anything else, or a name not built in, is STATUS_INVALID/UNSUPPORTED with the reason. */
 MUST_USE status_t wire_create(struct group *group, const char *transport,
                               const struct wire_channel *channels, int count, struct wire **out);
-/* Slots and sources of the wires created from now on are memory of `device`, which must outlive them:
- * their progress threads bind it. Not needed for memory of the host. */
-void wire_use_device(struct group *group, struct device *device);
+/* Slots and sources of the wires created from now on are memory of `device`, which must outlive them,
+ * and the four verbs are operations of `stream` as a kernel is: they return at once, and it is the
+ * stream that posts when it gets there, sends what was written before, waits for what lands, and goes
+ * on when a source has left. Only transports that know no streams (those that wire_is_streamed denies)
+ * stop the caller instead. NULL, NULL: memory of the host again, where everything happens at once.
+ *
+ * Puts to one rank leave in their order, each when its slot has been posted: the order in which all
+ * ranks enqueue must not let that deadlock (plan_check proves it). When a peer is lost, waits of
+ * streams are released and what they guarded is garbage: before results are believed, look at
+ * group_check. */
+void wire_use_device(struct group *group, struct device *device, void *stream);
+bool wire_is_streamed(const struct wire *wire);
+/* The puts of one walk of rank `from` to this one, in their order there: channel [count], the same in
+ * every walk until it is said again. For transports that can only receive in the order of the puts
+ * (nccl); to be called before the first post, and between walks. */
+MUST_USE status_t wire_expect(struct wire *wire, int from, const int *channel, int count);
 void wire_destroy(struct wire *wire); /* no message may be under way */
 
 MUST_USE status_t wire_post(struct wire *wire, int channel, int slot, int64_t message);

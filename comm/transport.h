@@ -59,8 +59,10 @@ struct group {
     void *describe_arg;
     const char *inside; /* the collective that runs now, if any; a literal */
 
-    struct device *device; /* of the buffers of its wires; NULL = the host's */
-    void *state;           /* of the class */
+    struct device *device; /* of the wires created from now on; NULL = the host */
+    void *stream;
+    struct wire *wires; /* whose streams a lost peer must not leave waiting; bell.mutex */
+    void *state;        /* of the class */
 };
 
 /* Fields of `group` but class and state; `shared` NULL = a mutex of its own. */
@@ -86,6 +88,7 @@ void bell_ring(struct bell *bell); /* mutex held */
 struct wire_class {
     const char *name;
     bool threads; /* needs a threads group; otherwise an mpi group */
+    bool streams; /* on a device its verbs only enqueue; otherwise comm.c lets the stream run dry */
     status_t (*create)(struct wire *wire);
     void (*destroy)(struct wire *wire);
     status_t (*post)(struct wire *wire, int channel, int slot, int64_t message);
@@ -93,11 +96,18 @@ struct wire_class {
     status_t (*wait)(struct wire *wire, int channel, int slot, int64_t message,
                      struct wire_stamp *out_stamp);
     status_t (*sent)(struct wire *wire, int channel, int64_t message);
+    status_t (*expect)(struct wire *wire, int from, const int *channel, int count); /* or NULL */
+    /* A peer is lost: lets every stream go on that waits for this wire. Called once, by any thread, with
+     * bell.mutex held; must not block. May be NULL. */
+    void (*release)(struct wire *wire);
 };
 
 struct wire {
     const struct wire_class *class; /* NULL: no channels */
     struct group *group;
+    struct device *device; /* of slots and sources; NULL = the host */
+    void *stream;          /* that the verbs belong to */
+    struct wire *next;     /* in group->wires */
     int count;
     struct wire_channel *channel; /* [count] copies; slot arrays too */
     void **addresses;             /* all slot arrays of this rank */

@@ -105,18 +105,11 @@ static void walk_gradient(struct walk *walk, const struct op *op)
                       op->adds);
 }
 
-/* The wire does not know streams: what it sends must be there, what it overwrites must be read. */
-static status_t walk_settle(const struct stage *stage)
-{
-    return stage->device ? device_stream_sync(stage->device, stage->stream) : STATUS_OK;
-}
-
 static status_t walk_op(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
     switch (op->kind) {
     case OP_POST:
-        TRY(walk_settle(stage));
         return wire_post(stage->wire, op->shipment, op->slot, message_of(stage, op));
     case OP_WAIT:
         return walk_wait(walk, op);
@@ -124,7 +117,6 @@ static status_t walk_op(struct walk *walk, const struct op *op)
         walk_forward(walk, op);
         return STATUS_OK;
     case OP_PUT:
-        TRY(walk_settle(stage));
         return walk_put(walk, op);
     case OP_SENT:
         return walk_sent(walk, op);

@@ -122,9 +122,7 @@ static status_t create_wire(struct stage *stage, const char *transport)
                                            .slots = shipment->slots,
                                            .slot = receives(stage, s) ? stage->arrival[s] : NULL};
     }
-    if (stage->device) {
-        wire_use_device(stage->group, stage->device);
-    }
+    wire_use_device(stage->group, stage->device, stage->stream);
     status_t status = wire_create(stage->group, transport, channel, shipments, &stage->wire);
     free(channel);
     return status;

@@ -47,7 +47,7 @@ static const char *device_refused(const struct trainer *trainer, char *why, size
     if (group_size(trainer->group) == 1) {
         return NULL;
     }
-    if (trainer->config.parallel.transport != TRANSPORT_UCX) {
+    if (trainer->config.parallel.transport > TRANSPORT_NCCL) {
         return "several stages on GPUs need parallel.transport=ucx, with a UCX built for CUDA";
     }
     return trainer->config.device == DEVICE_CHOICE_CUDA
@@ -79,8 +79,16 @@ static status_t choose_device(struct trainer *trainer)
 
 static const char *transport_name(const struct run_config *config)
 {
-    static const char *const name[] = {"ucx", "mpi", "threads"};
-    return name[config->parallel.transport];
+    static const char *const name[] = {"", "ipc", "ucx", "nccl", "mpi", "threads"};
+    if (config->parallel.transport != TRANSPORT_AUTO) {
+        return name[config->parallel.transport];
+    }
+    for (const char *const *built = wire_transports; *built; built++) {
+        if (strcmp(*built, "ucx") == 0) {
+            return *built;
+        }
+    }
+    return "mpi";
 }
 
 struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,

@@ -84,7 +84,7 @@ static void test_defaults(void **state)
     assert_int_equal(config.seed, 1);
     assert_int_equal(config.device, DEVICE_CHOICE_AUTO);
     assert_int_equal(config.parallel.schedule, SCHEDULE_1F1B);
-    assert_int_equal(config.parallel.transport, TRANSPORT_UCX);
+    assert_int_equal(config.parallel.transport, TRANSPORT_AUTO);
     assert_string_equal(config.parallel.partition, "auto");
     assert_int_equal(config.logging.level, LOG_INFO);
     assert_true(config.optimizer.lr == 3e-4);

@@ -135,7 +135,7 @@ int main(int argc, char **argv)
         group_open_mpi(&options, &group) != STATUS_OK) {
         return 1;
     }
-    wire_use_device(group, device);
+    wire_use_device(group, device, NULL);
     log_set_rank(group_rank(group));
     if (run(group, argv[1], argc > 2 ? argv[2] : "mpi") != STATUS_OK) {
         group_abandon(group, 4);
