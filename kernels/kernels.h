@@ -77,7 +77,8 @@ struct adamw_args {
     float gradient_scale;                      /* clipping factor, applied to the gradient first */
     int64_t step;                              /* from 1, for bias correction */
     /* Where not NULL, the factor is read here when the op runs: on a GPU, in stream order, from device
-     * or pinned memory, so that clipping needs no wait. */
+     * or pinned memory, so that clipping needs no wait. A negative one refuses the step: p, m and v
+     * keep their bits, whatever the gradient holds (a loss that is not finite, say). */
     const float *gradient_scale_at;
 };
 

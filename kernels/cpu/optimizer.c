@@ -61,6 +61,9 @@ static double power(double base, int64_t exponent)
 static void adamw(const struct kernel_ctx *ctx, const struct adamw_args *args, float *p, float *m,
                   float *v, const float *gradient, size_t count)
 {
+    if (args->gradient_scale_at && *args->gradient_scale_at < 0) {
+        return;
+    }
     enum trace_category before = trace_switch(ctx->trace, TRACE_OPTIMIZER);
     float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps;
     float scale = args->gradient_scale_at ? *args->gradient_scale_at : args->gradient_scale;

@@ -57,7 +57,12 @@ struct adamw_step {
     const float *scale_at; // read when the kernel runs, if not NULL
     __device__ void operator()(float (&y)[3], const float (&x)[4]) const
     {
-        float g = x[3] * (scale_at ? *scale_at : scale);
+        float factor = scale_at ? *scale_at : scale;
+        if (scale_at && factor < 0) {
+            y[0] = x[0], y[1] = x[1], y[2] = x[2];
+            return;
+        }
+        float g = x[3] * factor;
         y[1] = fmaf(beta1, x[1], rest1 * g);
         y[2] = fmaf(beta2, x[2], rest2 * g * g);
         y[0] = x[0] * decay - rate * y[1] / (sqrtf(y[2] * correction) + eps);

@@ -105,4 +105,27 @@ static inline double kit_error(const float *a, const double *b, size_t count)
     return largest > 0 ? worst / largest : worst;
 }
 
+/* A negative factor leaves everything as it is, with whatever gradient; zero is a step. */
+UNUSED_ static void adamw_refused_check(const struct kernels *k, const struct kernel_ctx *ctx)
+{
+    enum { N = 1003 };
+    float *p = kit_numbers(N, 1), *m = kit_numbers(N, 2), *v = kit_floats(N, 0);
+    float *p2 = kit_numbers(N, 1), *m2 = kit_numbers(N, 2), *v2 = kit_floats(N, 0);
+    float *g = kit_numbers(N, 4), factor = -1;
+    struct adamw_args args = {0.01f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.5f, 7, &factor};
+    for (size_t i = 0; i < N; i++) {
+        v[i] = v2[i] = 0.5f + (float)i;
+    }
+    g[3] = NAN, g[5] = INFINITY;
+    k->adamw(ctx, &args, p, m, v, g, N);
+    assert_memory_equal(p, p2, N * sizeof *p);
+    assert_memory_equal(m, m2, N * sizeof *m);
+    assert_memory_equal(v, v2, N * sizeof *v);
+    factor = 0;
+    k->adamw(ctx, &args, p, m, v, g, N);
+    assert_true(isnan(p[3]) && p[7] != p2[7] && m[7] != m2[7] && v[7] != v2[7]);
+    kit_free(p, 0), kit_free(m, 0), kit_free(v, 0), kit_free(g, 0);
+    kit_free(p2, 0), kit_free(m2, 0), kit_free(v2, 0);
+}
+
 #endif

@@ -326,6 +326,7 @@ static void test_optimizer(void **state)
         kit_free(g, 0), kit_free(p, 0), kit_free(m, 0), kit_free(v, 0);
         kit_free(p2, 0), kit_free(m2, 0), kit_free(v2, 0);
     }
+    adamw_refused_check(gpu, &ctx);
     kit_context_free(&ctx);
 }
 

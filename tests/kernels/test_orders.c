@@ -135,6 +135,14 @@ static void test_adamw(void **state)
     kit_context_free(&ctx);
 }
 
+static void test_adamw_refused(void **state)
+{
+    (void)state;
+    struct kernel_ctx ctx = kit_context(2);
+    adamw_refused_check(kit_table(NULL, NULL), &ctx);
+    kit_context_free(&ctx);
+}
+
 /* ---- accuracy of exp and the normal distribution over their range ---- */
 
 static void test_functions(void **state)
@@ -192,9 +200,10 @@ static void test_not_a_number(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mix_order),   cmocka_unit_test(test_key_order),
-        cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_functions),   cmocka_unit_test(test_not_a_number),
+        cmocka_unit_test(test_mix_order),     cmocka_unit_test(test_key_order),
+        cmocka_unit_test(test_sum_squares),   cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_adamw_refused), cmocka_unit_test(test_functions),
+        cmocka_unit_test(test_not_a_number),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
