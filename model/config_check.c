@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "model/config_file.h"
+#include "model/sources.h"
 
 static status_t check_given(const struct model_config *config, const char *source)
 {
@@ -46,8 +47,9 @@ static status_t check_heads(const struct model_config *config, const char *sourc
     if ((int64_t)rotary < 2 || (int64_t)rotary % 2 != 0) {
         return FAIL(STATUS_INVALID,
                     "%smodel: rotary turns pairs, so head_dim x rotary_pct must be even and at "
-                    "least 2, not %g",
-                    source, rotary);
+                    "least 2, not %g; choose an even head_dim (it is %lld) and a rotary_pct that "
+                    "turns an even number of its elements",
+                    source, rotary, width);
     }
     return STATUS_OK;
 }
@@ -97,29 +99,102 @@ static status_t check_pattern(const struct model_config *config, const char *sou
                     "choose one (any of them goes with query_period)",
                     source);
     }
-    if (!config->dense &&
-        (dilation || window || blocks || config->dense_pattern.query_period > 1)) {
-        log_warn("%smodel.dense is false: the pattern of dense connections is not used", source);
+    for (int i = 1; sources && config->dense && i <= config->n_layer; i++) {
+        int ways, reads[config->n_layer + 1];
+        TRY(sources_read(config->dense_pattern.sources, config->n_layer, i, source, reads, &ways));
     }
     return STATUS_OK;
+}
+
+/* Is one of the ways between layers post-normed? With one way for all, that one counts as r. */
+static bool norms_a_way(const struct model_config *config)
+{
+    const char *normed = config->mudd_postnorm_ways[0] ? config->mudd_postnorm_ways : "r";
+    const char *formed = config->dense_type == DENSE_L   ? "r"
+                         : config->dense_ways[0] != '\0' ? config->dense_ways
+                                                         : "qkvr";
+    return strpbrk(normed, formed) != NULL;
+}
+
+/* What is set and has no effect, because something else is not as it would have to be. */
+static void warn_unused(const struct model_config *config, const char *source)
+{
+    const struct {
+        bool unused;
+        const char *what;
+    } rules[] = {
+        {config->dense_pattern.key_residue == RESIDUE_QUERY &&
+             config->dense_pattern.key_dilation == 1,
+         "dense: key_residue is not used: it says which keys key_dilation keeps, and that is 1"},
+        {config->dense_pattern.block_summary == SUMMARY_MEAN &&
+             config->dense_pattern.block_size == 0,
+         "dense: block_summary is not used: it says what stands for a block, and block_size is 0"},
+        {config->dense_pattern.inner > 0 && !config->dynamic_dense,
+         "dense: inner is not used: it is the width of the weight generators, and with "
+         "dynamic_dense false there are none"},
+        {config->mudd_postnorm_ways[0] != '\0' && !config->mudd_postnorm,
+         "model: mudd_postnorm_ways is not used: it says which ways mudd_postnorm norms, and that "
+         "is false"},
+        {config->mudd_postnorm && !norms_a_way(config),
+         "model: mudd_postnorm_ways names no way that is formed, so none is normed; dense_ways and "
+         "dense_type say which are"},
+    };
+
+    if (!config->dense) {
+        if (config->dense_pattern.key_dilation > 1 || config->dense_pattern.query_period > 1 ||
+            config->dense_pattern.window > 0 || config->dense_pattern.block_size > 0 ||
+            config->dense_pattern.inner > 0 || config->dense_pattern.sources[0] != '\0' ||
+            config->dense_ways[0] != '\0') {
+            log_warn("%smodel.dense is false: the pattern of dense connections is not used",
+                     source);
+        }
+        return;
+    }
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        if (rules[i].unused) {
+            log_warn("%s%s", source, rules[i].what);
+        }
+    }
+}
+
+/* Patterns larger than the model: well defined, and hardly what was meant. */
+static void warn_large(const struct model_config *config, const char *source)
+{
+    const struct {
+        const char *name, *effect;
+        int64_t value, least;
+    } rules[] = {
+        {"key_dilation", "no key but X_0 and the newest is read",
+         config->dense_pattern.key_dilation, 2},
+        {"query_period", "only the last layer has an aggregate", config->dense_pattern.query_period,
+         2},
+        {"window", "every key is read, as without it", config->dense_pattern.window, 1},
+        {"block_size", "every key is read, as without it", config->dense_pattern.block_size, 1},
+    };
+
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0] && config->dense; i++) {
+        if (rules[i].value >= rules[i].least && rules[i].value >= config->n_layer) {
+            log_warn("%sdense: %s %lld in %lld layers: %s; choose less than %lld", source,
+                     rules[i].name, (long long)rules[i].value, (long long)config->n_layer,
+                     rules[i].effect, (long long)config->n_layer);
+        }
+    }
 }
 
 static status_t check_dense(const struct model_config *config, const char *source)
 {
     TRY(check_ways("dense_ways", config->dense_ways, source));
     TRY(check_ways("mudd_postnorm_ways", config->mudd_postnorm_ways, source));
-    if (config->mudd_postnorm_ways[0] != '\0' && !config->mudd_postnorm) {
-        log_warn("%smodel: mudd_postnorm_ways is not used: it says which ways mudd_postnorm norms, "
-                 "and that is false",
-                 source);
-    }
     if (config->dense && config->dense_type == DENSE_L && config->dense_ways[0] != '\0') {
         return FAIL(STATUS_INVALID,
                     "%smodel: dense_type l forms one way for all inputs, so dense_ways must be "
                     "empty, not '%.8s'",
                     source, config->dense_ways);
     }
-    return check_pattern(config, source);
+    TRY(check_pattern(config, source));
+    warn_unused(config, source);
+    warn_large(config, source);
+    return STATUS_OK;
 }
 
 /* The GELU family has biases, rotary on a part of the head and parallel residual; the other has not. */

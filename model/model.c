@@ -131,7 +131,7 @@ static void push_pattern_keys(const struct model *model, int i, struct consumer 
 static status_t consumer_fill_sources(const struct model *model, int i, struct consumer *out)
 {
     int L = (int)model->config.n_layer, ways, reads[L + 1];
-    TRY(sources_read(model->config.dense_pattern.sources, L, i, reads, &ways));
+    TRY(sources_read(model->config.dense_pattern.sources, L, i, "", reads, &ways));
     out->exists = ways != 0;
     for (int way = WAY_Q; way <= WAY_R; way++) {
         if (ways & 1 << way) {
@@ -206,7 +206,7 @@ static status_t consumer_fill(const struct model *model, int i, struct consumer 
     int L = (int)config->n_layer;
     out->layer = i;
     out->unit = i < L ? 2 * i + 1 : 2 * L + 1;
-    out->key = malloc((size_t)(i + 1) * sizeof *out->key);
+    out->key = malloc((size_t)(i + 2) * sizeof *out->key); /* means of single keys: i + 2 columns */
     if (!out->key) {
         return FAIL(STATUS_NOMEM, "no memory for the keys of consumer %d", i);
     }

@@ -4,7 +4,8 @@
  *
  * Entries CONSUMER[:WAYS]=KEY,KEY.. between semicolons. A consumer may have several; without WAYS an
  * entry is about all four. A way that is named reads the keys of all its entries and X_i; ways that are
- * not named take X_i itself, as do all ways of consumers that are not listed.
+ * not named take X_i itself, as do all ways of consumers that are not listed. The last consumer has the
+ * way r alone. Nothing may be said twice.
  */
 #include "model/sources.h"
 
@@ -14,17 +15,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { WAY_R_BIT = 8 };
+
 struct reader {
-    const char *text, *at;
+    const char *text, *at, *source;
     int64_t layers;
 };
 
 static status_t refuse(const struct reader *reader, const char *what)
 {
     return FAIL(STATUS_INVALID,
-                "dense.sources, character %d: %s (entries are CONSUMER[:WAYS]=KEY,KEY.. between "
+                "%sdense.sources, character %d: %s (entries are CONSUMER[:WAYS]=KEY,KEY.. between "
                 "semicolons, for example \"10:vr=0,7; 11:r=0,9\")",
-                (int)(reader->at - reader->text) + 1, what);
+                reader->source, (int)(reader->at - reader->text) + 1, what);
 }
 
 static void skip_blanks(struct reader *reader)
@@ -70,6 +73,9 @@ static status_t read_ways(struct reader *reader, int *out)
     }
     skip_blanks(reader);
     for (const char *way; *reader->at && (way = strchr("qkvr", *reader->at)); reader->at++) {
+        if (*out & 1 << (way - "qkvr")) {
+            return refuse(reader, "this way is named twice");
+        }
         *out |= 1 << (way - "qkvr");
     }
     return *out ? STATUS_OK : refuse(reader, "expected some of the ways qkvr");
@@ -81,44 +87,42 @@ static status_t read_entry(struct reader *reader, int consumer, int *reads, int 
     int of, mask;
     TRY(read_number(reader, 1, reader->layers, "a consumer", &of));
     TRY(read_ways(reader, &mask));
+    if (of == reader->layers && !(mask & WAY_R_BIT)) {
+        return refuse(reader, "the aggregate of the last layer has one way, r");
+    }
     if (!take(reader, '=')) {
         return refuse(reader, "expected '='");
     }
-    if (of == consumer) {
-        *ways |= mask;
-        reads[of] |= mask;
-    }
+    mask = of == reader->layers ? WAY_R_BIT : mask;
+    *ways |= of == consumer ? mask : 0;
     do {
         int key;
+        skip_blanks(reader);
+        const char *begin = reader->at;
         TRY(read_number(reader, 0, of, "a key before or of that layer", &key));
-        if (of == consumer) {
-            reads[key] |= mask;
+        if (of == consumer && reads[key] & mask) {
+            reader->at = begin;
+            return refuse(reader, "this key is named twice for a way");
         }
+        reads[key] |= of == consumer ? mask : 0;
     } while (take(reader, ','));
     return STATUS_OK;
 }
 
-status_t sources_read(const char *text, int64_t layers, int consumer, int *reads, int *out_ways)
+status_t sources_read(const char *text, int64_t layers, int consumer, const char *source,
+                      int *reads, int *out_ways)
 {
-    struct reader reader = {text, text, layers};
+    struct reader reader = {text, text, source, layers};
     memset(reads, 0, (size_t)(layers + 1) * sizeof *reads);
     *out_ways = 0;
-    skip_blanks(&reader);
-    while (*reader.at) {
+    do { /* an empty list is no list: nobody asks */
         TRY(read_entry(&reader, consumer, reads, out_ways));
         skip_blanks(&reader);
         if (*reader.at && !take(&reader, ';')) {
             return refuse(&reader, "expected ';' or the end");
         }
         skip_blanks(&reader);
-    }
-    if (consumer < layers) { /* X_i is read in every way that is formed */
-        reads[consumer] |= *out_ways;
-    } else if (*out_ways) {
-        for (int64_t j = 0; j <= layers; j++) { /* the last aggregate has one way */
-            reads[j] = reads[j] ? 8 : 0;
-        }
-        *out_ways = 8;
-    }
+    } while (*reader.at);
+    reads[consumer] |= *out_ways; /* X_i is read in every way that is formed */
     return STATUS_OK;
 }

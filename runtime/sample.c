@@ -54,8 +54,9 @@ static void push(struct sampler *sampler, int32_t token)
 {
     int64_t T = sampler->trainer->model->T;
     if (sampler->length == T) { /* half of the window makes room */
-        memmove(sampler->window, sampler->window + T / 2, (size_t)(T - T / 2) * sizeof(int32_t));
-        sampler->length = T - T / 2;
+        int64_t gone = T > 1 ? T / 2 : 1;
+        memmove(sampler->window, sampler->window + gone, (size_t)(T - gone) * sizeof(int32_t));
+        sampler->length = T - gone;
     }
     sampler->window[sampler->length++] = token;
 }

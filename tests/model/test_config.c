@@ -48,6 +48,8 @@ static void assert_says(const char *words)
 
 #define SMALL "\"n_layer\": 4, \"n_head\": 2, \"dim\": 32, \"intermediate_size\": 256"
 
+#define SOURCES(list) "{" SMALL ", \"dense_pattern\": {\"sources\": \"" list "\"}}"
+
 static status_t load_entries(struct config_entry *model, size_t models, struct config_entry *dense,
                              size_t denses, struct model_config *out)
 {
@@ -135,6 +137,13 @@ static void test_refused_values(void **state)
          STATUS_INVALID},
         {"{" SMALL ", \"dense_pattern\": {\"sources\": \"2=1\", \"window\": 2}}",
          "sources says exactly", STATUS_INVALID},
+        {SOURCES("  "), "character 3: expected a consumer", STATUS_INVALID},
+        {SOURCES("2=0,1,0"), "character 7: this key is named twice", STATUS_INVALID},
+        {SOURCES("2:vr=0; 3=0; 2:r=1,0"), "character 20: this key is named twice", STATUS_INVALID},
+        {SOURCES("2:rvr=0"), "character 5: this way is named twice", STATUS_INVALID},
+        {SOURCES("2=3"), "a key before or of that layer, 0 to 2", STATUS_INVALID},
+        {SOURCES("5=0"), "a consumer, 1 to 4", STATUS_INVALID},
+        {SOURCES("4:v=0"), "the last layer has one way, r", STATUS_INVALID},
         {"{" SMALL ", \"dense_pattern\": 3}", "must be an object", STATUS_INVALID},
         {"{" SMALL ", \"block_size\": 8,\n \"dense_pattern\": {\n  \"key_dilatoin\": 2}}",
          ":3:3: unknown key dense_pattern.key_dilatoin; did you mean dense_pattern.key_dilation?",

@@ -59,6 +59,7 @@ static const struct shape shapes[] = {
      3,
      {"model.n_layer=7", "dense.block_size=3", "dense.query_period=2", BLOCKS_MEAN},
      false},
+    {"blocks of one, mean", 1, 16, 4, {"dense.block_size=1", BLOCKS_MEAN}, false},
     {"sources", 1, 16, 4, {"dense.sources=2:v=0; 3:r=1,2; 3:k=0; 4=0,2", "dense.inner=8"}, false},
     {"sources, not of the head", 1, 16, 4, {"dense.sources=3:vr=0"}, false},
     {"PrePostNorm", 1, 16, 4, {PRENORM, POSTNORM}, false},

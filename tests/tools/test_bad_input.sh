@@ -69,6 +69,35 @@ alone "n_local_heads 3 must divide n_head 2" -- train run.yaml model.n_local_hea
 alone "optimizer.ramp_from is 5, but a full step has 4 microbatches" -- train run.yaml optimizer.ramp_from=5
 alone "model: mudd_postnorm_ways is not used" "data.train names no" \
     -- train run.yaml model.mudd_postnorm_ways=r data.train=
+while read -r words; do # what has no effect, and patterns larger than the model, are pointed out
+    read -ra arguments
+    run 0 "$MUDDPIPE" plan run.yaml "${arguments[@]}"
+    says "warning: run.yaml and the command line: $words"
+done <<'END'
+dense: key_residue is not used
+dense.key_residue=query
+dense: block_summary is not used
+dense.block_summary=mean
+dense: inner is not used
+dense.inner=8 model.dynamic_dense=false
+model.dense is false: the pattern of dense connections is not used
+model.dense=false dense.sources=3=0
+model.dense is false: the pattern of dense connections is not used
+model.dense=false model.dense_ways=r
+model: mudd_postnorm_ways names no way that is formed
+model.mudd_postnorm=true model.dense_ways=qv
+dense: key_dilation 4 in 4 layers: no key but X_0 and the newest is read
+dense.key_dilation=4
+dense: query_period 5 in 4 layers: only the last layer has an aggregate
+dense.query_period=5
+dense: window 4 in 4 layers: every key is read
+dense.window=4
+dense: block_size 9 in 4 layers: every key is read
+dense.block_size=9
+END
+run 0 "$MUDDPIPE" plan run.yaml "dense.sources=3:vr=0; 3:q=0,3; 4:vr=0,4;"
+! grep -q warning out || fail "a warning without need"
+run 0 "$MUDDPIPE" train run.yaml data.seq_len=1 logging.sample_tokens=5 data.valid= logging.run=one
 alone "data.seq_len is 64" "block_size 32" -- train run.yaml data.seq_len=64
 run 1 mpirun -n 2 "$MUDDPIPE" train run.yaml parallel.transport=threads
 says "transport threads is for ranks of one process" "ucx or mpi"
