@@ -108,7 +108,7 @@ static status_t add_entry(const char *key, char *entry, struct sources *out)
         }
     }
     if (entry[0] == '\0') {
-        return FAIL(STATUS_INVALID, "%s has an empty entry in its list of files", key);
+        return FAIL(STATUS_INVALID, "%s: an empty entry among the files", key);
     }
     if (colon != NULL || out->sources == 0) {
         TRY(add_source(key, weight, out));

@@ -198,14 +198,10 @@ static status_t load_single(struct tokens *tokens)
 static bool is_llmc(const char *path)
 {
     int32_t header[2] = {0};
-    FILE *stream = fopen(path, "rb");
-    bool read = stream != NULL && fread(header, sizeof header, 1, stream) == 1;
 
-    if (stream != NULL) {
-        fclose(stream);
-    }
-    return read && ((header[0] == TOKENS_U16_MAGIC && header[1] == TOKENS_U16_VERSION) ||
-                    (header[0] == TOKENS_U32_MAGIC && header[1] == TOKENS_U32_VERSION));
+    return file_begin(path, header, sizeof header) &&
+           ((header[0] == TOKENS_U16_MAGIC && header[1] == TOKENS_U16_VERSION) ||
+            (header[0] == TOKENS_U32_MAGIC && header[1] == TOKENS_U32_VERSION));
 }
 
 /* PREFIX.idx, PREFIX.bin or PREFIX: the pair if there is an index, else the file itself. */

@@ -28,6 +28,8 @@ struct tokens {
 /* An empty file is mapped as nothing if `empty`, else refused. */
 MUST_USE status_t mapping_open(const char *path, bool empty, struct mapping *out);
 void mapping_close(struct mapping *mapping);
+/* The first `size` bytes of a regular file; false if `path` is none or is shorter. */
+bool file_begin(const char *path, void *out, size_t size);
 
 /* Whether `path` begins like an index. */
 bool megatron_is_index(const char *path);

@@ -30,6 +30,19 @@ static status_t mapping_map(const char *path, int fd, bool empty, struct mapping
     return STATUS_OK;
 }
 
+bool file_begin(const char *path, void *out, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not stop us */
+    struct stat info;
+    bool got = fd >= 0 && fstat(fd, &info) == 0 && S_ISREG(info.st_mode) &&
+               pread(fd, out, size, 0) == (ssize_t)size;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return got;
+}
+
 status_t mapping_open(const char *path, bool empty, struct mapping *out)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not stop us */

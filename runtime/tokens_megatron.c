@@ -30,14 +30,9 @@ static int32_t read_i32(const unsigned char *at)
 bool megatron_is_index(const char *path)
 {
     char magic[TOKENS_INDEX_MAGIC_SIZE];
-    FILE *stream = fopen(path, "rb");
-    bool found = stream != NULL && fread(magic, sizeof magic, 1, stream) == 1 &&
-                 memcmp(magic, TOKENS_INDEX_MAGIC, sizeof magic) == 0;
 
-    if (stream != NULL) {
-        fclose(stream);
-    }
-    return found;
+    return file_begin(path, magic, sizeof magic) &&
+           memcmp(magic, TOKENS_INDEX_MAGIC, sizeof magic) == 0;
 }
 
 static status_t set_type(const char *path, int code, struct tokens *tokens)

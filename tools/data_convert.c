@@ -176,11 +176,12 @@ static status_t split_run(const struct data_arguments *arguments, const struct c
     bool wide;
 
     if (cut <= 1 || cut >= all) {
-        return FAIL(STATUS_INVALID,
-                    "%s: its %" PRId64 " tokens cannot be cut near token %" PRId64 " between %s",
-                    arguments->file[0], all, wish,
-                    arguments->seq_len > 0 ? "windows: a smaller --seq-len?"
-                                           : "documents: --seq-len T cuts between windows");
+        return FAIL(
+            STATUS_INVALID, "%s: its %" PRId64 " tokens cannot be cut near token %" PRId64 "%s",
+            arguments->file[0], all, wish,
+            arguments->seq_len > 0          ? " between windows: a smaller --seq-len?"
+            : corpus_documents(corpus) >= 0 ? " between documents: --seq-len T cuts between windows"
+                                            : ": one part would be empty; another fraction?");
     }
     TRY(text_is_wide(corpus, -1, &wide));
     TRY(token_files_create(arguments->file[1], arguments->valid, wide, arguments->force, pair));

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "runtime/runtime.h"
@@ -13,7 +14,7 @@ enum { BUFFER = 1 << 16 }; /* tokens */
 
 struct token_file {
     char *path, *part;             /* of the tokens */
-    char *index_path, *index_part; /* for an llm.c file, too: it would be taken for a pair's */
+    char *index_path, *index_part; /* for an llm.c file, too: it must not take the pair's .bin */
     bool index;                    /* Megatron */
     FILE *stream;
     unsigned char *buffer; /* [4 * BUFFER] */
@@ -73,6 +74,15 @@ static status_t create(const char *path, bool force, struct token_file *file)
     TRY(name_files(path, file));
     if (!force) {
         TRY(refuse_existing(file->path));
+    }
+    if (!file->index && access(file->index_path, F_OK) == 0) {
+        return FAIL(
+            STATUS_INVALID,
+            "%s would be taken for the other half of %s, which exists; choose another name, "
+            "or delete that pair first",
+            file->path, file->index_path);
+    }
+    if (!force) {
         TRY(refuse_existing(file->index_path));
     }
     file->buffer = malloc((size_t)4 * BUFFER);
@@ -249,6 +259,14 @@ void token_file_abandon(struct token_file *file)
     free(file);
 }
 
+/* By whatever names. */
+static bool same_file(FILE *first, FILE *second)
+{
+    struct stat a, b;
+    return fstat(fileno(first), &a) == 0 && fstat(fileno(second), &b) == 0 &&
+           a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 status_t token_files_create(const char *first, const char *second, bool wide, bool force,
                             struct token_file **out_pair)
 {
@@ -259,7 +277,7 @@ status_t token_files_create(const char *first, const char *second, bool wide, bo
     if (second != NULL) {
         status = token_file_create(second, wide, force, &pair[1]);
     }
-    if (status == STATUS_OK && second != NULL && strcmp(pair[0]->path, pair[1]->path) == 0) {
+    if (status == STATUS_OK && second != NULL && same_file(pair[0]->stream, pair[1]->stream)) {
         status = FAIL(STATUS_INVALID, "%s is to hold both parts", pair[0]->path);
     }
     if (status != STATUS_OK) {

@@ -118,7 +118,7 @@ static void test_lists(void **state)
     assert_int_equal(sources.weight[0], 2);
     assert_int_equal(sources.weight[1], 3);
     sources_free(&sources);
-    assert_refused("a,,b", "empty entry");
+    assert_refused("a,,b", "an empty entry");
     assert_refused(":1", "empty entry");
     assert_refused("a,b:2", "the first file has none");
     assert_refused("a:0", "weight of a:0 must be a number above 0");

@@ -24,6 +24,10 @@ expect 0 "tokens         889" "$MUDDPIPE" data inspect valid.bin
 expect 0 "llm.c .bin, u16" "$MUDDPIPE" data inspect train.bin
 expect 0 "bytes, each a token" "$MUDDPIPE" data inspect text
 expect 0 "all below 58" "$MUDDPIPE" data check train.bin --vocab 58
+mkfifo fifo.bin fifo.idx
+for name in fifo fifo.bin fifo.idx; do
+    expect 1 "fifo" timeout 20 "$MUDDPIPE" data inspect $name
+done
 expect 1 "token 57" "$MUDDPIPE" data check train.bin --vocab 57
 expect 1 "cannot open" "$MUDDPIPE" data encode none other.bin
 expect 1 "too few" "$MUDDPIPE" data encode /dev/null other.bin
@@ -82,6 +86,9 @@ data "head.idx: " split files/u16 head.idx --valid 0.1 tail.idx
 data "all below 250" check tail.idx --vocab 250 --eod 0
 data "whole.idx: " convert head.idx,tail.idx whole.idx
 same whole.idx files/u16.idx
+expect 1 "head.bin would be taken for the other half of head.idx" "$MUDDPIPE" data split files/llmc.bin \
+    head.bin --valid 0.1 tail.bin --eod 0 --force
+rm head.idx tail.idx whole.idx
 data "head.bin: " split files/llmc.bin head.bin --valid 0.1 tail.bin --eod 0 --force
 same <(tail -c 2 head.bin | od -An -tu2) <(echo "     0")
 data "whole.bin: " convert head.bin,tail.bin whole.bin --force
@@ -91,6 +98,8 @@ size=$(stat -c %s head.bin)
 (((size - 1024) / 2 % 64 == 1)) || { echo "not cut behind a window"; exit 1; }
 expect 1 "cannot be cut" "$MUDDPIPE" data split two.idx h.bin --valid 0.5 t.bin --seq-len 100000
 expect 1 "is to hold both parts" "$MUDDPIPE" data split files/u16 same.bin --valid 0.5 same.bin
+expect 1 "is to hold both parts" "$MUDDPIPE" data split files/u16 same.bin --valid 0.5 ./same.bin
+expect 1 "one part would be empty" "$MUDDPIPE" data split files/llmc.bin h.bin --valid 0.00001 t.bin
 expect 2 "usage" "$MUDDPIPE" data split files/u16 h.bin
 expect 2 "usage" "$MUDDPIPE" data convert files/u16 h.bin --eod
 expect 2 "no such option" "$MUDDPIPE" data convert files/u16 h.bin --vocab 5
