@@ -114,6 +114,11 @@ class Output:
         self.megatron = suffix == ".idx"
         self.letter = ("i" if self.megatron else "I") if wide else "H"
         self.wide = wide
+        if not self.megatron and os.path.exists(self.prefix + ".idx"):
+            raise Refusal(
+                f"{path} would be taken for the other half of {self.prefix}.idx, which exists; "
+                "choose another name, or delete that pair first"
+            )
         for name in (self.prefix + ".bin", self.prefix + ".idx"):
             if os.path.exists(name) and not force:
                 raise Refusal(f"{name} exists already; --force replaces it")

@@ -29,10 +29,10 @@ t.save("tokenizer.json")
 END_PYTHON
 run 0 python3 "$encode" tokenizer.json a.jsonl b.txt.gz train.idx --eod '<|end|>'
 says "in 3001 documents" "data.eod=0"
+rm train.idx
 run 0 python3 "$encode" tokenizer.json a.jsonl b.txt train.bin --eod '<|end|>' --force
 run 0 "$MUDDPIPE" data inspect train.bin --eod 0
 says "llm.c .bin, u16" "documents      3001"
-rm train.idx
 run 0 python3 "$encode" --eod '<|end|>' tokenizer.json a.jsonl b.txt pair.idx
 run 0 "$MUDDPIPE" data check pair --vocab 400 --eod 0
 run 0 "$MUDDPIPE" data convert pair same.bin
@@ -55,6 +55,8 @@ assert texts == wanted + [open("b.txt", encoding="utf-8").read()]
 END_PYTHON
 run 1 python3 "$encode" tokenizer.json a.jsonl train.bin
 says "train.bin exists already"
+run 1 python3 "$encode" tokenizer.json a.jsonl pair.bin --force
+says "other half of pair.idx"
 run 1 python3 "$encode" tokenizer.json a.jsonl other.bin --eod nothing
 says "has no token 'nothing'"
 run 1 python3 "$encode" tokenizer.json a.jsonl other.bin --key words
