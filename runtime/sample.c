@@ -85,11 +85,6 @@ static status_t sampler_init(struct sampler *sampler)
     sampler->logits = calloc((size_t)model->config.vocab_size, sizeof(float));
     if (!sampler->window || !sampler->logits) {
         status = FAIL(STATUS_NOMEM, "no memory for a sample");
-    } else if (model->config.vocab_size < 256) {
-        status = FAIL(STATUS_UNSUPPORTED,
-                      "samples are bytes: the vocabulary of %lld is too small "
-                      "(logging.sample_tokens=0 leaves them out)",
-                      (long long)model->config.vocab_size);
     }
     TRY(group_agree(trainer->group, status));
     TRY(trainer_evaluation_stage(trainer, 1, &trainer->sampling));

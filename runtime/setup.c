@@ -39,9 +39,24 @@ static status_t choose_shape(struct setup *setup)
     return STATUS_OK;
 }
 
-static status_t check_ramp(const struct setup *setup)
+static status_t check_training(const struct setup *setup)
 {
-    int64_t first = setup->job->config.optimizer.ramp_from;
+    const struct run_config *config = &setup->job->config;
+    int64_t first = config->optimizer.ramp_from;
+    if (config->logging.sample_tokens > 0 && setup->model.vocab_size < 256) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "samples are bytes: the vocabulary of %lld is too small "
+                    "(logging.sample_tokens=0 leaves them out)",
+                    (long long)setup->model.vocab_size);
+    }
+    if (config->optimizer.schedule == LR_WSD &&
+        config->optimizer.warmup + config->optimizer.decay > 1 + 1e-9) {
+        return FAIL(STATUS_INVALID,
+                    "optimizer.warmup %g and optimizer.decay %g are more than all steps, which wsd "
+                    "divides into warm-up, stable part and decay; take a decay of %g at most",
+                    config->optimizer.warmup, config->optimizer.decay,
+                    1 - config->optimizer.warmup);
+    }
     if (first > setup->microbatches) {
         return FAIL(STATUS_INVALID,
                     "optimizer.ramp_from is %lld, but a full step has %d microbatches "
@@ -117,7 +132,7 @@ static status_t setup_local(struct setup *setup, bool training)
                     config->model);
     }
     TRY(choose_shape(setup));
-    TRY(training ? check_ramp(setup) : STATUS_OK);
+    TRY(training ? check_training(setup) : STATUS_OK);
     TRY(check_data(setup));
     if (training) {
         TRY(open_data(setup, "data.train", config->data.train, true, &setup->train));

@@ -67,6 +67,12 @@ alone "heads.yaml: model: n_head 3" -- train heads.yaml
 alone "broken/json_heads/config.json: model: n_head 3" -- check broken/json_heads
 alone "n_local_heads 3 must divide n_head 2" -- train run.yaml model.n_local_heads=3
 alone "optimizer.ramp_from is 5, but a full step has 4 microbatches" -- train run.yaml optimizer.ramp_from=5
+alone "optimizer.warmup 0.6 and optimizer.decay 0.5 are more than all steps" "a decay of 0.4" \
+    -- train run.yaml optimizer.schedule=wsd optimizer.warmup=0.6 optimizer.decay=0.5
+alone "logging.sample_tokens must be an integer from 0 to 1048576" \
+    -- train run.yaml logging.sample_tokens=4294967297
+alone "samples are bytes: the vocabulary of 130 is too small" \
+    -- train run.yaml logging.sample_tokens=3 model.vocab_size=130
 alone "model: mudd_postnorm_ways is not used" "data.train names no" \
     -- train run.yaml model.mudd_postnorm_ways=r data.train=
 while read -r words; do # what has no effect, and patterns larger than the model, are pointed out
