@@ -1,10 +1,14 @@
 /* ranks.c - the program that the tests of comm/ start under mpirun.
  *
  *     ranks collectives | contract TRANSPORT | bench TRANSPORT | sleep TRANSPORT
- *     ranks hang TRANSPORT     rank 0 never puts what rank 1 waits for; the others sit in a barrier
+ *     ranks hang TRANSPORT     rank 0 never puts what rank 1 waits for nor posts what the last rank has
+ *                              put; the others sit in a barrier
  *     ranks fail TRANSPORT     as hang, but rank 0 gives up after a moment
  *     ranks exit               rank 0 ends without leaving the group
  *     ranks stuck              the main thread does not notice that a peer is lost
+ *
+ * With `--device cuda` behind it, buffers are on the GPU of the local rank and the verbs belong to a
+ * stream; without a GPU that is skipped.
  *
  * HEARTBEAT and DEADLINE (seconds) set the group's options, START the time to start in, LATE how long
  * rank 0 rests before, having said "late PID". "ready RANK PID" on stdout, one line a rank,
@@ -20,6 +24,7 @@
 #include "base/log.h"
 #include "comm/fuse.h"
 #include "tests/comm/contract.h"
+#include "tests/comm/rig.h"
 
 static void rest(double seconds)
 {
@@ -48,27 +53,41 @@ static void say_ready(struct group *group)
     }
 }
 
-/* Everybody waits for rank 0, which sleeps: rank 1 in a wire, the others in a barrier. */
+/* Everybody waits for rank 0, which sleeps: rank 1 for a message, the last rank (of three or more) until
+ * one has left, on a GPU in their streams; the others in a barrier. */
+static status_t wait_for_rank_0(struct rig *rig)
+{
+    int rank = group_rank(rig->group), last = group_size(rig->group) - 1;
+
+    if (rank == 1) {
+        TRY(wire_post(rig->wire, 0, 0, 0));
+        TRY(wire_wait(rig->wire, 0, 0, 0, NULL));
+    }
+    if (rank == last && last > 1) {
+        TRY(wire_put(rig->wire, 1, 0, 0, rig_source(rig, 1, 0)));
+        TRY(wire_sent(rig->wire, 1, 0));
+    }
+    TRY(device_stream_sync(rig->device, rig->stream));
+    TRY(group_check(rig->group));
+    return group_barrier(rig->group);
+}
+
 static status_t hang(struct group *group, const char *transport, bool give_up)
 {
-    struct wire *wire;
-    int64_t value = 0;
-    void *slots[] = {&value};
-    struct wire_channel channel = {0, 1, sizeof value, 1, group_rank(group) == 1 ? slots : NULL};
+    int last = group_size(group) - 1;
+    struct wire_channel channels[] = {{0, 1, sizeof(int64_t), 1, NULL},
+                                      {last, 0, sizeof(int64_t), 1, NULL}};
+    static struct rig rig;
     static int zero = 0;
 
-    TRY(wire_create(group, transport, &channel, 1, &wire));
+    TRY(rig_open(&rig, group, transport, channels, last > 1 ? 2 : 1, 1, 0));
     group_watch(group, describe, &zero);
     say_ready(group);
     if (group_rank(group) == 0) {
         rest(give_up ? 0.5 : 60);
         return FAIL(STATUS_NUMERIC, "the loss of step 12 is not a number");
     }
-    if (group_rank(group) == 1) {
-        TRY(wire_post(wire, 0, 0, 0));
-        TRY(wire_wait(wire, 0, 0, 0, NULL));
-    }
-    return group_barrier(group);
+    return wait_for_rank_0(&rig);
 }
 
 static void come_late(void)
@@ -119,27 +138,53 @@ static status_t run(struct group *group, const char *mode, const char *transport
     return FAIL(STATUS_INVALID, "unknown mode %s", mode);
 }
 
+/* `--device cuda` behind the other arguments. */
+static bool wants_gpu(int argc, char **argv)
+{
+    return argc > 3 && strcmp(argv[argc - 2], "--device") == 0 &&
+           strcmp(argv[argc - 1], "cuda") == 0;
+}
+
+static status_t use_device(struct group *group, bool gpu, int gpus, struct device **out_device,
+                           void **out_stream)
+{
+    int index = gpu ? group_local_rank(group) % gpus : 0;
+
+    TRY(device_open(gpu ? DEVICE_CUDA : DEVICE_HOST, index, out_device));
+    TRY(device_stream_create(*out_device, false, out_stream));
+    wire_use_device(group, *out_device, *out_stream);
+    return STATUS_OK;
+}
+
 int main(int argc, char **argv)
 {
     struct group_options options = {seconds_of("DEADLINE", 30), seconds_of("HEARTBEAT", 30)};
+    bool gpu = wants_gpu(argc, argv);
+    struct device *device = NULL;
     struct group *group;
-    struct device *device;
+    char why[256] = "";
+    void *stream = NULL;
 
     if (argc < 2) {
-        fprintf(stderr, "usage: mpirun -n N ranks MODE [TRANSPORT]\n");
+        fprintf(stderr, "usage: mpirun -n N ranks MODE [TRANSPORT] [--device cuda]\n");
         return 2;
+    }
+    int gpus = gpu ? device_count(DEVICE_CUDA, why, sizeof why) : 0;
+    if (gpu && gpus == 0) {
+        printf("skipped: %s\n", why);
+        return 77;
     }
     fuse_least_s = seconds_of("START", fuse_least_s);
     come_late();
-    if (device_open(DEVICE_HOST, 0, &device) != STATUS_OK ||
-        group_open_mpi(&options, &group) != STATUS_OK) {
+    if (group_open_mpi(&options, &group) != STATUS_OK) {
         return 1;
     }
-    wire_use_device(group, device, NULL);
     log_set_rank(group_rank(group));
-    if (run(group, argv[1], argc > 2 ? argv[2] : "mpi") != STATUS_OK) {
+    if (use_device(group, gpu, gpus, &device, &stream) != STATUS_OK ||
+        run(group, argv[1], argc > 2 ? argv[2] : "mpi") != STATUS_OK) {
         group_abandon(group, 4);
     }
+    device_stream_destroy(device, stream);
     group_close(group);
     device_close(device);
     return 0;

@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "base/trace.h"
-#include "tests/comm/contract.c" /* the suite is one file for two programs */
+#include "tests/comm/contract.h"
 
 static const struct group_options patient = {.deadline_s = 20, .heartbeat_s = 10};
 
