@@ -36,6 +36,9 @@ const char *dtype_name(enum dtype dtype);
 
 enum { WAYS_MAX = 4 };
 
+struct kernels;
+struct timeline; /* base/timeline.h */
+
 /* What an op runs on. One per rank. */
 struct kernel_ctx {
     int threads;         /* OpenMP threads for this rank's ops, >= 1 */
@@ -43,6 +46,9 @@ struct kernel_ctx {
     struct trace *trace; /* gemm, attention and aggregate ops book their time here; may be NULL */
     void *workspace;     /* at least kernels_workspace bytes, ARENA_ALIGN-aligned */
     size_t workspace_bytes;
+    /* For the ops of a table of kernels_time: where they record themselves, and whose they are. */
+    struct timeline *timeline;
+    const struct kernels *timed;
 };
 
 enum norm_kind { NORM_RMS, NORM_LAYER };
@@ -205,6 +211,11 @@ struct kernel_limits {
     int threads;
 };
 size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limits *limits);
+
+/* A table whose ops are spans of ctx->timeline (base/timeline.h) around those of ctx->timed, which must
+ * be `real`. Names are the ops', categories "gemm forward", "gemm dgrad", "attention backward" and so
+ * on. */
+void kernels_time(const struct kernels *real, struct kernels *out);
 
 /* The CPU's table for this machine (widest vector set found at run time) and the GEMM library of
  * this build (oneDNN, OpenBLAS, or our own). MUDDPIPE_GEMM=dnnl|openblas|own and
