@@ -2,7 +2,8 @@
  *
  * Its memory holds, instead of tensors, what they stand for: which microbatch a frame, a slot or a
  * backward buffer belongs to, in which state, and how many uses are still to come. A message lands
- * when it has been put and its slot posted for it. A rank stops at a WAIT or SENT whose message has
+ * when it has been put, its slot posted for it, and all that the sender put to that rank before has
+ * landed: so the proof holds for queues that hold their order, streams too. A rank stops at a WAIT or SENT whose message has
  * not landed and at NORM until all are there; every other operation must be lawful at once. What
  * blocks depends on messages alone, so one interleaving stands for all.
  *
@@ -104,15 +105,41 @@ static int grad_uses(const struct plan *plan, int stage, int key)
 
 /* ---- the wire ---- */
 
+/* Slot in which the message of a put will land. */
+static struct slot *target_of(const struct machine *machine, const struct op *op)
+{
+    int slots = machine->plan->shipment[op->shipment].slots;
+    return &machine->slot[machine->shipment_slot[op->shipment] + (size_t)(op->microbatch % slots)];
+}
+
+static struct queue *queue_of(const struct machine *machine, const struct op *op)
+{
+    const struct plan *plan = machine->plan;
+    const struct shipment *s = &plan->shipment[op->shipment];
+    return &machine->queue[plan_rank_of(plan, s->from) * plan->ranks + plan_rank_of(plan, s->to)];
+}
+
+static void queue_put(struct machine *machine, const struct op *op)
+{
+    struct queue *queue = queue_of(machine, op);
+    if (queue->first == NULL) {
+        queue->first = op;
+    } else {
+        message_of(machine, queue->last)->behind = op;
+    }
+    queue->last = op;
+}
+
+/* What is first in the queue of the operation's message and has its slot, and so on. */
 static void land(struct machine *machine, const struct op *op)
 {
-    const struct shipment *s = &machine->plan->shipment[op->shipment];
-    struct slot *slot =
-        &machine->slot[machine->shipment_slot[op->shipment] + (size_t)(op->microbatch % s->slots)];
-    struct message *message = message_of(machine, op);
-    if (message->put && !message->landed && holds(slot, SLOT_POSTED, op->microbatch)) {
-        slot->state = SLOT_LANDED;
+    struct queue *queue = queue_of(machine, op);
+    while (queue->first != NULL &&
+           holds(target_of(machine, queue->first), SLOT_POSTED, queue->first->microbatch)) {
+        struct message *message = message_of(machine, queue->first);
+        target_of(machine, queue->first)->state = SLOT_LANDED;
         message->landed = true;
+        queue->first = message->behind;
     }
 }
 
@@ -160,6 +187,7 @@ static enum outcome run_put(struct place *p)
         return WRONG(p, "the key has not been made");
     }
     message_of(machine, op)->put = true;
+    queue_put(machine, op);
     land(machine, op);
     return OUTCOME_DONE;
 }

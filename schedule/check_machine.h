@@ -21,6 +21,12 @@ struct buffer {
 
 struct message {
     bool put, landed;
+    const struct op *behind; /* the put to the same rank that comes next */
+};
+
+/* Puts of one rank to another that have not landed: they land in their order (comm/comm.h). */
+struct queue {
+    const struct op *first, *last;
 };
 
 struct machine {
@@ -39,6 +45,7 @@ struct machine {
     bool *made;              /* [units][microbatches] F done */
     int *weights;            /* [units] microbatches whose weight gradient is in */
     struct message *message; /* [shipments][microbatches] */
+    struct queue *queue;     /* [from][to] ranks */
 };
 
 static inline size_t machine_pair(const struct plan *plan, int stage, int key)

@@ -53,10 +53,11 @@ bool machine_init(struct machine *machine)
     machine->made = calloc(units * m, sizeof *machine->made);
     machine->weights = calloc(units, sizeof *machine->weights);
     machine->message = calloc(shipments * m + 1, sizeof *machine->message);
-    if (machine->next == NULL || machine->at_norm == NULL || machine->shipment_slot == NULL ||
-        machine->grad_slot == NULL || machine->arrival == NULL || machine->frame_first == NULL ||
-        machine->frame_uses == NULL || machine->backward == NULL || machine->made == NULL ||
-        machine->weights == NULL || machine->message == NULL) {
+    machine->queue = calloc((size_t)plan->ranks * (size_t)plan->ranks, sizeof *machine->queue);
+    if (machine->queue == NULL || machine->next == NULL || machine->at_norm == NULL ||
+        machine->shipment_slot == NULL || machine->grad_slot == NULL || machine->arrival == NULL ||
+        machine->frame_first == NULL || machine->frame_uses == NULL || machine->backward == NULL ||
+        machine->made == NULL || machine->weights == NULL || machine->message == NULL) {
         return false;
     }
     size_t frames = 0, slots = machine_number(machine, &frames);
@@ -86,4 +87,5 @@ void machine_fini(struct machine *machine)
     free(machine->made);
     free(machine->weights);
     free(machine->message);
+    free(machine->queue);
 }

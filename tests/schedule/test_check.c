@@ -457,6 +457,41 @@ static void test_deadlock(void **state)
     graph_test_destroy(graph);
 }
 
+static int find_message(const struct rank_plan *list, enum op_kind kind, int shipment)
+{
+    int i = 0;
+    while (list->op[i].kind != kind || list->op[i].shipment != shipment) {
+        i++;
+    }
+    return i;
+}
+
+/* The receiver wants the second of two messages of one rank before it makes room for the first, which
+ * queues that hold their order cannot serve. */
+static void test_queue(void **state)
+{
+    (void)state;
+    struct graph *graph = graph_test_create(4, 1);
+    struct plan *plan = layout_plan(&layouts[2], graph);
+    struct rank_plan *list = &plan->rank[1];
+    const struct rank_plan *sender = &plan->rank[0];
+    int first = sender->op[find_op(sender, OP_PUT)].shipment, second = -1;
+    for (int i = 0; second < 0; i++) {
+        if (sender->op[i].kind == OP_PUT && sender->op[i].shipment != first) {
+            second = sender->op[i].shipment;
+        }
+    }
+    op_move(list, find_message(list, OP_WAIT, second), find_message(list, OP_POST, second) + 1);
+    int wait = find_message(list, OP_WAIT, second), post = find_message(list, OP_POST, first);
+    assert_true(post < wait);
+    op_move(list, post, wait);
+    char why[512] = "";
+    assert_status(plan_check(plan, why, sizeof why), STATUS_INTERNAL);
+    assert_non_null(strstr(why, "deadlock:"));
+    plan_destroy(plan);
+    graph_test_destroy(graph);
+}
+
 /* A put and its SENT taken away at the sender: a receive that nobody sends. */
 static void test_nobody_sends(void **state)
 {
@@ -483,7 +518,8 @@ int main(void)
         cmocka_unit_test(test_drop_and_double), cmocka_unit_test(test_exchange),
         cmocka_unit_test(test_move_ahead),      cmocka_unit_test(test_wrong_numbers),
         cmocka_unit_test(test_wrong_sizes),     cmocka_unit_test(test_wrong_additions),
-        cmocka_unit_test(test_deadlock),        cmocka_unit_test(test_nobody_sends),
+        cmocka_unit_test(test_deadlock),        cmocka_unit_test(test_queue),
+        cmocka_unit_test(test_nobody_sends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
