@@ -1,10 +1,14 @@
 /* device_cuda.c - a GPU as a device, by the CUDA runtime. */
 #include <cuda_runtime.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/device_internal.h"
+#include "base/log.h"
 
 enum { CAPABILITY_LEAST = 80 }; /* what the kernels are compiled for */
+enum { CONNECTIONS_LEAST = 8 };
 
 static status_t cuda_status(cudaError_t error, const char *doing)
 {
@@ -22,9 +26,26 @@ static cudaEvent_t cuda_event(struct device_event *event)
     return (cudaEvent_t)(void *)event;
 }
 
+/* Streams beyond these share hardware queues, where one that waits for a word holds up the others. */
+static void connections_set(void)
+{
+    const char *set = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    if (!set) {
+        (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+    } else if (atoi(set) < CONNECTIONS_LEAST) {
+        log_warn(
+            "CUDA_DEVICE_MAX_CONNECTIONS=%s would let streams wait for each other without end: "
+            "taken as 32",
+            set);
+        (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
+    }
+}
+
 int device_cuda_count(char *why, size_t size)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     int count = 0;
+    (void)pthread_once(&once, connections_set);
     cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess) {
         (void)cudaGetLastError(); /* so that nobody later takes it for theirs */

@@ -143,6 +143,11 @@ status_t group_check(struct group *group)
     return group->failed ? group_lost(group) : STATUS_OK;
 }
 
+void group_give_up(struct group *group, const char *reason)
+{
+    group_fail(group, false, reason);
+}
+
 int64_t group_deadline(const struct group *group)
 {
     double limit = group->options.deadline_s;

@@ -85,6 +85,11 @@ void group_watch(struct group *group, group_describe_fn describe, void *arg);
 
 /* STATUS_PEER if a peer is lost, and says so once; STATUS_OK otherwise. Any thread. */
 MUST_USE status_t group_check(struct group *group);
+/* This rank cannot go on (a wait of a stream has outlasted the deadline, say): everything that waits
+ * here ends as if a peer were lost, for the reason given. Any thread. */
+void group_give_up(struct group *group, const char *reason);
+/* When a wait that begins now has lasted too long: CLOCK_MONOTONIC, ns; INT64_MAX without a deadline. */
+int64_t group_deadline(const struct group *group);
 MUST_USE status_t group_barrier(struct group *group);
 MUST_USE status_t group_broadcast(struct group *group, void *data, size_t bytes, int root);
 /* out [size * bytes], rank-major. */

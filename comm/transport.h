@@ -77,8 +77,6 @@ void group_fail(struct group *group, bool locked, const char *reason);
 /* What a wait returns when `failed` is set: STATUS_PEER, and says why once if nobody has. */
 status_t group_lost(struct group *group);
 
-/* now + deadline_s in CLOCK_MONOTONIC ns; INT64_MAX without a deadline. */
-int64_t group_deadline(const struct group *group);
 /* Sleeps on the bell (mutex held) until rung or `until`; false when `until` has passed. */
 bool bell_sleep(struct bell *bell, int64_t until);
 void bell_ring(struct bell *bell); /* mutex held */

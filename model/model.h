@@ -231,7 +231,7 @@ MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64
 
 void part_zero_gradients(struct part *part);
 /* Sum of squares of each parameter's gradient, in the order of the table; untrained ones give 0.
- * out [number of this part's parameters]. */
+ * out [number of this part's parameters]; on a GPU pinned memory that the stream fills. */
 MUST_USE status_t part_gradient_squares(struct part *part, double *out);
 /* AdamW on every trained parameter. */
 void part_adamw(struct part *part, const struct adamw_args *args);

@@ -451,7 +451,9 @@ status_t part_gradient_squares(struct part *part, double *out)
                                        part->gradients + part->offset[p], (size_t)param->count);
         }
     }
-    return part_fetch(part, out, part->squares, (size_t)part->params * sizeof(double));
+    size_t bytes = (size_t)part->params * sizeof(double);
+    return part->device ? device_copy(part->device, out, part->squares, bytes, part->ctx.stream)
+                        : part_fetch(part, out, part->squares, bytes);
 }
 
 void part_adamw(struct part *part, const struct adamw_args *args)

@@ -1,8 +1,13 @@
-/* exchange.c - the one exchange of a step: squares of the gradients, losses, and what the step before
+/* exchange.c - the one exchange of a step: squares of the gradients, losses, and what an earlier step
  * cost. Every rank gets everything and adds it up in the order of the parameter table, so that norm
  * and loss are the same bits on every rank and for any number of ranks.
+ *
+ * On the host it happens where the plan says, and costs are those of the step before. On a device the
+ * stream leaves the squares and goes on when the clipping factor is there (exchanger.c has the thread
+ * between them); costs are those of the step before the one before.
  */
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +28,8 @@ static int head_rank(const struct trainer *trainer)
     return plan_rank_of(plan, plan_stage_of(plan, trainer->model->graph.units - 1));
 }
 
-status_t exchange_create(struct trainer *trainer)
+/* The ranks' shares: [squares of the parameters][losses, head only][report]. */
+static status_t count_shares(struct trainer *trainer)
 {
     struct exchange *exchange = &trainer->exchange;
     int ranks = trainer->train->plan->ranks;
@@ -42,42 +48,61 @@ status_t exchange_create(struct trainer *trainer)
             exchange->own_count = count;
         }
     }
-    exchange->own = calloc(exchange->own_count, sizeof(double));
+    return STATUS_OK;
+}
+
+status_t exchange_create(struct trainer *trainer)
+{
+    struct exchange *exchange = &trainer->exchange;
+    TRY(count_shares(trainer));
     exchange->all = calloc(exchange->all_count, sizeof(double));
-    if (!exchange->own || !exchange->all) {
+    if (!exchange->all) {
         return FAIL(STATUS_NOMEM, "no memory for an exchange of %zu values", exchange->all_count);
+    }
+    if (trainer->device) {
+        return exchanger_create(trainer);
+    }
+    exchange->own[0] = calloc(exchange->own_count, sizeof(double));
+    if (!exchange->own[0]) {
+        return FAIL(STATUS_NOMEM, "no memory for an exchange of %zu values", exchange->own_count);
     }
     return STATUS_OK;
 }
 
-void exchange_destroy(struct exchange *exchange)
+void exchange_destroy(struct trainer *trainer)
 {
+    struct exchange *exchange = &trainer->exchange;
+    if (trainer->device) {
+        exchanger_destroy(trainer);
+    } else {
+        free(exchange->own[0]);
+    }
     free(exchange->counts);
-    free(exchange->own);
     free(exchange->all);
 }
 
-/* [squares of the parameters][losses, head only][report] */
-static status_t exchange_fill(struct trainer *trainer)
+/* Squares and losses of the walk just made, to `own`; on a device the stream does it. */
+status_t exchange_fill(struct trainer *trainer, double *own)
 {
+    struct stage *stage = trainer->train;
     int rank = group_rank(trainer->group);
-    double *own = trainer->exchange.own;
-    TRY(part_gradient_squares(trainer->train->part, own));
-    TRY(stage_read_loss(trainer->train));
+    size_t bytes = (size_t)trainer->microbatches * sizeof(double);
+    TRY(part_gradient_squares(stage->part, own));
     own += rank_params(trainer, rank);
-    if (rank == head_rank(trainer)) {
-        memcpy(own, trainer->train->loss, (size_t)trainer->microbatches * sizeof(double));
-        own += trainer->microbatches;
+    if (rank != head_rank(trainer)) {
+        return STATUS_OK;
     }
-    trainer->last.stop = job_stop_requested() ? 1 : 0;
-    trainer->last.failed = (double)trainer->failed;
-    memcpy(own, &trainer->last, sizeof trainer->last);
+    if (stage->device) {
+        return device_copy(stage->device, own, stage->loss_there, bytes, stage->stream);
+    }
+    memcpy(own, stage->loss, bytes);
     return STATUS_OK;
 }
 
-static void add_report(struct trainer *trainer, const struct report *report)
+static void add_report(const struct trainer *trainer, const struct report *report,
+                       struct exchanged *out)
 {
-    struct step_cost *cost = &trainer->cost;
+    struct step_cost *cost = &out->cost;
     double ranks = group_size(trainer->group);
     cost->seconds += report->seconds / ranks;
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
@@ -86,7 +111,7 @@ static void add_report(struct trainer *trainer, const struct report *report)
     }
     cost->bytes_plain += (int64_t)report->bytes_plain;
     cost->bytes_dense += (int64_t)report->bytes_dense;
-    trainer->result.stop |= report->stop > 0;
+    out->result.stop |= report->stop > 0;
 }
 
 /* Without the sign, which means nothing. */
@@ -95,114 +120,196 @@ static double unsigned_nan(double value)
     return isnan(value) ? (double)NAN : value;
 }
 
+/* What the walk through all shares finds. */
+struct sums {
+    double squares, loss;
+    int bad; /* first microbatch whose loss is not finite, or -1 */
+    double bad_loss;
+    int failed_rank; /* -1 = none */
+    status_t failed;
+};
+
+/* A reason to end, told when it is delivered: after the lines of the steps before. */
+__attribute__((format(printf, 3, 4))) static status_t refuse(struct exchanged *out, status_t status,
+                                                             const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out->why, sizeof out->why, format, arguments);
+    va_end(arguments);
+    return status;
+}
+
 /* The first rank that reported a failure ends all; it said itself why. */
-static status_t end_with(const struct trainer *trainer, int rank, status_t failed)
+static status_t end_with(const struct trainer *trainer, int64_t step, const struct sums *sums,
+                         struct exchanged *out)
 {
     if (trainer->failed != STATUS_OK) {
         return trainer->failed;
     }
-    return FAIL(STATUS_PEER,
-                "step %lld: rank %d failed (%s), so this run ends before this step's update; the "
-                "message of rank %d says why",
-                (long long)atomic_load(&trainer->step), rank, status_name(failed), rank);
+    return refuse(out, STATUS_PEER,
+                  "step %lld: rank %d failed (%s), so this run ends before this step's update; the "
+                  "message of rank %d says why",
+                  (long long)step, sums->failed_rank, status_name(sums->failed), sums->failed_rank);
 }
 
-/* Walks what all ranks sent; *out_squares in the order of the parameter table. */
-static status_t exchange_read(struct trainer *trainer, double *out_squares, double *out_loss)
+static void add_losses(struct sums *sums, const double *losses, int count)
+{
+    for (int m = 0; m < count; m++) {
+        if (!isfinite(losses[m]) && sums->bad < 0) {
+            sums->bad = m;
+            sums->bad_loss = losses[m];
+        }
+        sums->loss += losses[m];
+    }
+}
+
+/* Walks what all ranks sent, in the order of the parameter table. */
+static void add_shares(const struct trainer *trainer, const struct exchange_request *request,
+                       struct sums *sums, struct exchanged *out)
 {
     const double *all = trainer->exchange.all;
-    double squares = 0, loss = 0, bad_loss = 0;
-    int bad = -1; /* first microbatch whose loss is not finite */
-    int failed_rank = -1;
-    status_t failed = STATUS_OK;
-    trainer->cost = (struct step_cost){.step = atomic_load(&trainer->step) - 1};
     for (int rank = 0; rank < group_size(trainer->group); rank++) {
         for (int p = rank_params(trainer, rank); p > 0; p--) {
-            squares += *all++;
+            sums->squares += *all++;
         }
-        if (rank == head_rank(trainer)) {
-            for (int m = 0; m < trainer->microbatches; m++, all++) {
-                if (m >= trainer->train->active->microbatches) {
-                    continue; /* of a larger step before */
-                }
-                if (!isfinite(*all) && bad < 0) {
-                    bad = m;
-                    bad_loss = *all;
-                }
-                loss += *all;
-            }
+        if (rank == head_rank(trainer)) { /* room is for the largest step */
+            add_losses(sums, all, request->microbatches);
+            all += trainer->microbatches;
         }
         struct report report;
         memcpy(&report, all, sizeof report);
-        add_report(trainer, &report);
-        if (report.failed != 0 && failed_rank < 0) {
-            failed_rank = rank;
-            failed = (status_t)report.failed;
+        add_report(trainer, &report, out);
+        if (report.failed != 0 && sums->failed_rank < 0) {
+            sums->failed_rank = rank;
+            sums->failed = (status_t)report.failed;
         }
         all += REPORT;
     }
-    trainer->has_cost = trainer->cost.step > 0;
-    if (failed_rank >= 0) {
-        return end_with(trainer, failed_rank, failed);
+}
+
+static status_t judge(const struct trainer *trainer, const struct exchange_request *request,
+                      const struct sums *sums, struct exchanged *out)
+{
+    struct step_result *result = &out->result;
+    if (sums->failed_rank >= 0) {
+        out->has_cost = false;
+        return end_with(trainer, request->step, sums, out);
     }
-    if (trainer->has_cost && trainer->on_cost) {
-        trainer->on_cost(trainer->cost_arg);
-    }
-    if (bad >= 0) {
-        return FAIL(
-            STATUS_NUMERIC,
+    if (sums->bad >= 0) {
+        return refuse(
+            out, STATUS_NUMERIC,
             "step %lld: the loss of microbatch %d is %g; the weights were left as they were "
             "before this step and nothing was exported (lower optimizer.lr, or look at the "
             "data of this step)",
-            (long long)atomic_load(&trainer->step), bad, unsigned_nan(bad_loss));
+            (long long)request->step, sums->bad, unsigned_nan(sums->bad_loss));
     }
-    *out_squares = squares;
-    *out_loss = loss;
+    double tokens =
+        (double)request->microbatches * (double)trainer->model->B * (double)trainer->model->T;
+    result->loss = sums->loss / tokens;
+    result->grad_norm = sqrt(sums->squares);
+    if (!request->flush && !isfinite(result->grad_norm)) {
+        return refuse(out, STATUS_NUMERIC,
+                      "step %lld: the gradient norm is %g although the loss (%g) is finite; the "
+                      "weights were left as they were before this step and nothing was exported",
+                      (long long)request->step, unsigned_nan(result->grad_norm), result->loss);
+    }
     return STATUS_OK;
 }
 
-static status_t exchange_run(struct trainer *trainer)
+void exchange_resolve(struct trainer *trainer, double *own, const struct exchange_request *request,
+                      struct exchanged *out)
 {
     struct exchange *exchange = &trainer->exchange;
-    enum trace_category before = trace_switch(&trainer->trace, TRACE_WAIT);
-    status_t status =
-        group_allgatherv(trainer->group, exchange->own, exchange->counts, exchange->all);
-    trace_switch(&trainer->trace, before);
-    return status;
+    struct report report = request->report;
+    struct sums sums = {.bad = -1, .failed_rank = -1};
+    int64_t cost_step = request->step - (trainer->device ? WALKS_AHEAD : 1);
+    *out = (struct exchanged){.step = request->step,
+                              .result.step = request->step,
+                              .cost.step = cost_step,
+                              .has_cost = cost_step > 0,
+                              .scale = -1};
+    report.stop = job_stop_requested() ? 1 : 0;
+    memcpy(own + exchange->own_count - REPORT, &report, sizeof report);
+    out->status = group_allgatherv(trainer->group, own, exchange->counts, exchange->all);
+    if (out->status != STATUS_OK) {
+        out->has_cost = false;
+        return;
+    }
+    add_shares(trainer, request, &sums, out);
+    out->status = judge(trainer, request, &sums, out);
+    if (out->status == STATUS_OK) {
+        double scale = request->clip > 0 ? request->clip / (out->result.grad_norm + 1e-6) : 1;
+        out->scale = (float)(scale < 1 ? scale : 1);
+    }
+}
+
+/* What an exchange told, to whoever follows the run; then its status. */
+static status_t deliver(struct trainer *trainer, const struct exchanged *exchanged, bool flush)
+{
+    bool good = exchanged->status == STATUS_OK && !flush;
+    if (good) {
+        trainer->known = exchanged->result;
+    }
+    if (trainer->on_known && (good || exchanged->has_cost)) {
+        trainer->on_known(trainer->known_arg, good ? &exchanged->result : NULL,
+                          exchanged->has_cost ? &exchanged->cost : NULL);
+    }
+    return exchanged->why[0] ? FAIL(exchanged->status, "%s", exchanged->why) : exchanged->status;
+}
+
+status_t exchange_collect(struct trainer *trainer, int64_t step)
+{
+    struct exchanged exchanged;
+    if (!trainer->device) {
+        return STATUS_OK;
+    }
+    for (; trainer->collected < step; trainer->collected++) {
+        TRY(exchanger_wait(trainer, trainer->collected + 1, &exchanged));
+        TRY(deliver(trainer, &exchanged, false));
+    }
+    return STATUS_OK;
 }
 
 status_t exchange_norm(void *argument)
 {
     struct trainer *trainer = argument;
-    double squares, loss;
-    TRY(exchange_fill(trainer));
-    TRY(exchange_run(trainer));
-    TRY(exchange_read(trainer, &squares, &loss));
-    double tokens = (double)trainer->train->active->microbatches * (double)trainer->model->B *
-                    (double)trainer->model->T;
-    trainer->result.loss = loss / tokens;
-    trainer->result.grad_norm = sqrt(squares);
-    if (!isfinite(trainer->result.grad_norm)) {
-        return FAIL(STATUS_NUMERIC,
-                    "step %lld: the gradient norm is %g although the loss (%g) is finite; the "
-                    "weights were left as they were before this step and nothing was exported",
-                    (long long)atomic_load(&trainer->step), unsigned_nan(trainer->result.grad_norm),
-                    trainer->result.loss);
+    int64_t step = atomic_load(&trainer->step);
+    struct exchange_request request = {.step = step,
+                                       .microbatches = trainer->train->active->microbatches,
+                                       .clip = trainer->optimizer ? trainer->optimizer->clip : 0,
+                                       .report = trainer->last};
+    request.report.failed = (double)trainer->failed;
+    if (trainer->device) {
+        return exchanger_request(trainer, &request);
     }
-    return STATUS_OK;
+    struct exchanged exchanged;
+    double *own = trainer->exchange.own[0];
+    TRY(exchange_fill(trainer, own));
+    enum trace_category before = trace_switch(&trainer->trace, TRACE_WAIT);
+    exchange_resolve(trainer, own, &request, &exchanged);
+    trace_switch(&trainer->trace, before);
+    trainer->scale = exchanged.scale;
+    trainer->collected = step;
+    return deliver(trainer, &exchanged, false);
 }
 
+/* The costs that no exchange has told yet: as many rounds as they lag behind. */
 status_t exchange_flush(struct trainer *trainer)
 {
-    double squares, loss;
-    atomic_fetch_add(&trainer->step, 1);
-    status_t status = exchange_fill(trainer);
-    if (status == STATUS_OK) {
-        status = exchange_run(trainer);
+    int rounds = trainer->device ? WALKS_AHEAD : 1;
+    int64_t steps = atomic_load(&trainer->step);
+    TRY(exchange_collect(trainer, steps));
+    for (int round = 1; round <= rounds; round++) {
+        struct exchanged exchanged;
+        double *own = trainer->exchange.own[0];
+        memset(own, 0, trainer->exchange.own_count * sizeof *own);
+        TRY(trainer_cost_of(trainer, steps + round - rounds));
+        struct exchange_request request = {
+            .step = steps + round, .microbatches = 1, .report = trainer->last, .flush = true};
+        request.report.failed = (double)trainer->failed;
+        exchange_resolve(trainer, own, &request, &exchanged);
+        TRY(deliver(trainer, &exchanged, true));
     }
-    if (status == STATUS_OK) {
-        status = exchange_read(trainer, &squares, &loss);
-    }
-    atomic_fetch_sub(&trainer->step, 1);
-    return status;
+    return STATUS_OK;
 }

@@ -1,4 +1,6 @@
 /* executor.c - walks the plan's operations of this rank: one switch, no decisions. */
+#include <string.h>
+
 #include "runtime/stage.h"
 
 struct walk {
@@ -7,6 +9,8 @@ struct walk {
     const int32_t *position; /* with documents */
     float loss_scale;
     const struct stage_hooks *hooks;
+    struct walked *walked; /* on a device */
+    enum trace_category before;
 };
 
 static int64_t message_of(const struct stage *stage, const struct op *op)
@@ -26,6 +30,28 @@ static void book_wait(struct stage *stage, const struct shipment *shipment, int6
     }
 }
 
+/* Around what stops this thread, or on a device the stream. */
+static status_t wait_begin(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    if (stage->device) {
+        return ahead_wait_begin(stage, walk->walked, op);
+    }
+    walk->before = trace_switch(stage->trace, TRACE_WAIT);
+    return STATUS_OK;
+}
+
+static status_t wait_end(struct walk *walk, status_t status)
+{
+    struct stage *stage = walk->stage;
+    if (!stage->device) {
+        trace_switch(stage->trace, walk->before);
+    } else if (status == STATUS_OK) {
+        return ahead_wait_end(stage, walk->walked);
+    }
+    return status;
+}
+
 static status_t walk_wait(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
@@ -33,13 +59,12 @@ static status_t walk_wait(struct walk *walk, const struct op *op)
     const struct shipment *shipment = &plan->shipment[op->shipment];
     struct wire_stamp stamp;
     int64_t start = trace_now();
-    enum trace_category before = trace_switch(stage->trace, TRACE_WAIT);
+    TRY(wait_begin(walk, op));
     status_t status = wire_wait(stage->wire, op->shipment, op->slot, message_of(stage, op), &stamp);
-    trace_switch(stage->trace, before);
-    if (status != STATUS_OK) {
-        return status;
+    TRY(wait_end(walk, status));
+    if (!stage->device) {
+        book_wait(stage, shipment, start, trace_now(), &stamp);
     }
-    book_wait(stage, shipment, start, trace_now(), &stamp);
     if (!shipment->backward) {
         int frame = op->microbatch % plan->stage[op->stage].frames;
         part_set_key(stage->part, frame, op->key, stage->arrival[op->shipment][op->slot]);
@@ -58,10 +83,8 @@ static status_t walk_put(struct walk *walk, const struct op *op)
 static status_t walk_sent(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
-    enum trace_category before = trace_switch(stage->trace, TRACE_WAIT);
-    status_t status = wire_sent(stage->wire, op->shipment, message_of(stage, op));
-    trace_switch(stage->trace, before);
-    return status;
+    TRY(wait_begin(walk, op));
+    return wait_end(walk, wire_sent(stage->wire, op->shipment, message_of(stage, op)));
 }
 
 static void walk_forward(struct walk *walk, const struct op *op)
@@ -139,14 +162,21 @@ static status_t walk_op(struct walk *walk, const struct op *op)
     return FAIL(STATUS_INTERNAL, "operation %d is not one", (int)op->kind);
 }
 
-static status_t bring(const struct stage *stage, int32_t *there, const int32_t *here,
+/* One list of tokens, by way of pinned memory; NULL stays NULL. */
+static status_t bring(struct walk *walk, int which, const int32_t *here, int32_t *there,
                       const int32_t **out)
 {
-    size_t count = (size_t)(stage->active->microbatches * stage->model->B * stage->model->T);
-    *out = here && stage->device ? there : here;
-    return here && stage->device
-               ? device_copy(stage->device, there, here, count * sizeof *here, stage->stream)
-               : STATUS_OK;
+    struct stage *stage = walk->stage;
+    size_t most = (size_t)(stage->plan->microbatches * stage->model->B * stage->model->T);
+    size_t count = most / (size_t)stage->plan->microbatches * (size_t)stage->active->microbatches;
+    *out = here;
+    if (!here || !stage->device) {
+        return STATUS_OK;
+    }
+    int32_t *pinned = walk->walked->tokens + (size_t)which * most;
+    memcpy(pinned, here, count * sizeof *pinned);
+    *out = there;
+    return device_copy(stage->device, there, pinned, count * sizeof *pinned, stage->stream);
 }
 
 /* The batch to where the part lives, with positions inside documents. */
@@ -157,16 +187,19 @@ static status_t bring_batch(struct walk *walk, const struct batch *batch)
     for (int64_t i = 0; batch->first && i < count; i++) {
         stage->positions[i] = (int32_t)(i % T) - batch->first[i];
     }
-    TRY(bring(stage, stage->inputs, batch->inputs, &walk->batch.inputs));
-    TRY(bring(stage, stage->targets, batch->targets, &walk->batch.targets));
-    TRY(bring(stage, stage->first, batch->first, &walk->batch.first));
-    return bring(stage, stage->position, batch->first ? stage->positions : NULL, &walk->position);
+    TRY(bring(walk, 0, batch->inputs, stage->inputs, &walk->batch.inputs));
+    TRY(bring(walk, 1, batch->targets, stage->targets, &walk->batch.targets));
+    TRY(bring(walk, 2, batch->first, stage->first, &walk->batch.first));
+    return bring(walk, 3, batch->first ? stage->positions : NULL, stage->position, &walk->position);
 }
 
 status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                     const struct stage_hooks *hooks)
 {
     struct walk walk = {.stage = stage, .loss_scale = loss_scale, .hooks = hooks};
+    if (stage->device) {
+        TRY(ahead_begin(stage, &walk.walked));
+    }
     TRY(bring_batch(&walk, batch));
     const struct rank_plan *plan = &stage->active->rank[stage->rank];
     status_t status = STATUS_OK;
@@ -174,9 +207,8 @@ status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_s
         atomic_store_explicit(&stage->now, &plan->op[i], memory_order_release);
         status = walk_op(&walk, &plan->op[i]);
     }
-    if (status == STATUS_OK) {
-        atomic_store_explicit(&stage->now, NULL, memory_order_release);
-        stage->messages += stage->active->microbatches;
-    }
-    return status;
+    TRY(status);
+    atomic_store_explicit(&stage->now, NULL, memory_order_release);
+    stage->messages += stage->active->microbatches;
+    return stage->device ? ahead_end(stage, walk.walked) : STATUS_OK;
 }

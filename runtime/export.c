@@ -88,6 +88,7 @@ status_t trainer_export(struct trainer *trainer, const char *folder)
     char temporary[PATH_MAX];
     struct tensor_entry *entries = NULL;
     bool root = group_rank(trainer->group) == 0;
+    TRY(trainer_settle(trainer, NULL));
     atomic_store_explicit(&trainer->walking, NULL, memory_order_release);
     TRY(join(temporary, sizeof temporary, folder, temporary_name[0]));
     status_t status = model_entries(trainer->model, &entries);

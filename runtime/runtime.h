@@ -87,7 +87,9 @@ struct step_result {
     bool stop;              /* some rank was asked to stop */
 };
 
-/* What a step cost, mean over ranks; known one step later (it rides on the next exchange). */
+/* What a step cost, mean over ranks; known later: on the host it rides on the next exchange, on a GPU on
+ * the one after. There `share` tells only of waits (plain ones as TRACE_WAIT; dense ones whole as
+ * TRACE_EXPOSED_DENSE, the most that can be exposed) and of the rest as TRACE_OTHER. */
 struct step_cost {
     int64_t step;
     double seconds;
@@ -96,17 +98,22 @@ struct step_cost {
 };
 
 /* One optimizer step over `microbatches`. A loss or norm that is not finite: STATUS_NUMERIC on every
- * rank, weights untouched. With optimizer NULL only gradients are made (muddpipe check). */
+ * rank, weights untouched. With optimizer NULL only gradients are made (muddpipe check). On a GPU it
+ * only enqueues: at most two steps are under way, and it first waits for the result of the step before
+ * the one before. *out: the newest result known (step 0: none yet); on the host this step's. */
 MUST_USE status_t trainer_step(struct trainer *trainer, const struct batch *batch,
                                const struct optimizer_args *optimizer, struct step_result *out);
-/* Cost of the step before the last one made; false if there is none. After trainer_flush the last. */
-bool trainer_cost(const struct trainer *trainer, struct step_cost *out);
-/* Exchanges what the last step cost. Collective. */
+/* Waits for all steps; *out (may be NULL): the last one's result. To be called before the group's
+ * collectives are used between steps; evaluation, export and sampling do so themselves. */
+MUST_USE status_t trainer_settle(struct trainer *trainer, struct step_result *out);
+/* Exchanges the costs not yet told. Collective. */
 MUST_USE status_t trainer_flush(struct trainer *trainer);
-/* Called on every rank as soon as trainer_cost is known: in the exchange of the next step (before it
- * may fail), or in trainer_flush. */
-typedef void (*trainer_cost_fn)(void *arg);
-void trainer_on_cost(struct trainer *trainer, trainer_cost_fn fn, void *arg);
+/* Called on every rank in the order of the steps, from trainer_step, _settle or _flush, with what just
+ * became known: the result of a step and the cost of an earlier one; either may be NULL. A cost is
+ * told before its exchange ends the run. */
+typedef void (*trainer_known_fn)(void *arg, const struct step_result *result,
+                                 const struct step_cost *cost);
+void trainer_on_known(struct trainer *trainer, trainer_known_fn fn, void *arg);
 /* This rank failed (and said why) at something that the others do not see: the next exchange ends the
  * run on all ranks, before the weights change. */
 void trainer_fail(struct trainer *trainer, status_t status);

@@ -158,10 +158,13 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
                                     .weights_of = options->weights_of};
         status = part_create(&part, &stage->part);
     }
+    stage->active = stage->plan;
     if (status == STATUS_OK) {
         status = create_slots(stage);
     }
-    stage->active = stage->plan;
+    if (status == STATUS_OK && stage->device) {
+        status = ahead_create(stage);
+    }
     status = group_agree(options->group, status);
     if (status == STATUS_OK) {
         status = group_same(options->group, plan_hash(stage->plan), "the plan");
@@ -191,6 +194,7 @@ void stage_destroy(struct stage *stage)
         return;
     }
     wire_destroy(stage->wire);
+    ahead_destroy(stage);
     part_destroy(stage->part);
     if (stage->plan) {
         free_table(stage->arrival, stage->plan->shipments);
@@ -261,6 +265,7 @@ status_t stage_read_loss(struct stage *stage)
     if (!stage->device) {
         return STATUS_OK;
     }
+    TRY(stage_settle(stage));
     TRY(device_copy(stage->device, stage->loss, stage->loss_there, bytes, stage->stream));
     return device_stream_sync(stage->device, stage->stream);
 }

@@ -27,6 +27,26 @@ struct stage_options {
     struct part *weights_of; /* share this part's weights; NULL = own */
 };
 
+/* Walks that the host may have enqueued and the device not finished: while it enqueues one, the one
+ * before it runs. */
+enum { WALKS_AHEAD = 2 };
+
+/* What a walk on a device leaves behind for its end: one of WALKS_AHEAD in turn. */
+struct walked {
+    int32_t *tokens; /* pinned [4][microbatches * B*T]: inputs, targets, first, position */
+    struct device_event *done;          /* the stream has done all of it */
+    struct device_event **begin, **end; /* [waits] around what may hold up the stream */
+    bool *dense;                        /* [waits] of a dense shipment */
+    int waits;
+};
+struct ahead {
+    struct walked walked[WALKS_AHEAD];
+    int64_t walks;     /* enqueued so far */
+    uint32_t *reached; /* pinned: operation that the stream waits in, plus 1; 0 between walks */
+    int waits;         /* most of a walk */
+    void *pinned;
+};
+
 struct stage {
     const struct model *model;
     struct plan *plan;     /* with all microbatches: what memory was made for */
@@ -52,10 +72,11 @@ struct stage {
 
     struct device *device; /* NULL = the host */
     void *stream;
+    struct ahead ahead; /* on a device */
     double *loss_there; /* the same where the part lives */
     /* [microbatches * B*T] the batch where the part lives; on the host only position is ours. */
     int32_t *inputs, *targets, *first, *position;
-    int32_t *positions; /* on the host */
+    int32_t *positions; /* on the host, of the walk now enqueued */
 };
 
 /* Everything that the walk calls back for: the norm's exchange and the optimizer. */
@@ -70,6 +91,27 @@ void stage_destroy(struct stage *stage);
 /* Walks this rank's operations once. loss_scale multiplies gradients. */
 MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                              const struct stage_hooks *hooks);
+/* stage_device.c: of a device. */
+MUST_USE status_t ahead_create(struct stage *stage);
+void ahead_destroy(struct stage *stage);
+/* Takes the next of the walks in turn; waits until the device has left it. */
+MUST_USE status_t ahead_begin(struct stage *stage, struct walked **out);
+MUST_USE status_t ahead_end(struct stage *stage, struct walked *walked);
+/* Around an operation of the stream that waits for shipment `s`; `op` for messages. */
+MUST_USE status_t ahead_wait_begin(struct stage *stage, struct walked *walked, const struct op *op);
+MUST_USE status_t ahead_wait_end(struct stage *stage, struct walked *walked);
+/* How long the stream stood still in walk number `walk` (from 0, the last or the one before), ns; waits
+ * until it is done. */
+MUST_USE status_t ahead_stalls(struct stage *stage, int64_t walk, int64_t *out_plain,
+                               int64_t *out_dense);
+/* Waits until the device has done everything enqueued: STATUS_PEER when a peer is lost meanwhile,
+ * STATUS_TIMEOUT after the deadline. At once on the host. */
+MUST_USE status_t stage_settle(struct stage *stage);
+/* The device has not come to an end within the deadline: gives up, says so. Any thread. */
+status_t stage_too_late(struct stage *stage);
+/* What this rank, or its stream, does now; NULL between walks. Any thread. */
+const struct op *stage_doing(const struct stage *stage);
+
 /* Fetches the losses of the last walk into stage->loss. */
 MUST_USE status_t stage_read_loss(struct stage *stage);
 bool stage_hosts(const struct stage *stage, int unit);

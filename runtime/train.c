@@ -8,7 +8,8 @@
 #include "runtime/run_folder.h"
 #include "runtime/setup.h"
 
-/* A step whose cost is not known yet. */
+/* A step whose cost is not known yet; on a GPU a few steps are under way. */
+enum { PENDING = 8 };
 struct pending {
     struct step_result result;
     double lr;
@@ -28,9 +29,10 @@ struct totals {
 
 struct training {
     struct setup setup;
+    int64_t step; /* the last begun */
     struct run_folder folder;
     struct totals totals;
-    struct pending pending;
+    struct pending pending[PENDING]; /* by step, in turn */
     bool root, stopped;
     status_t written;  /* of metrics.jsonl, on rank 0 */
     int64_t sequences; /* read so far: the position in the data */
@@ -83,9 +85,14 @@ static double exposed(const double *share)
     return share[TRACE_EXPOSED_PLAIN] + share[TRACE_EXPOSED_DENSE];
 }
 
-static void print_step(const struct training *training, const struct step_cost *cost)
+static struct pending *pending_of(struct training *training, int64_t step)
 {
-    const struct pending *step = &training->pending;
+    return &training->pending[step % PENDING];
+}
+
+static void print_step(const struct training *training, const struct pending *step,
+                       const struct step_cost *cost)
+{
     int64_t steps = training->setup.job->config.optimizer.steps;
     char eta[32];
     double mean = training->totals.seconds / (double)training->totals.steps;
@@ -189,35 +196,50 @@ static void print_sample(const char *prompt, const char *text, bool whole)
 
 /* ---- the loop ---- */
 
-/* The pending step's line, now that its cost is known; trainer_on_cost calls. */
-static void settle(void *argument)
+static void note_result(struct training *training, const struct step_result *result)
 {
-    struct training *training = argument;
-    struct step_cost cost;
-    struct totals *totals = &training->totals;
-    if (!trainer_cost(training->setup.trainer, &cost)) {
-        return;
+    pending_of(training, result->step)->result = *result;
+    if (result->step == 1) {
+        training->totals.first_loss = result->loss;
     }
+    training->totals.last_loss = result->loss;
+    training->stopped |= result->stop;
+}
+
+/* The step's line, now that its cost is known. */
+static void note_cost(struct training *training, const struct step_cost *cost)
+{
+    const struct pending *step = pending_of(training, cost->step);
+    struct totals *totals = &training->totals;
     totals->steps++;
-    totals->tokens += training->pending.tokens;
-    totals->seconds += cost.seconds;
-    totals->bytes_plain += cost.bytes_plain;
-    totals->bytes_dense += cost.bytes_dense;
+    totals->tokens += step->tokens;
+    totals->seconds += cost->seconds;
+    totals->bytes_plain += cost->bytes_plain;
+    totals->bytes_dense += cost->bytes_dense;
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
-        totals->share[c] += cost.share[c] * cost.seconds;
+        totals->share[c] += cost->share[c] * cost->seconds;
     }
     if (training->root) {
-        const struct pending *step = &training->pending;
         training->written =
-            run_folder_metrics(&training->folder, &step->result, step->lr, step->tokens, &cost,
+            run_folder_metrics(&training->folder, &step->result, step->lr, step->tokens, cost,
                                step->evaluated ? &step->heldout : NULL);
         if (training->written == STATUS_OK) {
-            print_step(training, &cost);
+            print_step(training, step, cost);
         } else {
             trainer_fail(training->setup.trainer, training->written);
         }
     }
     run_folder_check_log(&training->folder);
+}
+
+static void note(void *argument, const struct step_result *result, const struct step_cost *cost)
+{
+    if (cost) {
+        note_cost(argument, cost);
+    }
+    if (result) {
+        note_result(argument, result);
+    }
 }
 
 static status_t train_step(struct training *training, int64_t step)
@@ -246,15 +268,9 @@ static status_t train_step(struct training *training, int64_t step)
     struct step_result result;
     TRY(setup_batch(setup, training->sequences, rows));
     training->sequences += rows;
-    TRY(trainer_step(setup->trainer, &batch, &optimizer, &result));
-    training->pending =
-        (struct pending){.result = result, .lr = optimizer.lr, .tokens = rows * setup->T};
-    if (step == 1) {
-        training->totals.first_loss = result.loss;
-    }
-    training->totals.last_loss = result.loss;
-    training->stopped = result.stop;
-    return STATUS_OK;
+    training->step = step;
+    *pending_of(training, step) = (struct pending){.lr = optimizer.lr, .tokens = rows * setup->T};
+    return trainer_step(setup->trainer, &batch, &optimizer, &result);
 }
 
 /* *out_known: not cut short by a request to stop, after which there is none. */
@@ -262,6 +278,7 @@ static status_t heldout(struct training *training, double *out, bool *out_known)
 {
     int64_t tokens;
     *out_known = false;
+    TRY(trainer_settle(training->setup.trainer, NULL));
     if (!training->setup.valid || training->stopped) {
         return STATUS_OK;
     }
@@ -269,10 +286,10 @@ static status_t heldout(struct training *training, double *out, bool *out_known)
     training->stopped = !*out_known;
     if (training->root && training->stopped) {
         log_info("held-out evaluation after step %lld cut short by a signal after %lld tokens",
-                 (long long)training->pending.result.step, (long long)tokens);
+                 (long long)training->step, (long long)tokens);
     } else if (training->root) { /* all digits, for the run's log only */
         log_debug("held-out loss %.17g nats over %lld tokens after %lld steps", *out,
-                  (long long)tokens, (long long)training->pending.result.step);
+                  (long long)tokens, (long long)training->step);
     }
     return STATUS_OK;
 }
@@ -284,7 +301,8 @@ static status_t heldout_after(struct training *training, int64_t step)
     if (every == 0 || step % every != 0) {
         return STATUS_OK;
     }
-    return heldout(training, &training->pending.heldout, &training->pending.evaluated);
+    struct pending *pending = pending_of(training, step);
+    return heldout(training, &pending->heldout, &pending->evaluated);
 }
 
 static status_t train_loop(struct training *training)
@@ -294,7 +312,7 @@ static status_t train_loop(struct training *training)
         TRY(train_step(training, step));
         TRY(heldout_after(training, step));
     }
-    if (training->pending.result.step > 0) {
+    if (training->step > 0) {
         TRY(trainer_flush(training->setup.trainer));
         TRY(group_agree(training->setup.group, training->written));
     }
@@ -328,13 +346,15 @@ static status_t train_all(struct training *training)
     if (training->root) {
         print_start(training);
     }
-    trainer_on_cost(setup->trainer, settle, training);
+    const struct pending *last;
+    trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     TRY(train_loop(training));
     TRY(trainer_export(setup->trainer, training->folder.model));
-    training->totals.last_heldout = training->pending.heldout;
-    training->totals.has_last_heldout = training->pending.evaluated;
-    if (!training->pending.evaluated) {
+    last = pending_of(training, training->step);
+    training->totals.last_heldout = last->heldout;
+    training->totals.has_last_heldout = last->evaluated;
+    if (!last->evaluated) {
         TRY(heldout(training, &training->totals.last_heldout, &training->totals.has_last_heldout));
     }
     if (training->root) {

@@ -145,7 +145,7 @@ static void describe(void *argument, char *buffer, size_t size)
     struct trainer *trainer = argument;
     const struct stage *stage = atomic_load_explicit(&trainer->walking, memory_order_acquire);
     const char *purpose = stage ? stage->purpose : "";
-    const struct op *op = stage ? atomic_load_explicit(&stage->now, memory_order_acquire) : NULL;
+    const struct op *op = stage ? stage_doing(stage) : NULL;
     char operation[160];
     snprintf(operation, sizeof operation, "between %s", purpose[0] ? "walks" : "steps");
     if (op) {
@@ -199,7 +199,7 @@ void trainer_destroy(struct trainer *trainer)
         return;
     }
     group_watch(trainer->group, NULL, NULL);
-    exchange_destroy(&trainer->exchange);
+    exchange_destroy(trainer);
     stage_destroy(trainer->sampling);
     stage_destroy(trainer->evaluation);
     stage_destroy(trainer->train);
@@ -233,10 +233,10 @@ void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)
     stage->head_arg = arg;
 }
 
-void trainer_on_cost(struct trainer *trainer, trainer_cost_fn fn, void *arg)
+void trainer_on_known(struct trainer *trainer, trainer_known_fn fn, void *arg)
 {
-    trainer->on_cost = fn;
-    trainer->cost_arg = arg;
+    trainer->on_known = fn;
+    trainer->known_arg = arg;
 }
 
 void trainer_fail(struct trainer *trainer, status_t status)
@@ -260,14 +260,16 @@ static status_t optimizer_step(void *argument)
     if (!optimizer) {
         return STATUS_OK;
     }
-    double scale = optimizer->clip > 0 ? optimizer->clip / (trainer->result.grad_norm + 1e-6) : 1;
+    int64_t step = atomic_load(&trainer->step);
     struct adamw_args args = {.lr = (float)optimizer->lr,
                               .beta1 = (float)optimizer->beta1,
                               .beta2 = (float)optimizer->beta2,
                               .eps = (float)optimizer->eps,
                               .weight_decay = (float)optimizer->weight_decay,
-                              .gradient_scale = (float)(scale < 1 ? scale : 1),
-                              .step = atomic_load(&trainer->step)};
+                              .gradient_scale = (float)trainer->scale,
+                              .gradient_scale_at =
+                                  trainer->device ? exchanger_scale(trainer, step) : NULL,
+                              .step = step};
     part_adamw(trainer->train->part, &args);
     return STATUS_OK;
 }
@@ -289,17 +291,55 @@ static void count_bytes(const struct stage *stage, int64_t *out_plain, int64_t *
 static void close_step(struct trainer *trainer)
 {
     int64_t plain, dense, now = trace_now();
+    int turn = (int)(atomic_load(&trainer->step) % WALKS_AHEAD);
+    count_bytes(trainer->train, &plain, &dense);
+    trainer->plain[turn] = plain - trainer->plain_so_far;
+    trainer->dense[turn] = dense - trainer->dense_so_far;
+    trainer->plain_so_far = plain;
+    trainer->dense_so_far = dense;
+    if (trainer->device) {
+        return; /* trainer_cost_of, when it is over */
+    }
     trace_switch(&trainer->trace, TRACE_OTHER);
     struct report *last = &trainer->last;
     last->seconds = (double)(now - trainer->step_start) * 1e-9;
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
         last->ns[c] = (double)trainer->trace.ns[c];
     }
-    count_bytes(trainer->train, &plain, &dense);
-    last->bytes_plain = (double)(plain - trainer->plain_so_far);
-    last->bytes_dense = (double)(dense - trainer->dense_so_far);
-    trainer->plain_so_far = plain;
-    trainer->dense_so_far = dense;
+    last->bytes_plain = (double)trainer->plain[turn];
+    last->bytes_dense = (double)trainer->dense[turn];
+}
+
+status_t trainer_cost_of(struct trainer *trainer, int64_t step)
+{
+    struct report *last = &trainer->last;
+    int64_t plain, dense;
+    if (!trainer->device) {
+        return STATUS_OK;
+    }
+    *last = (struct report){0};
+    if (step < 1) {
+        return STATUS_OK;
+    }
+    TRY(ahead_stalls(trainer->train, step - 1, &plain, &dense));
+    last->seconds = trainer->seconds[step % WALKS_AHEAD];
+    last->ns[TRACE_WAIT] = (double)plain;
+    last->ns[TRACE_EXPOSED_DENSE] = (double)dense;
+    double rest = last->seconds * 1e9 - (double)(plain + dense);
+    last->ns[TRACE_OTHER] = rest > 0 ? rest : 0;
+    last->bytes_plain = (double)trainer->plain[step % WALKS_AHEAD];
+    last->bytes_dense = (double)trainer->dense[step % WALKS_AHEAD];
+    return STATUS_OK;
+}
+
+/* Streams that wait for us must not hold up the end. What all ranks saw leaves the streams in order. */
+static status_t step_end(struct trainer *trainer, status_t status)
+{
+    if (trainer->device && status != STATUS_OK && status != STATUS_PEER &&
+        status != STATUS_NUMERIC) {
+        group_give_up(trainer->group, "this rank failed in a step");
+    }
+    return status;
 }
 
 status_t trainer_step(struct trainer *trainer, const struct batch *batch,
@@ -309,22 +349,34 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     int microbatches = batch->microbatches > 0 ? batch->microbatches : trainer->microbatches;
     double tokens = (double)microbatches * (double)model->B * (double)model->T;
     struct stage_hooks hooks = {exchange_norm, optimizer_step, trainer};
+    int64_t known = atomic_load(&trainer->step) + 1 - WALKS_AHEAD;
+    if (known > 0) {
+        TRY(exchange_collect(trainer, known));
+    }
+    TRY(trainer_cost_of(trainer, known));
     trainer->optimizer = optimizer;
-    trainer->result = (struct step_result){.step = atomic_fetch_add(&trainer->step, 1) + 1};
+    atomic_fetch_add(&trainer->step, 1);
     TRY(stage_set_microbatches(trainer->train, microbatches));
     trainer->step_start = trace_now();
     trace_reset(&trainer->trace);
     part_zero_gradients(trainer->train->part);
-    TRY(trainer_walk(trainer, trainer->train, batch, (float)(1.0 / tokens), &hooks));
+    TRY(step_end(trainer,
+                 trainer_walk(trainer, trainer->train, batch, (float)(1.0 / tokens), &hooks)));
     close_step(trainer);
-    *out = trainer->result;
+    *out = trainer->known;
     return STATUS_OK;
 }
 
-bool trainer_cost(const struct trainer *trainer, struct step_cost *out)
+status_t trainer_settle(struct trainer *trainer, struct step_result *out)
 {
-    *out = trainer->cost;
-    return trainer->has_cost;
+    if (trainer->train) {
+        TRY(exchange_collect(trainer, atomic_load(&trainer->step)));
+        TRY(stage_settle(trainer->train));
+    }
+    if (out) {
+        *out = trainer->known;
+    }
+    return STATUS_OK;
 }
 
 status_t trainer_flush(struct trainer *trainer)
@@ -342,6 +394,7 @@ status_t trainer_check_traffic(const struct trainer *trainer)
 status_t trainer_evaluation_stage(struct trainer *trainer, int microbatches, struct stage **slot)
 {
     const char *purpose = slot == &trainer->sampling ? "sample" : evaluation_purpose;
+    TRY(trainer_settle(trainer, NULL));
     return *slot ? STATUS_OK : make_stage(trainer, false, microbatches, purpose, slot);
 }
 

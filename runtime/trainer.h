@@ -4,19 +4,45 @@
 
 #include "runtime/stage.h"
 
-/* What a rank reports about itself in every exchange, after its squares and losses. */
+/* What a rank reports about itself in every exchange, after its squares and losses. Costs are of the
+ * newest step whose are known. */
 struct report {
-    double stop;    /* 1: asked to stop */
-    double failed;  /* enum status, by trainer_fail */
-    double seconds; /* of the step before */
+    double stop;   /* 1: asked to stop */
+    double failed; /* enum status, by trainer_fail */
+    double seconds;
     double ns[TRACE_CATEGORIES];
-    double bytes_plain, bytes_dense; /* put by this rank in the step before */
+    double bytes_plain, bytes_dense; /* put by this rank */
 };
 
+struct exchanger;
+
 struct exchange {
-    size_t *counts; /* [ranks] bytes */
-    double *own, *all;
+    size_t *counts;           /* [ranks] bytes */
+    double *own[WALKS_AHEAD]; /* on the host only the first; on a device pinned */
+    double *all;
     size_t own_count, all_count; /* doubles */
+    struct exchanger *exchanger; /* on a device */
+};
+
+struct exchange_request {
+    int64_t step;
+    int microbatches;
+    double clip; /* 0 = none */
+    struct report report;
+    bool flush;    /* after the last step: costs only */
+    int64_t begun; /* ns; when the step's enqueueing began */
+};
+
+/* What an exchange told this rank. */
+struct exchanged {
+    int64_t step;
+    status_t status;
+    char why[320]; /* of a status that is ours to explain; "" = said already */
+    struct step_result result;
+    struct step_cost cost;
+    bool has_cost;
+    double scale;   /* clipping factor; negative: the step is refused */
+    double seconds; /* of the step, on a device */
 };
 
 struct trainer {
@@ -36,26 +62,46 @@ struct trainer {
 
     struct exchange exchange;
     const struct optimizer_args *optimizer; /* of the step being walked */
-    double gradient_scale;
-    struct step_result result;
+    double scale;                           /* clipping factor of this step, on the host */
+    struct step_result known;               /* of the newest step whose exchange was collected */
     _Atomic int64_t step;
-    int64_t step_start;                 /* ns */
-    struct report last;                 /* of the step before */
-    int64_t plain_so_far, dense_so_far; /* bytes put */
-    struct step_cost cost;
-    bool has_cost;
-    trainer_cost_fn on_cost;
-    void *cost_arg;
+    int64_t collected;                              /* steps whose exchange was */
+    int64_t step_start;                             /* ns */
+    struct report last;                             /* for the next exchange */
+    int64_t plain_so_far, dense_so_far;             /* bytes put */
+    int64_t plain[WALKS_AHEAD], dense[WALKS_AHEAD]; /* bytes put in a step, on a device */
+    double seconds[WALKS_AHEAD];                    /* of a step, on a device */
+    trainer_known_fn on_known;
+    void *known_arg;
     status_t failed;
 };
 
 /* exchange.c */
 MUST_USE status_t exchange_create(struct trainer *trainer);
-void exchange_destroy(struct exchange *exchange);
+void exchange_destroy(struct trainer *trainer);
 status_t exchange_norm(void *trainer); /* the hook of OP_NORM */
+MUST_USE status_t exchange_fill(struct trainer *trainer, double *own);
+/* Collective; `own` is complete but for the report. */
+void exchange_resolve(struct trainer *trainer, double *own, const struct exchange_request *request,
+                      struct exchanged *out);
+/* Takes what exchanges up to that of `step` told, waiting for them: until then the group's collectives
+ * are not main's. On the host there is nothing to wait for. */
+MUST_USE status_t exchange_collect(struct trainer *trainer, int64_t step);
 MUST_USE status_t exchange_flush(struct trainer *trainer);
 
+/* exchanger.c */
+MUST_USE status_t exchanger_create(struct trainer *trainer);
+void exchanger_destroy(struct trainer *trainer);
+/* Enqueues step `request->step`'s squares and the wait for its factor, and has the exchange made. */
+MUST_USE status_t exchanger_request(struct trainer *trainer,
+                                    const struct exchange_request *request);
+MUST_USE status_t exchanger_wait(struct trainer *trainer, int64_t step, struct exchanged *out);
+/* Where AdamW of `step` finds the factor. */
+const float *exchanger_scale(const struct trainer *trainer, int64_t step);
+
 /* trainer.c */
+/* Puts what a step cost into trainer->last; on the host it is there already. Zeros before step 1. */
+MUST_USE status_t trainer_cost_of(struct trainer *trainer, int64_t step);
 /* stage_walk, in view of the liveness thread. */
 MUST_USE status_t trainer_walk(struct trainer *trainer, struct stage *stage,
                                const struct batch *batch, float loss_scale,

@@ -283,6 +283,7 @@ static status_t check_gradients(struct checking *checking)
     TRY(group_agree(checking->group, status));
     trainer_on_head(checking->trainer, take_logits, checking);
     TRY(trainer_step(checking->trainer, &batch, NULL, &result));
+    TRY(trainer_settle(checking->trainer, &result));
     TRY(group_agree(checking->group, checking->taken));
     TRY(group_agree(checking->group, trainer_check_traffic(checking->trainer)));
     if (group_rank(checking->group) == 0) {
@@ -308,6 +309,9 @@ static status_t check_steps(struct checking *checking)
     for (int64_t s = 0; s < steps && status == STATUS_OK; s++) {
         struct step_result result;
         status = trainer_step(checking->trainer, &batch, &golden_optimizer, &result);
+        if (status == STATUS_OK) {
+            status = trainer_settle(checking->trainer, &result);
+        }
         if (status != STATUS_OK) {
             break;
         }

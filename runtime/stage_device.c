@@ -1,0 +1,205 @@
+/* stage_device.c - what a stage on a device needs because the host runs ahead of it: batches that wait
+ * to be copied, marks of where the stream is, and the times it stood still.
+ */
+#include <stdlib.h>
+#include <time.h>
+
+#include "runtime/stage.h"
+
+enum { TOKEN_LISTS = 4 };
+enum { NAP_LEAST = 20000, NAP_MOST = 200000 }; /* ns between looks at a device */
+
+static size_t tokens_of(const struct stage *stage)
+{
+    return (size_t)(stage->plan->microbatches * stage->model->B * stage->model->T);
+}
+
+static bool waits(enum op_kind kind)
+{
+    return kind == OP_WAIT || kind == OP_SENT;
+}
+
+static int count_waits(const struct stage *stage)
+{
+    const struct rank_plan *list = &stage->plan->rank[stage->rank];
+    int count = 0;
+    for (int i = 0; i < list->ops; i++) {
+        count += waits(list->op[i].kind);
+    }
+    return count;
+}
+
+/* Pinned: the word first, then the token lists. */
+static status_t pinned_create(struct stage *stage)
+{
+    struct ahead *ahead = &stage->ahead;
+    size_t lists = TOKEN_LISTS * tokens_of(stage) * sizeof(int32_t);
+    size_t bytes = ARENA_ALIGN + WALKS_AHEAD * lists;
+    TRY(device_alloc(stage->device, MEMORY_PINNED, bytes, "batches on their way to the GPU",
+                     &ahead->pinned));
+    ahead->reached = ahead->pinned;
+    *ahead->reached = 0;
+    for (int i = 0; i < WALKS_AHEAD; i++) {
+        ahead->walked[i].tokens =
+            (int32_t *)((char *)ahead->pinned + ARENA_ALIGN + (size_t)i * lists);
+    }
+    return STATUS_OK;
+}
+
+static status_t walked_create(struct stage *stage, struct walked *walked)
+{
+    size_t count = (size_t)stage->ahead.waits + 1;
+    walked->begin = calloc(count, sizeof(struct device_event *));
+    walked->end = calloc(count, sizeof(struct device_event *));
+    walked->dense = calloc(count, sizeof *walked->dense);
+    if (!walked->begin || !walked->end || !walked->dense) {
+        return FAIL(STATUS_NOMEM, "no memory for the times of %d waits", stage->ahead.waits);
+    }
+    TRY(device_event_create(stage->device, false, &walked->done));
+    for (int i = 0; i < stage->ahead.waits; i++) {
+        TRY(device_event_create(stage->device, true, &walked->begin[i]));
+        TRY(device_event_create(stage->device, true, &walked->end[i]));
+    }
+    return STATUS_OK;
+}
+
+status_t ahead_create(struct stage *stage)
+{
+    stage->ahead.waits = count_waits(stage);
+    TRY(pinned_create(stage));
+    for (int i = 0; i < WALKS_AHEAD; i++) {
+        TRY(walked_create(stage, &stage->ahead.walked[i]));
+    }
+    return STATUS_OK;
+}
+
+void ahead_destroy(struct stage *stage)
+{
+    struct ahead *ahead = &stage->ahead;
+    for (int w = 0; stage->device && w < WALKS_AHEAD; w++) {
+        struct walked *walked = &ahead->walked[w];
+        for (int i = 0; i < ahead->waits; i++) {
+            device_event_destroy(stage->device, walked->begin ? walked->begin[i] : NULL);
+            device_event_destroy(stage->device, walked->end ? walked->end[i] : NULL);
+        }
+        device_event_destroy(stage->device, walked->done);
+        free(walked->begin);
+        free(walked->end);
+        free(walked->dense);
+    }
+    if (stage->device) {
+        device_free(stage->device, MEMORY_PINNED, ahead->pinned);
+    }
+}
+
+/* ---- waiting for the device ---- */
+
+const struct op *stage_doing(const struct stage *stage)
+{
+    const struct op *op = atomic_load_explicit(&stage->now, memory_order_acquire);
+    if (!stage->device || !stage->ahead.reached) {
+        return op;
+    }
+    uint32_t reached = __atomic_load_n(stage->ahead.reached, __ATOMIC_ACQUIRE);
+    const struct rank_plan *list = &stage->active->rank[stage->rank];
+    return reached > 0 && reached <= (uint32_t)list->ops ? &list->op[reached - 1] : op;
+}
+
+status_t stage_too_late(struct stage *stage)
+{
+    char what[160] = "the end of a step", reason[256];
+    const struct op *op = stage_doing(stage);
+    if (op) {
+        op_print(stage->active, op, what, sizeof what);
+    }
+    snprintf(reason, sizeof reason,
+             "rank %d: the GPU has waited longer than health.deadline_s allows (%s)", stage->rank,
+             what);
+    group_give_up(stage->group, reason);
+    return FAIL(STATUS_TIMEOUT, "%s; see what the other ranks did last, or raise the limit",
+                reason);
+}
+
+/* Never by a call that only the device could end. */
+static status_t await(struct stage *stage, struct device_event *event)
+{
+    int64_t until = group_deadline(stage->group);
+    struct timespec nap = {0, NAP_LEAST};
+    for (;;) {
+        bool done;
+        TRY(group_check(stage->group));
+        TRY(device_event_done(stage->device, event, &done));
+        if (done) {
+            return STATUS_OK;
+        }
+        if (trace_now() > until) {
+            return stage_too_late(stage);
+        }
+        nanosleep(&nap, NULL);
+        nap.tv_nsec = nap.tv_nsec < NAP_MOST ? nap.tv_nsec * 2 : NAP_MOST;
+    }
+}
+
+status_t stage_settle(struct stage *stage)
+{
+    if (!stage->device) {
+        return STATUS_OK;
+    }
+    struct device_event *event;
+    TRY(device_event_create(stage->device, false, &event));
+    status_t status = device_event_record(stage->device, event, stage->stream);
+    status = status == STATUS_OK ? await(stage, event) : status;
+    device_event_destroy(stage->device, event);
+    return status == STATUS_OK ? group_check(stage->group) : status;
+}
+
+/* ---- a walk ---- */
+
+status_t ahead_begin(struct stage *stage, struct walked **out)
+{
+    struct ahead *ahead = &stage->ahead;
+    struct walked *walked = &ahead->walked[ahead->walks % WALKS_AHEAD];
+    if (ahead->walks >= WALKS_AHEAD) {
+        TRY(await(stage, walked->done));
+    }
+    walked->waits = 0;
+    *out = walked;
+    return STATUS_OK;
+}
+
+status_t ahead_end(struct stage *stage, struct walked *walked)
+{
+    TRY(device_word_write(stage->device, stage->ahead.reached, 0, stage->stream));
+    TRY(device_event_record(stage->device, walked->done, stage->stream));
+    stage->ahead.walks++;
+    return STATUS_OK;
+}
+
+status_t ahead_wait_begin(struct stage *stage, struct walked *walked, const struct op *op)
+{
+    uint32_t index = (uint32_t)(op - stage->active->rank[stage->rank].op);
+    CHECK(walked->waits < stage->ahead.waits, "more than %d waits in a walk", stage->ahead.waits);
+    walked->dense[walked->waits] = !stage->active->shipment[op->shipment].plain;
+    TRY(device_word_write(stage->device, stage->ahead.reached, index + 1, stage->stream));
+    return device_event_record(stage->device, walked->begin[walked->waits], stage->stream);
+}
+
+status_t ahead_wait_end(struct stage *stage, struct walked *walked)
+{
+    return device_event_record(stage->device, walked->end[walked->waits++], stage->stream);
+}
+
+status_t ahead_stalls(struct stage *stage, int64_t walk, int64_t *out_plain, int64_t *out_dense)
+{
+    const struct walked *walked = &stage->ahead.walked[walk % WALKS_AHEAD];
+    TRY(await(stage, walked->done));
+    double plain = 0, dense = 0;
+    for (int i = 0; i < walked->waits; i++) {
+        double ms;
+        TRY(device_event_elapsed(stage->device, walked->begin[i], walked->end[i], &ms));
+        *(walked->dense[i] ? &dense : &plain) += ms;
+    }
+    *out_plain = (int64_t)(plain * 1e6);
+    *out_dense = (int64_t)(dense * 1e6);
+    return STATUS_OK;
+}
