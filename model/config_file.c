@@ -1,7 +1,8 @@
 /* config_file.c - reads config.json by the table.
  *
  * The file is shared with other programs, so unknown keys pass (with a warning when they look like
- * a slip of a known one); dense_pattern is this project's own and takes known keys only.
+ * a slip of a known one), but for those that would make another model; dense_pattern is this project's
+ * own and takes known keys only.
  */
 #include "model/config_file.h"
 
@@ -160,6 +161,25 @@ static void unknown_warn(const struct config_file *file, const struct members *m
     }
 }
 
+/* Unknown keys of official modules without which the file describes another model. */
+static status_t foreign_check(const struct config_file *file, const char *key,
+                              const struct json *value)
+{
+    static const char *const foreign[] = {"window_size", "window_type", "rope_scaling"};
+    char place[CONFIG_STRING + 32];
+
+    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
+        if (strcmp(key, foreign[i]) == 0 && json_type(value) != JSON_NULL) {
+            struct location where = key_location(file, "", key);
+            return FAIL(STATUS_UNSUPPORTED,
+                        "%s: %s must be null: attention here sees the whole sequence, with plain "
+                        "rotary positions",
+                        location_print(&where, place, sizeof place), key);
+        }
+    }
+    return STATUS_OK;
+}
+
 static status_t member_set(const struct config_file *file, const struct members *members,
                            const char *key, const struct json *value, struct model_config *config)
 {
@@ -168,7 +188,7 @@ static status_t member_set(const struct config_file *file, const struct members 
 
     if (option == NULL && !members->strict) {
         unknown_warn(file, members, key);
-        return STATUS_OK;
+        return foreign_check(file, key, value);
     }
     if (json_type(value) == JSON_NULL && option != NULL) {
         return STATUS_OK;

@@ -144,6 +144,8 @@ static void test_refused_values(void **state)
         {SOURCES("2=3"), "a key before or of that layer, 0 to 2", STATUS_INVALID},
         {SOURCES("5=0"), "a consumer, 1 to 4", STATUS_INVALID},
         {SOURCES("4:v=0"), "the last layer has one way, r", STATUS_INVALID},
+        {"{" SMALL ",\n \"window_size\": 256}", ":2:2: window_size must be null",
+         STATUS_UNSUPPORTED},
         {"{" SMALL ", \"dense_pattern\": 3}", "must be an object", STATUS_INVALID},
         {"{" SMALL ", \"block_size\": 8,\n \"dense_pattern\": {\n  \"key_dilatoin\": 2}}",
          ":3:3: unknown key dense_pattern.key_dilatoin; did you mean dense_pattern.key_dilation?",
