@@ -16,7 +16,7 @@
 
 #include "base/status.h"
 
-enum { CONFIG_STRING = 1024, CONFIG_KEY = 96 }; /* bytes, NUL included */
+enum { CONFIG_STRING = 8192, CONFIG_KEY = 96 }; /* bytes, NUL included */
 
 /* ---- option tables ---- */
 

@@ -252,10 +252,10 @@ static void test_yaml_refused(void **state)
 static void test_long_texts_refused(void **state)
 {
     (void)state;
-    char text[3000];
+    char text[10000];
 
-    snprintf(text, sizeof text, "data: {train: %02000d}\n", 1);
-    assert_file_refused(text, ":1:15: ", "longer than 1023 bytes");
+    snprintf(text, sizeof text, "data: {train: %09000d}\n", 1);
+    assert_file_refused(text, ":1:15: ", "longer than 8191 bytes");
     snprintf(text, sizeof text, "model: {a%0200d: 1}\n", 1);
     assert_file_refused(text, ":1:9: ", "longer than 95 bytes");
     snprintf(text, sizeof text, "model: {a%080d: {b%080d: 1}}\n", 1, 1);

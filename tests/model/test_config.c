@@ -172,6 +172,28 @@ static void test_refused_values(void **state)
     }
 }
 
+/* Every read of 40 layers, written out. */
+static void test_long_list_of_sources(void **state)
+{
+    struct model_config config;
+    char text[8192];
+    int length = snprintf(text, sizeof text,
+                          "{\"n_layer\": 40, \"n_head\": 2, \"dim\": 32, \"dense_pattern\": "
+                          "{\"sources\": \"");
+
+    (void)state;
+    for (int i = 1; i <= 40; i++) {
+        for (int j = 0; j < i; j++) {
+            length += j > 0 ? snprintf(text + length, sizeof text - (size_t)length, ",%d", j)
+                            : snprintf(text + length, sizeof text - (size_t)length, "%s%d=0",
+                                       i > 1 ? ";" : "", i);
+        }
+    }
+    snprintf(text + length, sizeof text - (size_t)length, "\"}}");
+    assert_ok(load_text(text, &config));
+    assert_int_equal(strlen(config.dense_pattern.sources), 2215);
+}
+
 static void test_slip_is_pointed_out(void **state)
 {
     struct model_config config;
@@ -218,9 +240,13 @@ static void test_save_and_load(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_cases),        cmocka_unit_test(test_derived),
-        cmocka_unit_test(test_ffn_width),           cmocka_unit_test(test_refused_values),
-        cmocka_unit_test(test_slip_is_pointed_out), cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_golden_cases),
+        cmocka_unit_test(test_derived),
+        cmocka_unit_test(test_ffn_width),
+        cmocka_unit_test(test_refused_values),
+        cmocka_unit_test(test_long_list_of_sources),
+        cmocka_unit_test(test_slip_is_pointed_out),
+        cmocka_unit_test(test_entries),
         cmocka_unit_test(test_save_and_load),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
