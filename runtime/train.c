@@ -294,11 +294,12 @@ static status_t heldout(struct training *training, double *out, bool *out_known)
     return STATUS_OK;
 }
 
-/* Every data.valid_every steps; train_all sees to the start and the end. */
+/* Every data.valid_every steps, then after the last one too; without, train_all sees to both ends. */
 static status_t heldout_after(struct training *training, int64_t step)
 {
-    int64_t every = training->setup.job->config.data.valid_every;
-    if (every == 0 || step % every != 0) {
+    const struct run_config *config = &training->setup.job->config;
+    int64_t every = config->data.valid_every;
+    if (every == 0 || (step % every != 0 && step != config->optimizer.steps)) {
         return STATUS_OK;
     }
     struct pending *pending = pending_of(training, step);
