@@ -6,6 +6,15 @@
 
 #define NO_CUDA "this program was built without CUDA"
 
+bool device_built(enum device_kind kind)
+{
+#ifdef KERNELS_HAVE_CUDA
+    return kind == DEVICE_HOST || kind == DEVICE_CUDA;
+#else
+    return kind == DEVICE_HOST;
+#endif
+}
+
 int device_count(enum device_kind kind, char *why, size_t size)
 {
     if (kind == DEVICE_HOST) {

@@ -38,6 +38,7 @@ struct device_info {
 struct device;
 struct device_event;
 
+bool device_built(enum device_kind kind); /* whether this program can use any such */
 /* Devices of a kind that this process sees: DEVICE_HOST 1; DEVICE_CUDA 0 where the build, the driver
  * or the machine has none. `why` (may be NULL) then gets the reason, up to `size` bytes. */
 int device_count(enum device_kind kind, char *why, size_t size);

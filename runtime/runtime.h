@@ -145,6 +145,9 @@ struct trainer_memory {
     struct plan_memory predicted;
     struct part_memory used;
     int64_t arrivals_used, gradient_slots_used;
+    int64_t
+        device_used; /* of the GPU's memory, by all that this rank did there, libraries too; 0 on
+                            the host and where ranks share a GPU */
 };
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
 int64_t trainer_memory_used(const struct trainer_memory *memory); /* workspace not counted */

@@ -143,6 +143,9 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     stage->device = options->device;
     stage->stream = options->stream;
     status_t status = plan_create(&options->model->graph, &options->plan, &stage->plan);
+    if (status == STATUS_OK && options->training) {
+        status = stage_check_room(stage);
+    }
     if (status == STATUS_OK) {
         const struct stage_plan *own = &stage->plan->stage[stage->rank];
         struct part_options part = {.model = options->model,

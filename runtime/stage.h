@@ -92,6 +92,8 @@ void stage_destroy(struct stage *stage);
 MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                              const struct stage_hooks *hooks);
 /* stage_device.c: of a device. */
+/* What the plan needs beside what the GPU has free: STATUS_NOMEM names both and what to change. */
+MUST_USE status_t stage_check_room(const struct stage *stage);
 MUST_USE status_t ahead_create(struct stage *stage);
 void ahead_destroy(struct stage *stage);
 /* Takes the next of the walks in turn; waits until the device has left it. */

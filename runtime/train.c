@@ -180,6 +180,13 @@ static status_t print_memory(const struct training *training)
         print_size(all[rank].used.workspace, workspace, sizeof workspace);
         printf("%-15s%s of %s predicted (and %s of workspace) on rank %d\n",
                rank == 0 ? "memory" : "", used, predicted, workspace, rank);
+        if (all[rank].device_used > 0) {
+            int64_t expected = trainer_memory_predicted(&all[rank]) + all[rank].used.workspace;
+            print_size(all[rank].device_used, used, sizeof used);
+            print_size(expected, predicted, sizeof predicted);
+            printf("%-15sits GPU: %s taken, %s predicted with the workspace (%+.1f%%)\n", "", used,
+                   predicted, 100 * ((double)all[rank].device_used / (double)expected - 1));
+        }
     }
     return STATUS_OK;
 }

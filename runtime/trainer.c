@@ -38,42 +38,71 @@ static int choose_threads(const struct run_config *config, const struct group *g
     return threads > 0 ? threads : 1;
 }
 
-/* Why this job cannot compute on a GPU, or NULL. */
-static const char *device_refused(const struct trainer *trainer, char *why, size_t size)
+/* Ranks without a GPU, and the first of them. Collective. */
+static status_t count_without(struct group *group, int devices, int *out_count, int *out_first)
 {
-    if (device_count(DEVICE_CUDA, why, size) == 0) {
-        return why;
+    int all[group_size(group)];
+    TRY(group_allgather(group, &devices, sizeof devices, all));
+    *out_count = 0;
+    for (int rank = group_size(group) - 1; rank >= 0; rank--) {
+        *out_count += all[rank] == 0;
+        *out_first = all[rank] == 0 ? rank : *out_first;
     }
-    if (group_size(trainer->group) == 1) {
-        return NULL;
+    return STATUS_OK;
+}
+
+/* Why this job does not compute on GPUs, to `why`; "" if it does. All ranks decide alike. */
+static status_t device_refused(const struct trainer *trainer, int devices, char *why, size_t size)
+{
+    int without = 0, first = 0;
+    TRY(count_without(trainer->group, devices, &without, &first));
+    if (without > 0 && devices > 0) {
+        snprintf(why, size, "%d of %d ranks see no GPU, the first of them rank %d", without,
+                 group_size(trainer->group), first);
+    } else if (without == 0 && group_is_threads(trainer->group)) {
+        snprintf(why, size,
+                 "with parallel.transport=threads the ranks are threads of one process, "
+                 "and a GPU wants processes: start them with mpirun or srun");
+    } else if (without == 0) {
+        why[0] = '\0';
     }
-    if (trainer->config.parallel.transport > TRANSPORT_NCCL) {
-        return "several stages on GPUs need parallel.transport=ucx, with a UCX built for CUDA";
+    return STATUS_OK;
+}
+
+static status_t open_device(struct trainer *trainer, int devices)
+{
+    int local = group_local_rank(trainer->group), ranks = group_local_size(trainer->group);
+    size_t total;
+    TRY(device_open(DEVICE_CUDA, local % devices, &trainer->device));
+    TRY(device_stream_create(trainer->device, false, &trainer->stream));
+    TRY(device_memory(trainer->device, &trainer->room, &total));
+    trainer->shares_device = ranks > devices;
+    if (trainer->shares_device && local == 0) {
+        log_warn("%d ranks share %d GPU%s of this host and take turns: right for checks, not for "
+                 "timings",
+                 ranks, devices, devices == 1 ? "" : "s");
     }
-    return trainer->config.device == DEVICE_CHOICE_CUDA
-               ? NULL
-               : "several stages are on GPUs only with device=cuda and a UCX built for CUDA";
+    return STATUS_OK;
 }
 
 static status_t choose_device(struct trainer *trainer)
 {
-    char reason[256] = "";
+    char why[256] = "";
     int choice = trainer->config.device;
-    int devices = choice == DEVICE_CHOICE_CPU ? 0 : device_count(DEVICE_CUDA, NULL, 0);
-    const char *why =
-        choice == DEVICE_CHOICE_CPU ? "" : device_refused(trainer, reason, sizeof reason);
-    if (choice == DEVICE_CHOICE_CUDA && why) {
-        return FAIL(STATUS_UNSUPPORTED, "device=cuda: %s (device=cpu computes on the host)", why);
-    }
-    if (why) {
-        if (choice == DEVICE_CHOICE_AUTO) {
-            bool tell = devices > 0 && group_rank(trainer->group) == 0;
-            log_write(tell ? LOG_INFO : LOG_DEBUG, "computing on the host: %s", why);
-        }
+    if (choice == DEVICE_CHOICE_CPU) {
         return kernels_cpu(&trainer->kernels);
     }
-    TRY(device_open(DEVICE_CUDA, group_local_rank(trainer->group) % devices, &trainer->device));
-    TRY(device_stream_create(trainer->device, false, &trainer->stream));
+    int devices = device_count(DEVICE_CUDA, why, sizeof why);
+    TRY(device_refused(trainer, devices, why, sizeof why));
+    if (choice == DEVICE_CHOICE_CUDA && why[0]) {
+        return FAIL(STATUS_UNSUPPORTED, "device=cuda: %s (device=cpu computes on the host)", why);
+    }
+    if (why[0]) {
+        bool tell = device_built(DEVICE_CUDA) && group_rank(trainer->group) == 0;
+        log_write(tell ? LOG_INFO : LOG_DEBUG, "computing on the host: %s", why);
+        return kernels_cpu(&trainer->kernels);
+    }
+    TRY(open_device(trainer, devices));
     return kernels_cuda(DTYPE_F32, &trainer->kernels);
 }
 
@@ -422,6 +451,11 @@ void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
     part_memory(stage->part, &out->used);
     out->arrivals_used = stage->arrival_bytes;
     out->gradient_slots_used = stage->gradient_bytes;
+    size_t room = trainer->room, total;
+    if (trainer->device && !trainer->shares_device &&
+        device_memory(trainer->device, &room, &total) == STATUS_OK) {
+        out->device_used = (int64_t)trainer->room - (int64_t)room;
+    }
 }
 
 int64_t trainer_memory_used(const struct trainer_memory *memory)

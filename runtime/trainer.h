@@ -56,6 +56,8 @@ struct trainer {
     struct stage *sampling;   /* one microbatch a walk */
     struct device *device;    /* NULL = the host */
     void *stream;
+    size_t room;        /* bytes that the device had free before anything was made here */
+    bool shares_device; /* with other ranks */
     int threads, microbatches;
     bool training;
     _Atomic(const struct stage *) walking; /* the last that did; for the liveness thread */
