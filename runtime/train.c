@@ -301,7 +301,7 @@ static status_t heldout(struct training *training, double *out, bool *out_known)
     return STATUS_OK;
 }
 
-/* Every data.valid_every steps, then after the last one too; without, train_all sees to both ends. */
+/* Every data.valid_every steps and then after the last; without, train_all sees to both ends. */
 static status_t heldout_after(struct training *training, int64_t step)
 {
     const struct run_config *config = &training->setup.job->config;
