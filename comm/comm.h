@@ -159,4 +159,53 @@ MUST_USE status_t wire_wait(struct wire *wire, int channel, int slot, int64_t me
 MUST_USE status_t wire_sent(struct wire *wire, int channel, int64_t message);
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
 
+/* ---- meter: how fast a transport is ---- */
+
+/* Neighbours in pairs, (first, first + 1), (first + 2, first + 3), ..., send each other messages of a
+ * few sizes over a wire of the meter's own. Ranks without a partner only take part in the agreements.
+ * For `muddpipe bench comm` and for choosing a transport. */
+struct meter;
+
+struct meter_options {
+    struct device *device; /* where the messages lie: the host's or a GPU's, never NULL */
+    void *stream;          /* that the verbs belong to */
+    const size_t *bytes;   /* [sizes] of a message */
+    int sizes, slots;      /* slots: messages under way at most */
+    int first;             /* lowest rank that has a partner */
+};
+
+enum meter_way {
+    METER_FORTH, /* the lower rank of a pair sends */
+    METER_BOTH,  /* both do at once */
+    METER_ROUND  /* the answer to a message is the next one: latency */
+};
+
+/* Called before each put of METER_BOTH, to make the stream or the caller wait for its time. */
+struct meter_pace {
+    status_t (*before)(void *arg, int message);
+    void *arg;
+};
+
+/* All ranks call these, but meter_run, which those with a partner do. */
+MUST_USE status_t meter_create(struct group *group, const char *transport,
+                               const struct meter_options *options, struct meter **out);
+/* As meter_create, but a transport that cannot be used is no failure: *out is NULL then, and `why` has
+ * the reason that the first rank to refuse gave, the same on all ranks. */
+MUST_USE status_t meter_try(struct group *group, const char *transport,
+                            const struct meter_options *options, struct meter **out, char *why,
+                            size_t size);
+void meter_destroy(struct meter *meter);
+int meter_partner(const struct meter *meter); /* -1 = none */
+bool meter_is_streamed(const struct meter *meter);
+/* `count` messages (METER_ROUND: there and back) of one size; on a streamed wire it only enqueues. */
+MUST_USE status_t meter_run(struct meter *meter, enum meter_way way, int size, int count,
+                            const struct meter_pace *pace);
+/* Until the stream is done, a peer is lost (STATUS_PEER) or health.deadline_s has passed. */
+MUST_USE status_t meter_settle(struct meter *meter);
+/* Starts together, runs, settles: seconds of the slowest pair, the same on all ranks. */
+MUST_USE status_t meter_time(struct meter *meter, enum meter_way way, int size, int count,
+                             double *out_seconds);
+/* Fills every slot both ways and looks at every byte; STATUS_INTERNAL if one is wrong. */
+MUST_USE status_t meter_verify(struct meter *meter, int size);
+
 #endif
