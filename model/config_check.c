@@ -192,8 +192,10 @@ static status_t check_dense(const struct model_config *config, const char *sourc
                     source, config->dense_ways);
     }
     TRY(check_pattern(config, source));
-    warn_unused(config, source);
-    warn_large(config, source);
+    if (log_rank() <= 0) {
+        warn_unused(config, source);
+        warn_large(config, source);
+    }
     return STATUS_OK;
 }
 

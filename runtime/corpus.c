@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "runtime/corpus_internal.h"
 
 /* ---- the text ---- */
@@ -159,6 +160,11 @@ static status_t find_documents(struct corpus *corpus)
     }
     int64_t documents;
     TRY(scan_documents(corpus, NULL, &documents));
+    if (documents == 1 && log_rank() <= 0) {
+        log_warn("%s: no token %" PRId64 " ends a document here, so the whole text is one; is "
+                 "another token meant?",
+                 tokens_path(corpus->shard[0].tokens), options->eod);
+    }
     corpus->start = malloc((size_t)(documents + 1) * sizeof *corpus->start);
     if (corpus->start == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %" PRId64 " documents", documents);

@@ -101,6 +101,9 @@ dense.window=4
 dense: block_size 9 in 4 layers: every key is read
 dense.block_size=9
 END
+run_ranks 0 2 train run.yaml dense.window=9 data.order=documents data.eod=255 data.valid= logging.run=large
+(($(grep -c "warning: .*dense: window 9 in 4 layers" out) == 1)) || fail "not one warning"
+(($(grep -c "warning: train.bin: no token 255 ends a document here" out) == 1)) || fail "not one warning"
 run 0 "$MUDDPIPE" plan run.yaml "dense.sources=3:vr=0; 3:q=0,3; 4:vr=0,4;"
 ! grep -q warning out || fail "a warning without need"
 run 0 "$MUDDPIPE" train run.yaml data.seq_len=1 logging.sample_tokens=5 data.valid= logging.run=one
