@@ -256,6 +256,10 @@ static status_t file_slurp(FILE *stream, struct config_file *file)
         return FAIL(STATUS_INVALID, "%s: larger than 1 MiB, hardly a model's configuration",
                     file->path);
     }
+    static const char mark[] = {'\xef', '\xbb', '\xbf'}; /* editors put it before UTF-8 */
+    if (file->length >= sizeof mark && memcmp(file->text, mark, sizeof mark) == 0) {
+        memset(file->text, ' ', sizeof mark);
+    }
     return STATUS_OK;
 }
 

@@ -17,6 +17,7 @@ import os
 import shutil
 import struct
 import sys
+import zlib
 
 BATCH_CHARACTERS = 1 << 22
 LLMC_MOST = 2**31 - 1
@@ -71,6 +72,13 @@ def opened(path):
 
 
 def documents_read(path, key):
+    try:
+        yield from documents(path, key)
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise Refusal(f"{path}: no whole UTF-8 text ({error})") from error
+
+
+def documents(path, key):
     with opened(path) as file:
         if not path.removesuffix(".gz").endswith(".jsonl"):
             yield file.read()
@@ -189,6 +197,8 @@ def encode(arguments, texts, out):
                 for encoded in encoder.encode_batch(batch, add_special_tokens=False):
                     if encoded.ids or eod:
                         output.put(encoded.ids + eod)
+        if output.count == 0:
+            raise Refusal("the texts are empty")
         output.finish()
     except BaseException:
         output.abandon()
@@ -246,7 +256,7 @@ def main():
             encode(arguments, arguments.files[:-1], arguments.files[-1])
         if arguments.copy_to:
             copy_beside(arguments.tokenizer, arguments.copy_to, arguments.force)
-    except (Refusal, OSError, UnicodeDecodeError) as error:
+    except (Refusal, OSError) as error:
         sys.exit(f"text_to_tokens.py: {error}")
 
 

@@ -103,6 +103,7 @@ static void test_ffn_width(void **state)
     assert_ok(load_text("{" SMALL "}", &config));
     assert_int_equal(model_ffn_width(&config, 1), 128);
     assert_int_equal(model_ffn_width(&config, 4), 384);
+    assert_ok(load_text("\xef\xbb\xbf{" SMALL "}\r\n", &config)); /* as some editors write it */
     config.intermediate_size = 640; /* 320 is 2.5 * 128: the tie goes to the even 2 */
     assert_int_equal(model_ffn_width(&config, 1), 256);
     config.ffn_scale_with_layer = false;

@@ -57,6 +57,15 @@ run 1 python3 "$encode" tokenizer.json a.jsonl train.bin
 says "train.bin exists already"
 run 1 python3 "$encode" tokenizer.json a.jsonl pair.bin --force
 says "other half of pair.idx"
+printf '\377' >latin.txt
+head -c 60 b.txt.gz >cut.txt.gz
+for name in latin.txt cut.txt.gz; do
+    run 1 python3 "$encode" tokenizer.json $name other.bin
+    says "$name: no whole UTF-8 text"
+done
+: >empty.txt
+run 1 python3 "$encode" tokenizer.json empty.txt other.bin
+says "the texts are empty"
 run 1 python3 "$encode" tokenizer.json a.jsonl other.bin --eod nothing
 says "has no token 'nothing'"
 run 1 python3 "$encode" tokenizer.json a.jsonl other.bin --key words
