@@ -134,7 +134,7 @@ static status_t group_unknown(const struct config_item *item)
     }
     return FAIL(STATUS_INVALID,
                 "%s: unknown group %s; the groups are model, dense, data, parallel, optimizer, "
-                "logging and health",
+                "logging, profile and health",
                 place, item->key);
 }
 

@@ -134,6 +134,9 @@ struct run_config {
         char sample_prompt[CONFIG_STRING];
     } logging;
     struct {
+        int64_t first_step, steps; /* recorded; steps 0 = none */
+    } profile;
+    struct {
         double deadline_s;  /* on every wait */
         double heartbeat_s; /* a silent rank counts as stopped after this */
     } health;

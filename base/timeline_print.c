@@ -18,8 +18,21 @@ static double ms(int64_t ns, int steps)
     return (double)ns / 1e6 / (steps > 0 ? steps : 1);
 }
 
-static void print_category(const struct timeline_sum *sums, size_t count, int steps, int64_t whole,
-                           FILE *out)
+struct table {
+    const struct timeline *timeline;
+    int steps;
+    int64_t extent; /* of the track */
+    FILE *out;
+};
+
+static void print_row(const struct table *table, const char *name, int64_t ns)
+{
+    fprintf(table->out, "  %-20s %10.3f ms %5.1f%%", name, ms(ns, table->steps),
+            table->extent > 0 ? 100 * (double)ns / (double)table->extent : 0.0);
+}
+
+/* Operations only where the category has several. */
+static void print_category(const struct table *table, const struct timeline_sum *sums, size_t count)
 {
     int64_t ns = 0, host = 0, spans = 0;
     for (size_t i = 0; i < count; i++) {
@@ -27,41 +40,47 @@ static void print_category(const struct timeline_sum *sums, size_t count, int st
         host += sums[i].host_ns;
         spans += sums[i].count;
     }
-    fprintf(out, "  %-22s %10.3f ms %5.1f%% %9.1f times %10.3f ms of the host\n", sums->category,
-            ms(ns, steps), whole > 0 ? 100 * (double)ns / (double)whole : 0.0,
-            (double)spans / (steps > 0 ? steps : 1), ms(host, steps));
-    for (size_t i = 0; i < count && (count > 1 || strcmp(sums->name, sums->category) != 0); i++) {
-        fprintf(out, "    %-20s %10.3f ms\n", sums[i].name, ms(sums[i].ns, steps));
+    print_row(table, sums->category, ns);
+    fprintf(table->out, " %9.1f times", (double)spans / (table->steps > 0 ? table->steps : 1));
+    if (timeline_on_device(table->timeline)) {
+        fprintf(table->out, " %10.3f ms of the host", ms(host, table->steps));
+    }
+    fprintf(table->out, "\n");
+    for (size_t i = 0; i < count && count > 1; i++) {
+        fprintf(table->out, "    %-32s %10.3f ms\n", sums[i].name, ms(sums[i].ns, table->steps));
     }
 }
 
-static status_t print_track(const struct timeline *timeline, int track,
-                            const struct timeline_sum *sums, size_t count, int steps, FILE *out)
+static status_t print_track(struct table *table, const struct timeline_sum *sums, size_t count)
 {
     struct timeline_lead lead;
-    TRY(timeline_lead(timeline, track, &lead));
-    fprintf(out, "%s: %.3f ms a step\n", timeline_title(timeline, track), ms(lead.extent, steps));
+    int64_t rest;
+    TRY(timeline_lead(table->timeline, sums->track, &lead));
+    table->extent = rest = lead.extent;
+    fprintf(table->out, "%s: %.3f ms a step\n", timeline_title(table->timeline, sums->track),
+            ms(lead.extent, table->steps));
     for (size_t i = 0, next; i < count; i = next) {
-        for (next = i + 1; next < count && strcmp(sums[i].category, sums[next].category) == 0;) {
-            next++;
+        for (next = i; next < count && strcmp(sums[i].category, sums[next].category) == 0; next++) {
+            rest -= sums[next].ns;
         }
-        print_category(&sums[i], next - i, steps, lead.extent, out);
+        print_category(table, &sums[i], next - i);
     }
-    fprintf(out, "  %-22s %10.3f ms %5.1f%%", "(nothing)", ms(lead.idle, steps),
-            lead.extent > 0 ? 100 * (double)lead.idle / (double)lead.extent : 0.0);
-    if (timeline_on_device(timeline)) {
-        fprintf(out,
-                ", of which %.3f ms waiting for the host; the host is ahead by %.3f ms "
-                "(median; least %.3f)",
-                ms(lead.starved, steps), ms(lead.median, 1), ms(lead.least, 1));
+    print_row(table, "(not recorded)", rest > 0 ? rest : 0);
+    fprintf(table->out, "\n");
+    if (timeline_on_device(table->timeline)) {
+        fprintf(table->out,
+                "  without work for %.3f ms, in %.3f ms of which the host had not come to enqueue\n"
+                "  the next; host ahead by %.3f ms (median), %.3f ms (least)\n",
+                ms(lead.idle, table->steps), ms(lead.starved, table->steps), ms(lead.median, 1),
+                ms(lead.least, 1));
     }
-    fprintf(out, "\n");
     return STATUS_OK;
 }
 
 status_t timeline_print(const struct timeline *timeline, int steps, FILE *out)
 {
     struct timeline_sum *sums;
+    struct table table = {.timeline = timeline, .steps = steps, .out = out};
     size_t count;
     status_t status = STATUS_OK;
     TRY(timeline_sums(timeline, &sums, &count));
@@ -69,7 +88,7 @@ status_t timeline_print(const struct timeline *timeline, int steps, FILE *out)
         for (next = i + 1; next < count && sums[i].track == sums[next].track;) {
             next++;
         }
-        status = print_track(timeline, sums[i].track, &sums[i], next - i, steps, out);
+        status = print_track(&table, &sums[i], next - i);
     }
     free(sums);
     return status;

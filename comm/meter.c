@@ -334,11 +334,7 @@ status_t meter_settle(struct meter *meter)
         }
         sched_yield();
     }
-    if (meter->wire->class->release) {
-        pthread_mutex_lock(group->bell.mutex);
-        meter->wire->class->release(meter->wire);
-        pthread_mutex_unlock(group->bell.mutex);
-    }
+    group_give_up(group, "messages of a measurement have not arrived");
     return FAIL(STATUS_TIMEOUT,
                 "transport %s: messages between ranks %d and %d have not arrived within %g s; "
                 "parallel.transport= chooses another one",

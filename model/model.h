@@ -235,6 +235,8 @@ void part_zero_gradients(struct part *part);
 MUST_USE status_t part_gradient_squares(struct part *part, double *out);
 /* AdamW on every trained parameter. */
 void part_adamw(struct part *part, const struct adamw_args *args);
+/* From now on the part's operations are spans of the timeline (base/timeline.h); NULL: no more. */
+void part_time(struct part *part, struct timeline *timeline);
 
 /* Bytes this part holds: parameters, gradients, optimizer, frames, backward, workspace. */
 struct part_memory {

@@ -111,7 +111,8 @@ struct frame {
 
 struct part {
     const struct model *model;
-    const struct kernels *kernels;
+    const struct kernels *kernels; /* or `timed`, of which ctx knows these */
+    struct kernels timed;
     struct kernel_ctx ctx;
     struct device *device; /* NULL = the host */
     int first_unit, units, frames;

@@ -472,6 +472,19 @@ void part_adamw(struct part *part, const struct adamw_args *args)
     }
 }
 
+void part_time(struct part *part, struct timeline *timeline)
+{
+    if (part->ctx.timeline) {
+        part->kernels = part->ctx.timed;
+    }
+    part->ctx.timeline = timeline;
+    part->ctx.timed = part->kernels;
+    if (timeline) {
+        kernels_time(part->kernels, &part->timed);
+        part->kernels = &part->timed;
+    }
+}
+
 void part_memory(const struct part *part, struct part_memory *out)
 {
     int64_t each = (int64_t)(part->offset[part->params] * sizeof(float));

@@ -1,6 +1,7 @@
 /* executor.c - walks the plan's operations of this rank: one switch, no decisions. */
 #include <string.h>
 
+#include "base/timeline.h"
 #include "runtime/stage.h"
 
 struct walk {
@@ -128,6 +129,32 @@ static void walk_gradient(struct walk *walk, const struct op *op)
                       op->adds);
 }
 
+static const char *category_of(const struct stage *stage, const struct op *op)
+{
+    switch (op->kind) {
+    case OP_WAIT:
+    case OP_SENT:
+        return stage->active->shipment[op->shipment].plain ? "wait plain" : "wait dense";
+    case OP_POST:
+    case OP_PUT:
+        return "messages";
+    case OP_NORM:
+        return "norm exchange";
+    default:
+        return "between kernels";
+    }
+}
+
+static void record_begin(const struct stage *stage, const struct op *op)
+{
+    char what[160];
+    if (stage->timeline) {
+        timeline_begin(stage->timeline, stage->stream, op_kind_name(op->kind),
+                       category_of(stage, op));
+        timeline_note(stage->timeline, "%s", op_print(stage->active, op, what, sizeof what));
+    }
+}
+
 static status_t walk_op(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
@@ -200,12 +227,15 @@ status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_s
     if (stage->device) {
         TRY(ahead_begin(stage, &walk.walked));
     }
-    TRY(bring_batch(&walk, batch));
+    timeline_begin(stage->timeline, stage->stream, "batch", "copies");
+    status_t status = bring_batch(&walk, batch);
+    timeline_end(stage->timeline);
     const struct rank_plan *plan = &stage->active->rank[stage->rank];
-    status_t status = STATUS_OK;
     for (int i = 0; i < plan->ops && status == STATUS_OK; i++) {
         atomic_store_explicit(&stage->now, &plan->op[i], memory_order_release);
+        record_begin(stage, &plan->op[i]);
         status = walk_op(&walk, &plan->op[i]);
+        timeline_end(stage->timeline);
     }
     TRY(status);
     atomic_store_explicit(&stage->now, NULL, memory_order_release);

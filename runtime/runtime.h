@@ -118,6 +118,13 @@ void trainer_on_known(struct trainer *trainer, trainer_known_fn fn, void *arg);
  * run on all ranks, before the weights change. */
 void trainer_fail(struct trainer *trainer, status_t status);
 
+/* Records the steps that the configuration names (profile.first_step, profile.steps) into
+ * `folder`/trace/rank-N.json, on every rank; rank 0 prints what operations took. Host and device stand
+ * still before the first and after the last of them. */
+MUST_USE status_t trainer_profile(struct trainer *trainer, const char *folder);
+/* After the last step: writes what was recorded if the run ended before profile.steps were. */
+MUST_USE status_t trainer_profile_end(struct trainer *trainer);
+
 /* Called on the head's rank after the head's forward of each microbatch. */
 typedef void (*trainer_head_fn)(void *arg, struct part *part, int frame, int microbatch);
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg);

@@ -57,6 +57,11 @@ static status_t check_training(const struct setup *setup)
                     config->optimizer.warmup, config->optimizer.decay,
                     1 - config->optimizer.warmup);
     }
+    if (config->profile.steps > 0 && config->profile.first_step > config->optimizer.steps) {
+        return FAIL(STATUS_INVALID,
+                    "profile.first_step is %lld, but the run has %lld steps (optimizer.steps)",
+                    (long long)config->profile.first_step, (long long)config->optimizer.steps);
+    }
     if (first > setup->microbatches) {
         return FAIL(STATUS_INVALID,
                     "optimizer.ramp_from is %lld, but a full step has %d microbatches "

@@ -57,6 +57,7 @@ struct stage {
     struct wire *wire; /* NULL with one rank */
     struct group *group;
     struct trace *trace;
+    struct timeline *timeline; /* of a profiled step; else NULL */
     int rank;
     void ***arrival;  /* [shipments][slots] */
     void ***gradient; /* [keys][slots] */

@@ -320,6 +320,7 @@ static status_t train_loop(struct training *training)
         TRY(train_step(training, step));
         TRY(heldout_after(training, step));
     }
+    TRY(trainer_profile_end(training->setup.trainer));
     if (training->step > 0) {
         TRY(trainer_flush(training->setup.trainer));
         TRY(group_agree(training->setup.group, training->written));
@@ -355,6 +356,7 @@ static status_t train_all(struct training *training)
         print_start(training);
     }
     const struct pending *last;
+    TRY(trainer_profile(setup->trainer, training->folder.path));
     trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     TRY(train_loop(training));

@@ -229,6 +229,7 @@ void trainer_destroy(struct trainer *trainer)
     }
     group_watch(trainer->group, NULL, NULL);
     exchange_destroy(trainer);
+    profile_destroy(trainer);
     stage_destroy(trainer->sampling);
     stage_destroy(trainer->evaluation);
     stage_destroy(trainer->train);
@@ -384,7 +385,7 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     }
     TRY(trainer_cost_of(trainer, known));
     trainer->optimizer = optimizer;
-    atomic_fetch_add(&trainer->step, 1);
+    TRY(profile_before(trainer, atomic_fetch_add(&trainer->step, 1) + 1));
     TRY(stage_set_microbatches(trainer->train, microbatches));
     trainer->step_start = trace_now();
     trace_reset(&trainer->trace);
@@ -392,6 +393,7 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     TRY(step_end(trainer,
                  trainer_walk(trainer, trainer->train, batch, (float)(1.0 / tokens), &hooks)));
     close_step(trainer);
+    TRY(profile_after(trainer, atomic_load(&trainer->step)));
     *out = trainer->known;
     return STATUS_OK;
 }

@@ -2,6 +2,9 @@
 #ifndef RUNTIME_TRAINER_H
 #define RUNTIME_TRAINER_H
 
+#include <limits.h>
+
+#include "base/timeline.h"
 #include "runtime/stage.h"
 
 /* What a rank reports about itself in every exchange, after its squares and losses. Costs are of the
@@ -45,6 +48,13 @@ struct exchanged {
     double seconds; /* of the step, on a device */
 };
 
+/* profile.c: which steps are recorded, and where they go. */
+struct profile {
+    int64_t first, last; /* steps; 0 = none */
+    char folder[PATH_MAX];
+    struct timeline *timeline; /* from the first recorded step to the last */
+};
+
 struct trainer {
     struct run_config config;
     const struct kernels *kernels;
@@ -62,6 +72,7 @@ struct trainer {
     bool training;
     _Atomic(const struct stage *) walking; /* the last that did; for the liveness thread */
 
+    struct profile profile;
     struct exchange exchange;
     const struct optimizer_args *optimizer; /* of the step being walked */
     double scale;                           /* clipping factor of this step, on the host */
@@ -90,6 +101,11 @@ void exchange_resolve(struct trainer *trainer, double *own, const struct exchang
  * are not main's. On the host there is nothing to wait for. */
 MUST_USE status_t exchange_collect(struct trainer *trainer, int64_t step);
 MUST_USE status_t exchange_flush(struct trainer *trainer);
+
+/* profile.c: around the enqueueing of a step. */
+MUST_USE status_t profile_before(struct trainer *trainer, int64_t step);
+MUST_USE status_t profile_after(struct trainer *trainer, int64_t step);
+void profile_destroy(struct trainer *trainer);
 
 /* exchanger.c */
 MUST_USE status_t exchanger_create(struct trainer *trainer);

@@ -362,7 +362,7 @@ static void test_table(void **state)
     assert_non_null(strstr(text, "compute: "));
     assert_non_null(strstr(text, "work"));
     assert_non_null(strstr(text, "40.0")); /* 80 ms in two steps */
-    assert_non_null(strstr(text, "waiting for the host"));
+    assert_non_null(strstr(text, "host ahead by"));
     timeline_destroy(timeline);
 }
 
