@@ -3,9 +3,10 @@
  * Its memory holds, instead of tensors, what they stand for: which microbatch a frame, a slot or a
  * backward buffer belongs to, in which state, and how many uses are still to come. A message lands
  * when it has been put, its slot posted for it, and all that the sender put to that rank before has
- * landed: so the proof holds for queues that hold their order, streams too. A rank stops at a WAIT or SENT whose message has
- * not landed and at NORM until all are there; every other operation must be lawful at once. What
- * blocks depends on messages alone, so one interleaving stands for all.
+ * landed: so the proof holds for queues that keep their order, streams too, and for short ones: a put
+ * to a rank for which PLAN_QUEUE messages wait stops its rank. A rank stops as well at a WAIT or SENT
+ * whose message has not landed and at NORM until all are there; every other operation must be lawful
+ * at once. What blocks depends on messages alone, so one interleaving stands for all.
  *
  *     slot   free -post-> posted -landing-> landed -wait-> held [-grad-> formed] -last use-> free
  *     frame  first F of a microbatch takes it, if the one before has had its last use
@@ -128,6 +129,7 @@ static void queue_put(struct machine *machine, const struct op *op)
         message_of(machine, queue->last)->behind = op;
     }
     queue->last = op;
+    queue->length++;
 }
 
 /* What is first in the queue of the operation's message and has its slot, and so on. */
@@ -140,6 +142,7 @@ static void land(struct machine *machine, const struct op *op)
         target_of(machine, queue->first)->state = SLOT_LANDED;
         message->landed = true;
         queue->first = message->behind;
+        queue->length--;
     }
 }
 
@@ -185,6 +188,9 @@ static enum outcome run_put(struct place *p)
     } else if (frame_of(machine, op)->microbatch != op->microbatch ||
                !*made_of(machine, machine->plan->graph->key[op->key].producer, op->microbatch)) {
         return WRONG(p, "the key has not been made");
+    }
+    if (queue_of(machine, op)->length >= PLAN_QUEUE) {
+        return OUTCOME_BLOCKED;
     }
     message_of(machine, op)->put = true;
     queue_put(machine, op);

@@ -27,6 +27,7 @@ struct message {
 /* Puts of one rank to another that have not landed: they land in their order (comm/comm.h). */
 struct queue {
     const struct op *first, *last;
+    int length;
 };
 
 struct machine {

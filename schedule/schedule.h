@@ -152,6 +152,10 @@ struct stage_plan {
                         slots of the backward shipment where a sum is received */
 };
 
+/* Messages to one rank that a sender's queue must hold while none of them has its slot: plan_check
+ * proves that more is never needed. */
+enum { PLAN_QUEUE = 16 };
+
 struct plan {
     const struct graph *graph; /* borrowed */
     int ranks, stages, microbatches;
