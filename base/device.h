@@ -29,6 +29,7 @@ enum memory_kind {
 
 struct device_info {
     char name[128];
+    char bus[24];        /* PCI: "0000:1B:00.0"; "" on the host */
     int capability;      /* 90 for sm_90; 0 on the host */
     int multiprocessors; /* 0 on the host */
     size_t bytes;        /* memory; 0 on the host */

@@ -247,6 +247,8 @@ static status_t info_read(struct device *device)
     TRY_CUDA(cudaDriverGetVersion(&info->driver), "asking for the driver's version");
     TRY_CUDA(cudaRuntimeGetVersion(&info->runtime), "asking for the runtime's version");
     snprintf(info->name, sizeof info->name, "%.120s", properties.name);
+    TRY_CUDA(cudaDeviceGetPCIBusId(info->bus, sizeof info->bus, device->index),
+             "asking for its place on the bus");
     info->capability = properties.major * 10 + properties.minor;
     info->multiprocessors = properties.multiProcessorCount;
     info->bytes = properties.totalGlobalMem;
