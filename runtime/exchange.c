@@ -111,6 +111,7 @@ static void add_report(const struct trainer *trainer, const struct report *repor
     }
     cost->bytes_plain += (int64_t)report->bytes_plain;
     cost->bytes_dense += (int64_t)report->bytes_dense;
+    card_add(report, cost);
     out->result.stop |= report->stop > 0;
 }
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/nvml.h"
 
 enum { NAMES = 1000, LINE = 1024 }; /* tries of runs/<date>-<time>-N; bytes of a line */
 
@@ -145,10 +146,23 @@ static status_t metrics_append(struct run_folder *folder, const char *line, size
     return STATUS_OK;
 }
 
+static void print_cards(const struct step_cost *cost, char *out, size_t size)
+{
+    char reasons[160];
+    out[0] = '\0';
+    if (cost->cards > 0) {
+        snprintf(out, size,
+                 ",\"sm_mhz_least\":%.0f,\"watts\":%.1f,\"celsius_most\":%.0f,\"throttle\":\"%s\"",
+                 cost->sm_mhz_least, cost->watts, cost->celsius_most,
+                 nvml_throttle_print(cost->throttle, reasons, sizeof reasons));
+    }
+}
+
 status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
                             int64_t tokens, const struct step_cost *cost, const double *heldout)
 {
-    char line[LINE], loss[64] = "";
+    char line[LINE], loss[64] = "", cards[320];
+    print_cards(cost, cards, sizeof cards);
     if (heldout) { /* JSON has no nan */
         snprintf(loss, sizeof loss, ",\"heldout_loss\":%.17g", *heldout);
         if (!isfinite(*heldout)) {
@@ -159,11 +173,11 @@ status_t run_folder_metrics(struct run_folder *folder, const struct step_result 
         line, sizeof line,
         "{\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,\"lr\":%.9g,\"tokens\":%lld,"
         "\"step_time_s\":%.6f,\"tokens_per_s\":%.1f,\"bubble\":%.6f,\"exposed_plain\":%.6f,"
-        "\"exposed_dense\":%.6f,\"bytes_plain\":%lld,\"bytes_dense\":%lld%s}\n",
+        "\"exposed_dense\":%.6f,\"bytes_plain\":%lld,\"bytes_dense\":%lld%s%s}\n",
         (long long)result->step, result->loss, result->grad_norm, lr, (long long)tokens,
         cost->seconds, cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0,
         cost->share[TRACE_WAIT], cost->share[TRACE_EXPOSED_PLAIN], cost->share[TRACE_EXPOSED_DENSE],
-        (long long)cost->bytes_plain, (long long)cost->bytes_dense, loss);
+        (long long)cost->bytes_plain, (long long)cost->bytes_dense, loss, cards);
     CHECK(length > 0 && length < LINE, "a line of metrics.jsonl has %d bytes", length);
     return metrics_append(folder, line, (size_t)length);
 }

@@ -95,6 +95,10 @@ struct step_cost {
     double seconds;
     double share[TRACE_CATEGORIES];   /* fractions of the step's time */
     int64_t bytes_plain, bytes_dense; /* all links */
+    /* Of the ranks' GPUs at about that time; cards 0 = nobody asked them. */
+    int cards;
+    double sm_mhz_least, watts, celsius_most; /* watts of all */
+    uint64_t throttle;                        /* of any; base/nvml.h */
 };
 
 /* One optimizer step over `microbatches`. A loss or norm that is not finite: STATUS_NUMERIC on every

@@ -218,6 +218,7 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
         return status;
     }
     group_watch(trainer->group, describe, trainer);
+    card_open(trainer);
     *out = trainer;
     return STATUS_OK;
 }
@@ -230,6 +231,7 @@ void trainer_destroy(struct trainer *trainer)
     group_watch(trainer->group, NULL, NULL);
     exchange_destroy(trainer);
     profile_destroy(trainer);
+    card_close(trainer);
     stage_destroy(trainer->sampling);
     stage_destroy(trainer->evaluation);
     stage_destroy(trainer->train);
@@ -384,6 +386,7 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
         TRY(exchange_collect(trainer, known));
     }
     TRY(trainer_cost_of(trainer, known));
+    card_report(trainer, atomic_load(&trainer->step) + 1);
     trainer->optimizer = optimizer;
     TRY(profile_before(trainer, atomic_fetch_add(&trainer->step, 1) + 1));
     TRY(stage_set_microbatches(trainer->train, microbatches));

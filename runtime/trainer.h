@@ -14,7 +14,8 @@ struct report {
     double failed; /* enum status, by trainer_fail */
     double seconds;
     double ns[TRACE_CATEGORIES];
-    double bytes_plain, bytes_dense; /* put by this rank */
+    double bytes_plain, bytes_dense;         /* put by this rank */
+    double sm_mhz, watts, celsius, throttle; /* of this rank's GPU now; sm_mhz 0 = not asked */
 };
 
 struct exchanger;
@@ -73,6 +74,8 @@ struct trainer {
     _Atomic(const struct stage *) walking; /* the last that did; for the liveness thread */
 
     struct profile profile;
+    struct nvml *card; /* NULL = none that can be asked */
+    bool card_warned;
     struct exchange exchange;
     const struct optimizer_args *optimizer; /* of the step being walked */
     double scale;                           /* clipping factor of this step, on the host */
@@ -106,6 +109,12 @@ MUST_USE status_t exchange_flush(struct trainer *trainer);
 MUST_USE status_t profile_before(struct trainer *trainer, int64_t step);
 MUST_USE status_t profile_after(struct trainer *trainer, int64_t step);
 void profile_destroy(struct trainer *trainer);
+
+/* card.c: every logging.card_every steps. */
+void card_open(struct trainer *trainer);
+void card_close(struct trainer *trainer);
+void card_report(struct trainer *trainer, int64_t step);
+void card_add(const struct report *report, struct step_cost *cost);
 
 /* exchanger.c */
 MUST_USE status_t exchanger_create(struct trainer *trainer);
