@@ -114,10 +114,11 @@ struct device_handle { /* plain bytes, to be sent to the other process */
 MUST_USE status_t device_export(struct device *device, const void *memory,
                                 struct device_handle *out);
 /* Where it is for this process's streams; it may lie on another GPU of the host, to which copies then
- * go by copy engine. An allocation is mapped once, however many of its addresses are imported. */
+ * go by copy engine. An allocation is mapped once, however many of its addresses are imported, and
+ * unmapped with the last of its imports. */
 MUST_USE status_t device_import(struct device *device, const struct device_handle *handle,
                                 void **out);
-/* Ends all imports of the allocation that `imported` lies in. */
+/* Ends one import of an address in that allocation. */
 void device_unimport(struct device *device, const struct device_handle *handle, void *imported);
 
 #endif

@@ -28,7 +28,7 @@ static pthread_once_t driver_once = PTHREAD_ONCE_INIT;
 static struct import {
     unsigned char handle[64];
     void *base;
-    int device;
+    int device, uses;
 } imports[IMPORTS];
 static pthread_mutex_t imports_mutex = PTHREAD_MUTEX_INITIALIZER;
 
@@ -156,6 +156,7 @@ static status_t import_open(struct device *device, const struct device_handle *h
     memcpy(import->handle, handle->memory, sizeof import->handle);
     import->device = device->index;
     import->base = base;
+    import->uses = 0;
     return STATUS_OK;
 }
 
@@ -170,6 +171,7 @@ status_t cuda_import(struct device *device, const struct device_handle *handle, 
         status = import_open(device, handle, import);
     }
     if (status == STATUS_OK) {
+        import->uses++;
         *out = (char *)import->base + handle->offset;
     }
     pthread_mutex_unlock(&imports_mutex);
@@ -181,7 +183,7 @@ void cuda_unimport(struct device *device, const struct device_handle *handle, vo
     (void)imported;
     pthread_mutex_lock(&imports_mutex);
     struct import *import = import_find(device, handle);
-    if (import && import->base) {
+    if (import && import->base && --import->uses == 0) {
         (void)cudaIpcCloseMemHandle(import->base);
         import->base = NULL;
     }

@@ -20,6 +20,7 @@ static const struct wire_class *const wire_classes[] = {
 #ifdef COMM_HAVE_UCX
     &ucx_wire_class,
 #endif
+    &ipc_wire_class,
     &mpi_wire_class,
     &loop_wire_class,
 };
@@ -29,9 +30,7 @@ const char *const wire_transports[] = {
 #ifdef COMM_HAVE_UCX
     "ucx",
 #endif
-    "mpi",
-    "threads",
-    NULL,
+    "mpi", "ipc", "threads", NULL,
 };
 
 /* ---- bell ---- */
@@ -334,16 +333,28 @@ static const struct wire_class *find_class(const char *name)
     return NULL;
 }
 
+/* "ucx, mpi, threads" */
+static void print_transports(char *buffer, size_t room)
+{
+    size_t used = 0;
+
+    for (const char *const *name = wire_transports; *name != NULL && used < room; name++) {
+        used += (size_t)snprintf(buffer + used, room - used, "%s%s", used > 0 ? ", " : "", *name);
+    }
+}
+
 static status_t check_transport(const struct group *group, const char *name)
 {
     const struct wire_class *class = find_class(name);
+    char names[128];
 
     if (class == NULL) {
         if (strcmp(name, "ucx") == 0) {
             return FAIL(STATUS_UNSUPPORTED, "transport ucx is not in this build (UCX was not found "
                                             "when it was configured); use mpi");
         }
-        return FAIL(STATUS_INVALID, "unknown transport '%s'; there are ucx, mpi and threads", name);
+        print_transports(names, sizeof names);
+        return FAIL(STATUS_INVALID, "unknown transport '%s'; there are %s", name, names);
     }
     if (class->threads && !group->class->threads) {
         return FAIL(STATUS_INVALID,

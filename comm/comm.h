@@ -8,8 +8,9 @@
  *             put (channel, slot)   sender: start moving bytes into the slot that the plan names
  *             wait(channel)         receiver: until the message has landed
  *             sent(channel)         sender: until the source may be overwritten
- *         Transports: ucx (tag messages into receives posted ahead), mpi (the same over MPI point to
- *         point), threads (copies). A put never blocks the caller, whether or not the slot has been
+ *         Transports: ipc (copies between the GPUs of a host, in the order of streams), ucx (tag
+ *         messages into receives posted ahead), mpi (the same over MPI point to point), threads
+ *         (copies). A put never blocks the caller, whether or not the slot has been
  *         posted. Messages of a channel are numbered by the caller and land in the order of the
  *         posts, which must be the order of the puts (plan_check proves it).
  *
@@ -125,12 +126,13 @@ struct wire_count {          /* since creation, one channel, this rank's end */
     int64_t messages, bytes; /* put by me (from) or landed here (to) */
 };
 
-/* Names built in, NULL-terminated: "ucx", "mpi", "threads". */
+/* Names built in, NULL-terminated: "ucx", "ipc", "mpi", "threads". */
 extern const char *const wire_transports[];
 
 /* All ranks call it with the same channels (same order; the slot pointers differ). Connects every pair
- * that talks before it returns. `transport` "threads" needs a threads group, "mpi" and "ucx" an mpi
- * group; anything else, or a name not built in, is STATUS_INVALID/UNSUPPORTED with the reason. */
+ * that talks before it returns. `transport` "threads" needs a threads group, the others an mpi group,
+ * "ipc" also GPUs of one host; anything else, or a name not built in, is STATUS_INVALID/UNSUPPORTED with
+ * the reason. */
 MUST_USE status_t wire_create(struct group *group, const char *transport,
                               const struct wire_channel *channels, int count, struct wire **out);
 /* Slots and sources of the wires created from now on are memory of `device`, which must outlive them,

@@ -430,6 +430,7 @@ static void find_hosts(struct group *group)
         }
         state->leader[i] = leader;
     }
+    group->leader = state->leader;
     group->local_rank = group->local_size = 0;
     for (int i = 0; i < group->size; i++) {
         if (state->leader[i] == state->leader[group->rank]) {

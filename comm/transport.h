@@ -5,6 +5,7 @@
  *     loop.c    group of threads          loop_wire.c   "threads"
  *     mpi.c     group of processes        mpi_wire.c    "mpi"
  *     health.c  who is alive              ucx.c         "ucx"
+ *                                         ipc*.c        "ipc"
  *     pump.c    tickets between a rank's main thread and a wire's progress thread (mpi, ucx)
  *
  * A rank sleeps in one way only: on its group's bell, a mutex with a condition. Whoever completes
@@ -46,6 +47,7 @@ struct group_class {
 struct group {
     const struct group_class *class;
     int rank, size, local_rank, local_size;
+    const int *leader; /* [size] lowest rank on each rank's host; NULL = all on one host */
     struct group_options options;
     struct bell bell;
 
@@ -120,6 +122,7 @@ status_t wire_give_up(struct wire *wire, int channel, int64_t message, const cha
 extern const struct wire_class loop_wire_class;
 extern const struct wire_class mpi_wire_class;
 extern const struct wire_class ucx_wire_class;
+extern const struct wire_class ipc_wire_class;
 
 /* loop.c for loop_wire.c: what the ranks of one process share. */
 struct loop_world {

@@ -1,11 +1,11 @@
 #!/bin/bash
-# What a user sees when a rank is lost: failures.sh MPIEXEC RANKS_PROGRAM TRANSPORT FAILURE.
+# What a user sees when a rank is lost: failures.sh MPIEXEC RANKS_PROGRAM TRANSPORT FAILURE [cuda].
 #
 # Starts the ranks, lets them wait for rank 0, does real harm (kill -9, SIGSTOP, SIGTERM), and then
 # looks: does the job end in time, with an error, and does every survivor name the lost rank and its
 # own operation?
 set -euo pipefail
-mpiexec=$1 program=$2 transport=$3 failure=$4
+mpiexec=$1 program=$2 transport=$3 failure=$4 device=${5:-}
 operation="step 12: wait for X_3 of microbatch 5 from rank 0"
 folder=$(mktemp -d)
 trap 'kill -KILL $job 2>/dev/null || true; rm -rf "$folder"' EXIT
@@ -23,7 +23,7 @@ launch() {
     shift 2
     : >"$folder/out"
     "$mpiexec" -n "$ranks" "$@" ${hosts:+bash "$hosts"} "$program" "$mode" "$transport" \
-        >"$folder/out" 2>"$folder/err" &
+        ${device:+--device "$device"} >"$folder/out" 2>"$folder/err" &
     job=$!
 }
 
@@ -90,6 +90,16 @@ kill_sender)
     for rank in 1 2 3; do
         said $rank "rank 0 died (killed?) while rank $rank was in $operation"
     done
+    ;;
+released) # the launcher does nothing: waiting streams go on by themselves
+    tolerant=1
+    start 4 hang --enable-recovery
+    signal KILL 0
+    ended 4
+    for rank in 1 2 3; do
+        said $rank "rank 0 died (killed?) while rank $rank was in $operation"
+    done
+    ! grep -q "by force" "$folder/err" || fail "a rank was still waiting"
     ;;
 stop)
     export HEARTBEAT=2

@@ -1,0 +1,351 @@
+/* ipc.c - the "ipc" transport: copies into memory of another process on the host's GPUs, with every
+ * verb an operation of a stream and no host in between.
+ *
+ * The sender maps the receiver's slots (CUDA IPC) and has a stream, a lane, for each rank it sends to.
+ * Slot k of a channel has two words (ipc.h), which count the messages that went through it:
+ *
+ *     post   the wire's stream writes the slot's credit: n
+ *     put    the lane waits for the wire's stream (the source is written) and for the credit n, copies
+ *            by copy engine, writes the slot's arrival: n
+ *     wait   the wire's stream waits for the arrival n
+ *     sent   the wire's stream waits for the same arrival at the other end: then the copy has read its
+ *            source
+ *
+ * Counting uses of a slot instead of messages makes any first message and any gap safe, and comparison
+ * by difference lets the words wrap.
+ *
+ * Why nothing deadlocks: a lane is a queue, and so is the wire's stream; every operation waits for
+ * earlier ones of its own queue, or for one of another queue that the plan has put before it: a put
+ * for its post, a wait for its put. Puts to one rank stand in one lane, so a put whose slot is not free
+ * holds up those behind it; plan_check has walked the plan under just that rule. Lanes to different
+ * ranks do not wait for each other as long as the GPU gives each a queue, which is looked at here.
+ * Queues are finite: behind some hundreds of puts that wait, the next one stops the caller until the
+ * first of them has gone.
+ */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/device.h"
+#include "base/log.h"
+#include "base/trace.h"
+#include "comm/ipc.h"
+
+enum {
+    NAP_US = 50,      /* only while closing */
+    REFLOOD_MS = 5,   /* between releases, see release_again */
+    DRAIN_MS = 2000,  /* for messages under way when a wire is destroyed, which should be none */
+    FAREWELL_MS = 500 /* for the others to say goodbye */
+};
+#define RELEASE_AHEAD (UINT32_C(1) << 30)
+#define MILLISECOND INT64_C(1000000)
+
+static struct ipc_wire *ipc_of(const struct wire *wire)
+{
+    return wire->state;
+}
+
+static bool has_reached(const uint32_t *word, uint32_t value)
+{
+    return (int32_t)(__atomic_load_n(word, __ATOMIC_ACQUIRE) - value) >= 0;
+}
+
+/* ---- verbs ---- */
+
+/* The mutex is never held while something is enqueued, for that may block. What a verb is about to wait
+ * for is in the books before a lost peer releases it, or the verb is refused. */
+static status_t ipc_enter(struct wire *wire)
+{
+    pthread_mutex_lock(wire->group->bell.mutex);
+    if (wire->group->failed) {
+        pthread_mutex_unlock(wire->group->bell.mutex);
+        return group_lost(wire->group);
+    }
+    return STATUS_OK;
+}
+
+static void ipc_leave(struct wire *wire)
+{
+    pthread_mutex_unlock(wire->group->bell.mutex);
+}
+
+static void count(struct wire *wire, int channel)
+{
+    wire->counts[channel].messages++;
+    wire->counts[channel].bytes += (int64_t)wire->channel[channel].bytes;
+}
+
+static status_t ipc_post(struct wire *wire, int channel, int slot, int64_t message)
+{
+    struct ipc_slot *s = &ipc_of(wire)->channel[channel].slot[slot];
+
+    TRY(ipc_enter(wire));
+    CHECK(!s->posted, "slot %d of channel %d posted for message %lld still holds message %lld",
+          slot, channel, (long long)message, (long long)s->message);
+    s->posted = true;
+    s->message = message;
+    uint32_t use = ++s->uses;
+    ipc_leave(wire);
+    return device_word_write(wire->device, s->credit, use, wire->stream);
+}
+
+static status_t ipc_wait(struct wire *wire, int channel, int slot, int64_t message,
+                         struct wire_stamp *out_stamp)
+{
+    struct ipc_slot *s = &ipc_of(wire)->channel[channel].slot[slot];
+
+    (void)out_stamp;
+    TRY(ipc_enter(wire));
+    CHECK(s->posted && s->message == message,
+          "wait for message %lld in slot %d of channel %d, which was not posted for it",
+          (long long)message, slot, channel);
+    s->posted = false;
+    count(wire, channel);
+    uint32_t use = s->uses;
+    ipc_leave(wire);
+    return device_word_wait(wire->device, s->arrival, use, wire->stream);
+}
+
+/* Forgets puts that have gone; makes room for another (mutex held). The ring grows only when more
+ * messages of a channel are under way than ever before. */
+static status_t reserve_put(struct ipc_channel *c)
+{
+    while (c->puts > 0 &&
+           has_reached(c->slot[c->put[c->first].slot].arrival, c->put[c->first].use)) {
+        c->first = (c->first + 1) % c->room;
+        c->puts--;
+    }
+    if (c->puts < c->room) {
+        return STATUS_OK;
+    }
+    struct ipc_put *wider = malloc(2 * (size_t)c->room * sizeof *wider);
+    if (wider == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for %d messages under way", 2 * c->room);
+    }
+    for (int i = 0; i < c->puts; i++) {
+        wider[i] = c->put[(c->first + i) % c->room];
+    }
+    free(c->put);
+    c->put = wider;
+    c->first = 0;
+    c->room *= 2;
+    return STATUS_OK;
+}
+
+static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t message,
+                        const void *source)
+{
+    struct ipc_channel *c = &ipc_of(wire)->channel[channel];
+    struct ipc_slot *s = &c->slot[slot];
+    struct ipc_peer *peer = &ipc_of(wire)->peer[wire->channel[channel].to];
+    struct device *device = wire->device;
+
+    TRY(ipc_enter(wire));
+    status_t status = reserve_put(c);
+    uint32_t use = s->uses + 1;
+    if (status == STATUS_OK) {
+        s->uses = use;
+        c->put[(c->first + c->puts++) % c->room] = (struct ipc_put){message, slot, use};
+        count(wire, channel);
+    }
+    ipc_leave(wire);
+    TRY(status);
+    TRY(device_event_record(device, peer->ready, wire->stream));
+    TRY(device_event_wait(device, peer->ready, peer->lane));
+    TRY(device_word_wait(device, s->credit, use, peer->lane));
+    TRY(device_copy(device, s->there, source, wire->channel[channel].bytes, peer->lane));
+    return device_word_write(device, s->arrival, use, peer->lane);
+}
+
+/* A lane keeps the order of the puts: with this message all before it have left. */
+static status_t ipc_sent(struct wire *wire, int channel, int64_t message)
+{
+    struct ipc_channel *c = &ipc_of(wire)->channel[channel];
+    struct ipc_put put = {0, 0, 0};
+    int found = 0;
+
+    TRY(ipc_enter(wire));
+    while (found < c->puts && c->put[(c->first + found) % c->room].message != message) {
+        found++;
+    }
+    bool known = found < c->puts; /* otherwise long gone */
+    if (known) {
+        put = c->put[(c->first + found) % c->room];
+        c->first = (c->first + found + 1) % c->room;
+        c->puts -= found + 1;
+    }
+    ipc_leave(wire);
+    return known ? device_word_wait(wire->device, c->slot[put.slot].arrival, put.use, wire->stream)
+                 : STATUS_OK;
+}
+
+/* ---- a peer is lost ---- */
+
+/* Lets every wait pass that has been enqueued (mutex held): of the wire's stream for arrivals, of lanes
+ * for credits. With those everything gets on, what `sent` waits for included. */
+static void release_waits(struct ipc_wire *self)
+{
+    struct wire *wire = self->wire;
+
+    for (int i = 0; i < wire->count; i++) {
+        struct ipc_slot *slots = self->channel[i].slot;
+        bool lands = wire->channel[i].to == wire->group->rank;
+        for (int k = 0; slots != NULL && k < wire->channel[i].slots; k++) {
+            uint32_t *word = lands ? slots[k].arrival : slots[k].credit;
+            __atomic_store_n(word, slots[k].uses - 1 + RELEASE_AHEAD, __ATOMIC_RELEASE);
+        }
+    }
+}
+
+/* A peer that lives may still write a word that was released, before it hears of the loss: so again
+ * and again, until the wire goes or the process ends. */
+static void *release_again(void *argument)
+{
+    struct ipc_wire *self = argument;
+
+    while (!self->closing) {
+        nanosleep(&(struct timespec){0, REFLOOD_MS * MILLISECOND}, NULL);
+        pthread_mutex_lock(self->wire->group->bell.mutex);
+        release_waits(self);
+        pthread_mutex_unlock(self->wire->group->bell.mutex);
+    }
+    return NULL;
+}
+
+static void ipc_release(struct wire *wire)
+{
+    struct ipc_wire *self = ipc_of(wire);
+
+    release_waits(self);
+    self->releasing = pthread_create(&self->releaser, NULL, release_again, self) == 0;
+}
+
+/* ---- destruction ---- */
+
+static void nap(void)
+{
+    nanosleep(&(struct timespec){0, NAP_US * 1000}, NULL);
+}
+
+/* Waits until a stream has nothing left to do; releases what it waits for if that takes long. False
+ * if even that does not help. */
+static bool drain(struct ipc_wire *self, void *stream)
+{
+    struct group *group = self->wire->group;
+    int64_t begin = trace_now();
+    bool done = false;
+
+    if (device_event_record(self->wire->device, self->mark, stream) != STATUS_OK) {
+        return false;
+    }
+    for (;;) {
+        if (device_event_done(self->wire->device, self->mark, &done) != STATUS_OK) {
+            return false;
+        }
+        int64_t passed = trace_now() - begin;
+        if (done || passed > 2 * DRAIN_MS * MILLISECOND) {
+            return done;
+        }
+        if (group->failed || passed > DRAIN_MS * MILLISECOND) {
+            pthread_mutex_lock(group->bell.mutex);
+            release_waits(self);
+            pthread_mutex_unlock(group->bell.mutex);
+        }
+        nap();
+    }
+}
+
+static bool drain_all(struct ipc_wire *self)
+{
+    bool done = drain(self, self->wire->stream);
+
+    for (int i = 0; i < self->wire->group->size && done; i++) {
+        done = self->peer[i].lane == NULL || drain(self, self->peer[i].lane);
+    }
+    return done;
+}
+
+/* Nobody frees a slot that another still maps: each tells those it sends to that it does not any more,
+ * and waits for the word of those that send to it, unless they are gone. */
+static void take_leave(struct ipc_wire *self)
+{
+    struct group *group = self->wire->group;
+    int64_t until = trace_now() + FAREWELL_MS * MILLISECOND;
+    size_t rank = (size_t)group->rank;
+
+    for (int i = 0; i < group->size; i++) {
+        if (self->peer[i].board.memory != NULL) {
+            __atomic_store_n(board_word(&self->peer[i].board, rank), 1, __ATOMIC_RELEASE);
+        }
+    }
+    for (int i = 0; i < group->size; i++) {
+        while (self->peer[i].sends_to_us && !group->failed && trace_now() < until &&
+               !has_reached(board_word(&self->own, (size_t)i), 1)) {
+            nap();
+        }
+    }
+}
+
+static void free_channel(struct ipc_wire *self, int channel)
+{
+    struct ipc_channel *c = &self->channel[channel];
+    struct wire *wire = self->wire;
+
+    for (int k = 0; c->slot != NULL && k < wire->channel[channel].slots; k++) {
+        device_unimport(wire->device, &c->slot[k].handle, c->slot[k].there);
+    }
+    free(c->slot);
+    free(c->put);
+}
+
+void ipc_free(struct ipc_wire *self, bool connected)
+{
+    struct wire *wire = self->wire;
+
+    for (int i = 0; self->channel != NULL && i < wire->count; i++) {
+        free_channel(self, i);
+    }
+    if (connected) {
+        take_leave(self);
+    }
+    for (int i = 0; self->peer != NULL && i < wire->group->size; i++) {
+        device_stream_destroy(wire->device, self->peer[i].lane);
+        device_event_destroy(wire->device, self->peer[i].ready);
+        board_close(&self->peer[i].board);
+    }
+    device_event_destroy(wire->device, self->mark);
+    board_close(&self->own);
+    free(self->peer);
+    free(self->channel);
+    free(self);
+}
+
+/* The group has struck the wire off its list: nobody releases it any more. */
+static void ipc_destroy(struct wire *wire)
+{
+    struct ipc_wire *self = ipc_of(wire);
+    bool idle = drain_all(self);
+
+    self->closing = true;
+    if (self->releasing) {
+        pthread_join(self->releaser, NULL);
+    }
+    if (idle) {
+        ipc_free(self, true);
+    } else { /* streams that still use all this; it goes with the process */
+        log_warn("the streams of a wire do not end: its memory stays mapped");
+    }
+}
+
+const struct wire_class ipc_wire_class = {
+    .name = "ipc",
+    .streams = true,
+    .create = ipc_create,
+    .destroy = ipc_destroy,
+    .post = ipc_post,
+    .put = ipc_put,
+    .wait = ipc_wait,
+    .sent = ipc_sent,
+    .release = ipc_release,
+};

@@ -1,0 +1,91 @@
+/* ipc.h - insides of the "ipc" transport: ipc.c moves messages, ipc_open.c connects, ipc_board.c holds
+ * the flags.
+ *
+ * A board is what a rank shares with those who send to it: words (device.h) in memory of the host,
+ * which the streams of both processes write and wait for. It has no name in any file system, so that
+ * nothing is left behind however the processes end.
+ */
+#ifndef COMM_IPC_H
+#define COMM_IPC_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/device.h"
+#include "base/status.h"
+#include "comm/transport.h"
+
+/* ---- flags ---- */
+
+struct board {
+    struct device *device;
+    unsigned char *memory; /* NULL = none */
+    size_t bytes;
+    int fd; /* of its maker until board_seal; -1 = none */
+};
+
+struct board_card { /* to be sent to who opens it */
+    int64_t pid;
+    int64_t fd;
+};
+
+/* `lines` words, each 0 and in a cache line of its own. */
+MUST_USE status_t board_create(struct device *device, size_t lines, struct board *out);
+MUST_USE status_t board_open(struct device *device, const struct board_card *card, int rank,
+                             size_t lines, struct board *out);
+void board_card(const struct board *board, struct board_card *out);
+/* All who will ever open it have done so. */
+void board_seal(struct board *board);
+void board_close(struct board *board);
+uint32_t *board_word(const struct board *board, size_t line);
+
+/* ---- a wire ---- */
+
+struct ipc_slot {               /* of a channel that begins or ends here */
+    uint32_t *arrival, *credit; /* on the receiver's board */
+    uint32_t uses;              /* posts (receiver) or puts (sender) so far; bell.mutex */
+    bool posted;                /* receiver: and not yet waited for */
+    int64_t message;            /* receiver: of the last post */
+    struct device_handle handle;
+    void *there; /* sender: the slot as this process sees it; NULL = not mapped */
+};
+
+struct ipc_put { /* whose source may still be read */
+    int64_t message;
+    int slot;
+    uint32_t use;
+};
+
+struct ipc_channel {
+    struct ipc_slot *slot; /* [slots]; NULL: neither end is here */
+    struct ipc_put
+        *put; /* [room] a ring: `puts` of them from `first` on, oldest first; bell.mutex */
+    int first, puts, room;
+};
+
+struct ipc_peer {
+    bool sends_to_us;
+    void *lane; /* of the puts to it; NULL = none */
+    struct device_event *ready;
+    struct board board; /* its arrivals */
+};
+
+struct ipc_wire {
+    struct wire *wire;
+    struct board own;            /* our arrivals; the first lines say who has left */
+    struct ipc_peer *peer;       /* [ranks] */
+    struct ipc_channel *channel; /* [count] */
+    struct device_event *mark;
+    pthread_t releaser;
+    bool releasing; /* bell.mutex */
+    atomic_bool closing;
+};
+
+MUST_USE status_t ipc_create(struct wire *wire);
+/* Nothing may be under way. `connected`: takes leave of the others first, who are connected too. */
+void ipc_free(struct ipc_wire *self, bool connected);
+
+#endif

@@ -1,0 +1,396 @@
+/* pretend.c - a GPU of threads: device.h with streams that run behind the caller's back, in place of
+ * base/device.c in a program that tests the order of streams where there is no GPU.
+ *
+ * A stream is a thread with a queue of finite length; now and then it rests, so that whoever does not
+ * wait for it comes too early. Memory of the device is shared memory that other processes can map. All
+ * is forgetful of errors: what fails here ends the program.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/device.h"
+
+enum {
+    QUEUE = 1000,    /* operations, then the caller waits */
+    REST_US = 200,   /* at most, every fourth operation */
+    POLL_US = 20,    /* while a stream or a caller waits */
+    SHARES = 1 << 12 /* allocations and imports */
+};
+
+struct device {
+    enum device_kind kind;
+};
+
+struct device_event {
+    atomic_uint_fast64_t recorded, done; /* how many times */
+    atomic_int users;                    /* the owner and what is enqueued */
+};
+
+enum work_kind { WORK_COPY, WORK_FILL, WORK_WRITE, WORK_WAIT, WORK_RECORD, WORK_EVENT, WORK_END };
+
+struct work {
+    enum work_kind kind;
+    void *dst;
+    const void *src;
+    size_t bytes;
+    uint32_t value;
+    struct device_event *event;
+    uint64_t turn; /* of the event */
+};
+
+struct stream {
+    pthread_t thread;
+    struct work work[QUEUE];
+    atomic_uint_fast64_t first, end; /* done up to; enqueued up to */
+    uint32_t dice;
+};
+
+static struct share {
+    unsigned char *base;
+    size_t bytes;
+    int fd;                /* own memory; -1 = another process's */
+    unsigned char key[64]; /* of its handle */
+    int uses;
+} share[SHARES];
+
+static void rest_us(long us)
+{
+    nanosleep(&(struct timespec){0, us * 1000}, NULL);
+}
+
+/* ---- streams ---- */
+
+static void event_leave(struct device_event *event)
+{
+    if (atomic_fetch_sub(&event->users, 1) == 1) {
+        free(event);
+    }
+}
+
+static void work_run(const struct work *work)
+{
+    switch (work->kind) {
+    case WORK_COPY:
+        memmove(work->dst, work->src, work->bytes);
+        break;
+    case WORK_FILL:
+        memset(work->dst, (int)work->value, work->bytes);
+        break;
+    case WORK_WRITE:
+        __atomic_store_n((uint32_t *)work->dst, work->value, __ATOMIC_RELEASE);
+        break;
+    case WORK_WAIT:
+        while ((int32_t)(__atomic_load_n((uint32_t *)work->dst, __ATOMIC_ACQUIRE) - work->value) <
+               0) {
+            rest_us(POLL_US);
+        }
+        break;
+    case WORK_RECORD:
+        work->event->done = work->turn;
+        event_leave(work->event);
+        break;
+    case WORK_EVENT:
+        while (work->event->done < work->turn) {
+            rest_us(POLL_US);
+        }
+        event_leave(work->event);
+        break;
+    case WORK_END:
+        break;
+    }
+}
+
+static void *stream_main(void *argument)
+{
+    struct stream *stream = argument;
+
+    for (;;) {
+        while (stream->first == stream->end) {
+            rest_us(POLL_US);
+        }
+        struct work *work = &stream->work[stream->first % QUEUE];
+        stream->dice = stream->dice * 1664525u + 1013904223u;
+        if (stream->dice >> 30 == 0) {
+            rest_us(stream->dice >> 8 & (REST_US - 1));
+        }
+        if (work->kind == WORK_END) {
+            return NULL;
+        }
+        work_run(work);
+        stream->first++;
+    }
+}
+
+static status_t enqueue(void *where, struct work work)
+{
+    struct stream *stream = where;
+
+    while (stream->end - stream->first == QUEUE) {
+        rest_us(POLL_US);
+    }
+    stream->work[stream->end % QUEUE] = work;
+    stream->end++;
+    return STATUS_OK;
+}
+
+status_t device_stream_create(struct device *device, bool urgent, void **out)
+{
+    struct stream *stream = calloc(1, sizeof *stream);
+
+    (void)device, (void)urgent;
+    CHECK(stream, "no memory for a stream");
+    stream->dice = (uint32_t)getpid() * 2654435761u;
+    CHECK(pthread_create(&stream->thread, NULL, stream_main, stream) == 0, "no thread");
+    *out = stream;
+    return STATUS_OK;
+}
+
+void device_stream_destroy(struct device *device, void *stream)
+{
+    (void)device;
+    if (stream) {
+        (void)enqueue(stream, (struct work){.kind = WORK_END});
+        pthread_join(((struct stream *)stream)->thread, NULL);
+        free(stream);
+    }
+}
+
+status_t device_stream_sync(struct device *device, void *where)
+{
+    struct stream *stream = where;
+
+    (void)device;
+    while (stream->first < stream->end) {
+        rest_us(POLL_US);
+    }
+    return STATUS_OK;
+}
+
+status_t device_copy(struct device *device, void *dst, const void *src, size_t bytes, void *stream)
+{
+    (void)device;
+    return enqueue(stream,
+                   (struct work){.kind = WORK_COPY, .dst = dst, .src = src, .bytes = bytes});
+}
+
+status_t device_fill(struct device *device, void *dst, int value, size_t bytes, void *stream)
+{
+    (void)device;
+    return enqueue(
+        stream, (struct work){
+                    .kind = WORK_FILL, .dst = dst, .value = (unsigned char)value, .bytes = bytes});
+}
+
+status_t device_word_write(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    (void)device;
+    return enqueue(stream, (struct work){.kind = WORK_WRITE, .dst = word, .value = value});
+}
+
+status_t device_word_wait(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    (void)device;
+    return enqueue(stream, (struct work){.kind = WORK_WAIT, .dst = word, .value = value});
+}
+
+/* ---- events ---- */
+
+status_t device_event_create(struct device *device, bool timed, struct device_event **out)
+{
+    (void)device, (void)timed;
+    *out = calloc(1, sizeof **out);
+    CHECK(*out, "no memory for an event");
+    (*out)->users = 1;
+    return STATUS_OK;
+}
+
+void device_event_destroy(struct device *device, struct device_event *event)
+{
+    (void)device;
+    if (event) {
+        event_leave(event);
+    }
+}
+
+status_t device_event_record(struct device *device, struct device_event *event, void *stream)
+{
+    (void)device;
+    event->users++;
+    return enqueue(stream,
+                   (struct work){.kind = WORK_RECORD, .event = event, .turn = ++event->recorded});
+}
+
+status_t device_event_wait(struct device *device, struct device_event *event, void *stream)
+{
+    (void)device;
+    event->users++;
+    return enqueue(stream,
+                   (struct work){.kind = WORK_EVENT, .event = event, .turn = event->recorded});
+}
+
+status_t device_event_done(struct device *device, struct device_event *event, bool *out)
+{
+    (void)device;
+    *out = event->done == event->recorded;
+    return STATUS_OK;
+}
+
+/* ---- the device and its memory ---- */
+
+int device_count(enum device_kind kind, char *why, size_t size)
+{
+    (void)kind, (void)why, (void)size;
+    return 1;
+}
+
+status_t device_open(enum device_kind kind, int index, struct device **out)
+{
+    (void)index;
+    *out = calloc(1, sizeof **out);
+    CHECK(*out, "no memory for a device");
+    (*out)->kind = kind;
+    return STATUS_OK;
+}
+
+void device_close(struct device *device)
+{
+    free(device);
+}
+
+status_t device_bind(struct device *device)
+{
+    (void)device;
+    return STATUS_OK;
+}
+
+enum device_kind device_kind(const struct device *device)
+{
+    return device->kind;
+}
+
+static struct share *share_vacant(void)
+{
+    for (int i = 0; i < SHARES; i++) {
+        if (!share[i].base) {
+            return &share[i];
+        }
+    }
+    CHECK(false, "more than %d allocations", SHARES);
+}
+
+status_t device_alloc(struct device *device, enum memory_kind kind, size_t bytes, const char *what,
+                      void **out)
+{
+    struct share *mine;
+
+    (void)device;
+    if (kind != MEMORY_DEVICE) {
+        *out = malloc(bytes);
+        CHECK(*out, "no memory for %s", what);
+        return STATUS_OK;
+    }
+    mine = share_vacant();
+    mine->fd = memfd_create("pretend", MFD_CLOEXEC);
+    CHECK(mine->fd >= 0 && ftruncate(mine->fd, (off_t)bytes) == 0, "no memory for %s", what);
+    mine->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, mine->fd, 0);
+    CHECK(mine->base != MAP_FAILED, "no memory for %s", what);
+    mine->bytes = bytes;
+    *out = mine->base;
+    return STATUS_OK;
+}
+
+static struct share *share_around(const void *memory)
+{
+    for (int i = 0; i < SHARES; i++) {
+        const unsigned char *place = memory;
+        if (share[i].base && place >= share[i].base && place < share[i].base + share[i].bytes) {
+            return &share[i];
+        }
+    }
+    CHECK(false, "%p is not memory of this device", memory);
+}
+
+void device_free(struct device *device, enum memory_kind kind, void *memory)
+{
+    (void)device;
+    if (kind != MEMORY_DEVICE) {
+        free(memory);
+    } else if (memory) {
+        struct share *mine = share_around(memory);
+        munmap(mine->base, mine->bytes);
+        close(mine->fd);
+        mine->base = NULL;
+    }
+}
+
+status_t device_register(struct device *device, void *memory, size_t bytes)
+{
+    (void)device, (void)memory, (void)bytes;
+    return STATUS_OK;
+}
+
+void device_unregister(struct device *device, void *memory)
+{
+    (void)device, (void)memory;
+}
+
+status_t device_export(struct device *device, const void *memory, struct device_handle *out)
+{
+    const struct share *mine = share_around(memory);
+
+    (void)device;
+    memset(out, 0, sizeof *out);
+    snprintf((char *)out->memory, sizeof out->memory, "%zu /proc/%d/fd/%d", mine->bytes,
+             (int)getpid(), mine->fd);
+    out->offset = (uint64_t)((const unsigned char *)memory - mine->base);
+    return STATUS_OK;
+}
+
+static struct share *share_of(const struct device_handle *handle)
+{
+    for (int i = 0; i < SHARES; i++) {
+        if (share[i].base && memcmp(share[i].key, handle->memory, sizeof share[i].key) == 0) {
+            return &share[i];
+        }
+    }
+    return NULL;
+}
+
+status_t device_import(struct device *device, const struct device_handle *handle, void **out)
+{
+    struct share *theirs = share_of(handle);
+    char path[64];
+
+    (void)device;
+    if (!theirs) {
+        theirs = share_vacant();
+        CHECK(sscanf((const char *)handle->memory, "%zu %63s", &theirs->bytes, path) == 2,
+              "not a handle");
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+        CHECK(fd >= 0, "%s does not open", path);
+        theirs->base = mmap(NULL, theirs->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        close(fd);
+        memcpy(theirs->key, handle->memory, sizeof theirs->key);
+    }
+    theirs->uses++;
+    *out = theirs->base + handle->offset;
+    return STATUS_OK;
+}
+
+void device_unimport(struct device *device, const struct device_handle *handle, void *imported)
+{
+    struct share *theirs = imported ? share_of(handle) : NULL;
+
+    (void)device;
+    if (theirs && --theirs->uses == 0) {
+        munmap(theirs->base, theirs->bytes);
+        theirs->base = NULL;
+    }
+}
