@@ -5,7 +5,7 @@
  * Slot k of a channel has two words (ipc.h), which count the messages that went through it:
  *
  *     post   the wire's stream writes the slot's credit: n
- *     put    the lane waits for the wire's stream (the source is written) and for the credit n, copies
+ *     put    the lane waits for the credit n and for the wire's stream (the source is written), copies
  *            by copy engine, writes the slot's arrival: n
  *     wait   the wire's stream waits for the arrival n
  *     sent   the wire's stream waits for the same arrival at the other end: then the copy has read its
@@ -151,9 +151,10 @@ static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t messag
     }
     ipc_leave(wire);
     TRY(status);
+    /* The credit first: it is mostly there before the source is, and then costs no time. */
     TRY(device_event_record(device, peer->ready, wire->stream));
-    TRY(device_event_wait(device, peer->ready, peer->lane));
     TRY(device_word_wait(device, s->credit, use, peer->lane));
+    TRY(device_event_wait(device, peer->ready, peer->lane));
     TRY(device_copy(device, s->there, source, wire->channel[channel].bytes, peer->lane));
     return device_word_write(device, s->arrival, use, peer->lane);
 }

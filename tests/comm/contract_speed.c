@@ -20,15 +20,13 @@ static status_t ping_pong(struct rig *rig, int64_t first, int rounds)
             TRY(wire_post(rig->wire, 1, 0, m));
             TRY(wire_put(rig->wire, 0, 0, m, rig_source(rig, 0, 0)));
             TRY(wire_wait(rig->wire, 1, 0, m, NULL));
-            TRY(wire_sent(rig->wire, 0, m));
         } else {
             TRY(wire_post(rig->wire, 0, 0, m));
             TRY(wire_wait(rig->wire, 0, 0, m, NULL));
             TRY(wire_put(rig->wire, 1, 0, m, rig_source(rig, 1, 0)));
-            TRY(wire_sent(rig->wire, 1, m));
         }
     }
-    return STATUS_OK;
+    return rank < 2 ? wire_sent(rig->wire, rank, first + rounds - 1) : STATUS_OK;
 }
 
 /* All of it through two slots, from rank 0 to rank 1. */

@@ -33,6 +33,9 @@ start() {
     launch "$@"
     for ((i = 0; i < 200; i++)); do
         [[ $(grep -c ^ready "$folder/out") == "$ranks" ]] && break
+        if grep -m 1 ^skipped "$folder/out"; then
+            exit 77
+        fi
         sleep 0.1
     done
     ((i < 200)) || fail "the ranks did not start"
@@ -95,7 +98,7 @@ released) # the launcher does nothing: waiting streams go on by themselves
     tolerant=1
     start 4 hang --enable-recovery
     signal KILL 0
-    ended 4
+    ended 8
     for rank in 1 2 3; do
         said $rank "rank 0 died (killed?) while rank $rank was in $operation"
     done

@@ -4,6 +4,7 @@
  *     ranks hang TRANSPORT     rank 0 never puts what rank 1 waits for nor posts what the last rank has
  *                              put; the others sit in a barrier
  *     ranks fail TRANSPORT     as hang, but rank 0 gives up after a moment
+ *     ranks refuse TRANSPORT WORDS   a wire cannot be had, and rank 0 says why with these words
  *     ranks exit               rank 0 ends without leaving the group
  *     ranks stuck              the main thread does not notice that a peer is lost
  *
@@ -90,6 +91,21 @@ static status_t hang(struct group *group, const char *transport, bool give_up)
     return wait_for_rank_0(&rig);
 }
 
+static status_t refuse(struct group *group, const char *transport, const char *words)
+{
+    struct wire_channel channel = {0, 1, sizeof(int64_t), 1, NULL};
+    char text[1024] = "";
+    struct rig rig;
+
+    log_capture(text, sizeof text);
+    status_t status = rig_open(&rig, group, transport, &channel, 1, 1, 0);
+    log_capture(NULL, 0);
+    EXPECT(status == STATUS_UNSUPPORTED || (status == STATUS_PEER && group_rank(group) > 0),
+           "%s: %s", status_name(status), text);
+    EXPECT(status == STATUS_PEER || strstr(text, words) != NULL, "it says: %s", text);
+    return group_barrier(group);
+}
+
 static void come_late(void)
 {
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
@@ -104,7 +120,7 @@ static void come_late(void)
     }
 }
 
-static status_t run(struct group *group, const char *mode, const char *transport)
+static status_t run(struct group *group, const char *mode, const char *transport, const char *words)
 {
     static int zero = 0;
 
@@ -119,6 +135,9 @@ static status_t run(struct group *group, const char *mode, const char *transport
     }
     if (strcmp(mode, "sleep") == 0) {
         return contract_sleep(group, transport);
+    }
+    if (strcmp(mode, "refuse") == 0) {
+        return refuse(group, transport, words);
     }
     if (strcmp(mode, "hang") == 0 || strcmp(mode, "fail") == 0) {
         return hang(group, transport, strcmp(mode, "fail") == 0);
@@ -181,7 +200,7 @@ int main(int argc, char **argv)
     }
     log_set_rank(group_rank(group));
     if (use_device(group, gpu, gpus, &device, &stream) != STATUS_OK ||
-        run(group, argv[1], argc > 2 ? argv[2] : "mpi") != STATUS_OK) {
+        run(group, argv[1], argc > 2 ? argv[2] : "mpi", argc > 3 ? argv[3] : "") != STATUS_OK) {
         group_abandon(group, 4);
     }
     device_stream_destroy(device, stream);
