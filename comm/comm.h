@@ -161,6 +161,12 @@ MUST_USE status_t wire_wait(struct wire *wire, int channel, int slot, int64_t me
 MUST_USE status_t wire_sent(struct wire *wire, int channel, int64_t message);
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
 
+/* The name of the transport for wires between the ranks of `group` whose slots and sources are memory of
+ * `device` (NULL: the host): on GPUs those that work are measured, for less than a second, and rank 0
+ * logs what they reached. The same on all ranks; collective. */
+MUST_USE status_t transport_choose(struct group *group, struct device *device, void *stream,
+                                   const char **out);
+
 /* ---- meter: how fast a transport is ---- */
 
 /* Neighbours in pairs, (first, first + 1), (first + 2, first + 3), ..., send each other messages of a

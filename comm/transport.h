@@ -124,6 +124,10 @@ extern const struct wire_class mpi_wire_class;
 extern const struct wire_class ucx_wire_class;
 extern const struct wire_class ipc_wire_class;
 
+/* choose.c: the best of those among `names` that work; `line`: what each reached, or why not. */
+status_t choose_measured(struct group *group, const char *const *names, struct device *device,
+                         void *stream, const char **out, char *line, size_t size);
+
 /* loop.c for loop_wire.c: what the ranks of one process share. */
 struct loop_world {
     pthread_mutex_t mutex;

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/device.h"
-#include "comm/comm.h"
+#include "comm/transport.h"
 
 static const struct group_options patient = {.deadline_s = 20, .heartbeat_s = 10};
 static const size_t bytes[] = {64, 5000, 100000};
@@ -85,10 +85,39 @@ static void test_lost_message_ends_it(void **state)
     assert_true(status == STATUS_TIMEOUT || status == STATUS_PEER);
 }
 
+static status_t choose(struct group *group, void *argument)
+{
+    (void)argument;
+    static const char *const names[] = {"mpi", "threads", NULL}, *const none[] = {"mpi", NULL};
+    struct device *device;
+    const char *name = NULL;
+    char line[512];
+    TRY(device_open(DEVICE_HOST, 0, &device));
+    TRY(choose_measured(group, names, device, NULL, &name, line, sizeof line));
+    if (strcmp(name, "threads") != 0 || !strstr(line, "mpi cannot be used: ") ||
+        !strstr(line, "threads of one process") || !strstr(line, "; threads ") ||
+        !strstr(line, " GB/s at 32 MiB, ")) {
+        return FAIL(STATUS_INTERNAL, "chosen: %s (%s)", name, line);
+    }
+    status_t status = choose_measured(group, none, device, NULL, &name, line, sizeof line);
+    device_close(device);
+    return status == STATUS_UNSUPPORTED && strstr(line, "mpi cannot be used")
+               ? STATUS_OK
+               : FAIL(STATUS_INTERNAL, "chosen from nothing: %s", line);
+}
+
+static void test_choice(void **state)
+{
+    (void)state;
+    assert_ok(group_run_threads(2, &patient, NULL, choose, NULL));
+    assert_ok(group_run_threads(3, &patient, NULL, choose, NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pairs),
+        cmocka_unit_test(test_choice),
         cmocka_unit_test(test_lost_message_ends_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
