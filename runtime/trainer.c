@@ -106,18 +106,14 @@ static status_t choose_device(struct trainer *trainer)
     return kernels_cuda(DTYPE_F32, &trainer->kernels);
 }
 
-static const char *transport_name(const struct run_config *config)
+static status_t choose_transport(struct trainer *trainer)
 {
     static const char *const name[] = {"", "ipc", "ucx", "nccl", "mpi", "threads"};
-    if (config->parallel.transport != TRANSPORT_AUTO) {
-        return name[config->parallel.transport];
-    }
-    for (const char *const *built = wire_transports; *built; built++) {
-        if (strcmp(*built, "ucx") == 0) {
-            return *built;
-        }
-    }
-    return "mpi";
+    int choice = trainer->config.parallel.transport;
+    trainer->transport = name[choice];
+    return choice == TRANSPORT_AUTO ? transport_choose(trainer->group, trainer->device,
+                                                       trainer->stream, &trainer->transport)
+                                    : STATUS_OK;
 }
 
 struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,
@@ -141,7 +137,7 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
         .model = trainer->model,
         .kernels = trainer->kernels,
         .group = trainer->group,
-        .transport = transport_name(config),
+        .transport = trainer->transport,
         .purpose = purpose,
         .plan = plan_options_of(config, group_size(trainer->group), microbatches, training),
         .training = training,
@@ -201,6 +197,9 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
         status = model_create(options->model, options->B, options->T, DTYPE_F32, &trainer->model);
     }
     status = group_agree(trainer->group, status);
+    if (status == STATUS_OK) {
+        status = choose_transport(trainer);
+    }
     if (status == STATUS_OK) {
         status = make_stage(trainer, options->training, options->microbatches,
                             options->training ? "" : evaluation_purpose,

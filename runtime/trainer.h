@@ -66,6 +66,7 @@ struct trainer {
     struct stage *evaluation; /* made when first wanted; shares train's weights */
     struct stage *sampling;   /* one microbatch a walk */
     struct device *device;    /* NULL = the host */
+    const char *transport;    /* of all wires */
     void *stream;
     size_t room;        /* bytes that the device had free before anything was made here */
     bool shares_device; /* with other ranks */
