@@ -111,6 +111,9 @@ static status_t pinned_create(struct trainer *trainer, struct exchanger *self)
     self->scale = (float *)(self->go + 1);
     *self->ready = *self->go = 0;
     for (int i = 0; i < WALKS_AHEAD; i++) {
+        self->scale[i] = -1;
+    }
+    for (int i = 0; i < WALKS_AHEAD; i++) {
         exchange->own[i] = (double *)((char *)self->pinned + ARENA_ALIGN + (size_t)i * own);
     }
     return STATUS_OK;

@@ -220,6 +220,48 @@ static status_t bring_batch(struct walk *walk, const struct batch *batch)
     return bring(walk, 3, batch->first ? stage->positions : NULL, stage->position, &walk->position);
 }
 
+/* What microbatch 0 computes here, over whatever lies in memory. */
+static void rehearse(struct walk *walk)
+{
+    struct stage *stage = walk->stage;
+    const struct rank_plan *list = &stage->active->rank[stage->rank];
+    for (int i = 0; i < list->ops; i++) {
+        const struct op *op = &list->op[i];
+        if (op->microbatch != 0) {
+            continue;
+        }
+        if (op->kind == OP_WAIT && !stage->active->shipment[op->shipment].backward) {
+            part_set_key(stage->part, 0, op->key, stage->arrival[op->shipment][op->slot]);
+        } else if (op->kind == OP_F) {
+            walk_forward(walk, op);
+        } else if (op->kind == OP_B) {
+            walk_backward(walk, op);
+        } else if (op->kind == OP_GRAD) {
+            walk_gradient(walk, op);
+        } else if (op->kind == OP_W) {
+            part_weight_gradient(stage->part, op->unit, op->frame);
+        }
+    }
+}
+
+status_t stage_rehearse(struct stage *stage)
+{
+    size_t bytes =
+        (size_t)(stage->plan->microbatches * stage->model->B * stage->model->T) * sizeof(int32_t);
+    int32_t *const list[] = {stage->inputs, stage->targets, stage->first, stage->position};
+    struct walk walk = {.stage = stage,
+                        .batch = {.inputs = stage->inputs, .targets = stage->targets},
+                        .position = stage->position,
+                        .loss_scale = 1};
+    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
+        TRY(device_fill(stage->device, list[i], 0, bytes, stage->stream));
+    }
+    rehearse(&walk);
+    walk.batch.first = stage->first; /* masks have kernels of their own */
+    rehearse(&walk);
+    return device_stream_sync(stage->device, stage->stream);
+}
+
 status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                     const struct stage_hooks *hooks)
 {

@@ -167,6 +167,7 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     }
     if (status == STATUS_OK && stage->device) {
         status = ahead_create(stage);
+        status = status == STATUS_OK ? stage_rehearse(stage) : status;
     }
     status = group_agree(options->group, status);
     if (status == STATUS_OK) {

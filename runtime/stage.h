@@ -115,6 +115,11 @@ status_t stage_too_late(struct stage *stage);
 /* What this rank, or its stream, does now; NULL between walks. Any thread. */
 const struct op *stage_doing(const struct stage *stage);
 
+/* On a device, before anything is sent: runs every operation of one microbatch. A kernel's first launch
+ * loads it, which may wait for all streams of the device (for ever, behind one that waits for a peer),
+ * and libraries choose and allocate at their first call. Frames, slots and gradients hold garbage after. */
+MUST_USE status_t stage_rehearse(struct stage *stage);
+
 /* Fetches the losses of the last walk into stage->loss. */
 MUST_USE status_t stage_read_loss(struct stage *stage);
 bool stage_hosts(const struct stage *stage, int unit);

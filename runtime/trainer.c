@@ -180,6 +180,21 @@ static void describe(void *argument, char *buffer, size_t size)
              purpose[0] ? ": " : "", operation);
 }
 
+/* What stage_rehearse leaves out: the squares, and an update that is refused. */
+static status_t rehearse_update(struct trainer *trainer)
+{
+    struct adamw_args args = {.beta1 = 0.9f,
+                              .beta2 = 0.9f,
+                              .eps = 1,
+                              .gradient_scale_at = exchanger_scale(trainer, 0),
+                              .step = 1};
+    CHECK(*args.gradient_scale_at < 0, "an update before the first step");
+    part_zero_gradients(trainer->train->part);
+    TRY(exchange_fill(trainer, trainer->exchange.own[0]));
+    part_adamw(trainer->train->part, &args);
+    return stage_settle(trainer->train);
+}
+
 status_t trainer_create(const struct trainer_options *options, struct trainer **out)
 {
     struct trainer *trainer = calloc(1, sizeof *trainer);
@@ -209,6 +224,9 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
         status = load_weights(trainer, options->weights);
         if (status == STATUS_OK && options->training) {
             status = exchange_create(trainer);
+        }
+        if (status == STATUS_OK && options->training && trainer->device) {
+            status = rehearse_update(trainer);
         }
         status = group_agree(trainer->group, status);
     }
