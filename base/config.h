@@ -101,6 +101,7 @@ struct run_config {
         char train[CONFIG_STRING];  /* token files, as runtime/sources.h reads them */
         char valid[CONFIG_STRING];  /* held-out ones, "" = none */
         int64_t seq_len;            /* T; 0 = the model's block_size */
+        int64_t start;              /* sequences of the order to pass over */
         int64_t micro_batch;        /* B, sequences a microbatch */
         int order;                  /* enum data_order */
         int64_t eod;                /* token that ends a document; -1 = none */

@@ -159,7 +159,8 @@ static void print_cards(const struct step_cost *cost, char *out, size_t size)
 }
 
 status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
-                            int64_t tokens, const struct step_cost *cost, const double *heldout)
+                            int64_t tokens, int64_t sequences, const struct step_cost *cost,
+                            const double *heldout)
 {
     char line[LINE], loss[64] = "", cards[320];
     print_cards(cost, cards, sizeof cards);
@@ -169,15 +170,17 @@ status_t run_folder_metrics(struct run_folder *folder, const struct step_result 
             snprintf(loss, sizeof loss, ",\"heldout_loss\":null");
         }
     }
-    int length = snprintf(
-        line, sizeof line,
-        "{\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,\"lr\":%.9g,\"tokens\":%lld,"
-        "\"step_time_s\":%.6f,\"tokens_per_s\":%.1f,\"bubble\":%.6f,\"exposed_plain\":%.6f,"
-        "\"exposed_dense\":%.6f,\"bytes_plain\":%lld,\"bytes_dense\":%lld%s%s}\n",
-        (long long)result->step, result->loss, result->grad_norm, lr, (long long)tokens,
-        cost->seconds, cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0,
-        cost->share[TRACE_WAIT], cost->share[TRACE_EXPOSED_PLAIN], cost->share[TRACE_EXPOSED_DENSE],
-        (long long)cost->bytes_plain, (long long)cost->bytes_dense, loss, cards);
+    int length =
+        snprintf(line, sizeof line,
+                 "{\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,\"lr\":%.9g,\"tokens\":%lld,"
+                 "\"sequences\":%lld,\"step_time_s\":%.6f,\"tokens_per_s\":%.1f,\"bubble\":%.6f,"
+                 "\"exposed_plain\":%.6f,\"exposed_dense\":%.6f,\"bytes_plain\":%lld,"
+                 "\"bytes_dense\":%lld%s%s}\n",
+                 (long long)result->step, result->loss, result->grad_norm, lr, (long long)tokens,
+                 (long long)sequences, cost->seconds,
+                 cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0, cost->share[TRACE_WAIT],
+                 cost->share[TRACE_EXPOSED_PLAIN], cost->share[TRACE_EXPOSED_DENSE],
+                 (long long)cost->bytes_plain, (long long)cost->bytes_dense, loss, cards);
     CHECK(length > 0 && length < LINE, "a line of metrics.jsonl has %d bytes", length);
     return metrics_append(folder, line, (size_t)length);
 }

@@ -25,11 +25,11 @@ struct run_folder {
  * empty logging.run gives runs/<date>-<time>, with -2, -3 ... if that is taken. Collective. */
 MUST_USE status_t run_folder_create(const struct run_config *config, struct group *group,
                                     struct run_folder *out);
-/* Appends one line to metrics.jsonl, the whole line or nothing; `heldout`: the held-out loss after this
- * step, or NULL. Rank 0 only. */
+/* Appends one line to metrics.jsonl, the whole line or nothing. `sequences`: the place in the data
+ * behind this step; `heldout`: the held-out loss after it, or NULL. Rank 0 only. */
 MUST_USE status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result,
-                                     double lr, int64_t tokens, const struct step_cost *cost,
-                                     const double *heldout);
+                                     double lr, int64_t tokens, int64_t sequences,
+                                     const struct step_cost *cost, const double *heldout);
 /* A rank-N.log that cannot be written is given up with a warning. */
 void run_folder_check_log(struct run_folder *folder);
 /* STATUS_IO if what was written did not arrive. */

@@ -13,8 +13,8 @@ enum { PENDING = 8 };
 struct pending {
     struct step_result result;
     double lr;
-    int64_t tokens;
-    bool evaluated; /* held-out tokens after this step */
+    int64_t tokens, sequences; /* of this step; the place in the data behind it */
+    bool evaluated;            /* held-out tokens after this step */
     double heldout;
 };
 
@@ -35,7 +35,7 @@ struct training {
     struct pending pending[PENDING]; /* by step, in turn */
     bool root, stopped;
     status_t written;  /* of metrics.jsonl, on rank 0 */
-    int64_t sequences; /* read so far: the position in the data */
+    int64_t sequences; /* passed so far: the place in the data */
 };
 
 /* ---- what is printed ---- */
@@ -228,8 +228,8 @@ static void note_cost(struct training *training, const struct step_cost *cost)
     }
     if (training->root) {
         training->written =
-            run_folder_metrics(&training->folder, &step->result, step->lr, step->tokens, cost,
-                               step->evaluated ? &step->heldout : NULL);
+            run_folder_metrics(&training->folder, &step->result, step->lr, step->tokens,
+                               step->sequences, cost, step->evaluated ? &step->heldout : NULL);
         if (training->written == STATUS_OK) {
             print_step(training, step, cost);
         } else {
@@ -276,7 +276,8 @@ static status_t train_step(struct training *training, int64_t step)
     TRY(setup_batch(setup, training->sequences, rows));
     training->sequences += rows;
     training->step = step;
-    *pending_of(training, step) = (struct pending){.lr = optimizer.lr, .tokens = rows * setup->T};
+    *pending_of(training, step) = (struct pending){
+        .lr = optimizer.lr, .tokens = rows * setup->T, .sequences = training->sequences};
     return trainer_step(setup->trainer, &batch, &optimizer, &result);
 }
 
@@ -393,6 +394,7 @@ status_t train_run(struct job *job, struct group *group, void *argument)
         training->root = group_rank(group) == 0;
         training->totals.ranks = group_size(group);
         training->folder.metrics = -1;
+        training->sequences = job->config.data.start;
         status = train_all(training);
         setup_destroy(&training->setup);
         status_t closed = run_folder_close(&training->folder);

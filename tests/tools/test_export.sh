@@ -65,7 +65,7 @@ for steps in 1 2 3; do
 done
 python3 - <<'END' || fail "metrics.jsonl lacks something"
 import json
-keys = {"step", "loss", "grad_norm", "lr", "tokens", "step_time_s", "tokens_per_s", "bubble",
+keys = {"step", "loss", "grad_norm", "lr", "tokens", "sequences", "step_time_s", "tokens_per_s", "bubble",
         "exposed_plain", "exposed_dense", "bytes_plain", "bytes_dense"}
 for number, line in enumerate(open("three/metrics.jsonl"), 1):
     step = json.loads(line)
