@@ -143,20 +143,16 @@ static status_t config_take_option(struct run_config *config, const struct confi
     char place[CONFIG_STRING + 32];
     const struct option *option = option_find(config_options, config_options_count, item->key);
 
+    if (item->kind == CONFIG_EMPTY && (option != NULL || key_is_group(item->key))) {
+        return STATUS_OK; /* null: as if it were not there */
+    }
     if (option == NULL && key_is_group(item->key)) {
-        if (item->kind == CONFIG_EMPTY) {
-            return STATUS_OK; /* a group whose keys are all commented out */
-        }
         return FAIL(STATUS_INVALID, "%s: %s is a group: write its keys below it, indented",
                     location_print(&item->key_where, place, sizeof place), item->key);
     }
     if (option != NULL && item->kind == CONFIG_LIST && !key_takes_list(item->key)) {
         return FAIL(STATUS_INVALID, "%s: %s takes one value, not a list",
                     location_print(&item->value_where, place, sizeof place), item->key);
-    }
-    if (option != NULL && item->kind == CONFIG_EMPTY && option->type != OPTION_STRING) {
-        return FAIL(STATUS_INVALID, "%s: %s has no value; give one or remove the key",
-                    location_print(&item->key_where, place, sizeof place), item->key);
     }
     return option_set(config_options, config_options_count, config, "", item->key, item->value,
                       option != NULL ? &item->value_where : &item->key_where);
