@@ -117,8 +117,9 @@ static status_t check_known(const struct corpus *corpus)
     return STATUS_OK;
 }
 
-/* Counts the documents if `start` is NULL, else notes where they begin. */
-static status_t scan_documents(const struct corpus *corpus, int64_t *start, int64_t *out_documents)
+/* Counts the documents, to `most` of them, if `start` is NULL; else notes where they begin. */
+static status_t scan_documents(const struct corpus *corpus, int64_t most, int64_t *start,
+                               int64_t *out_documents)
 {
     static const int64_t chunk = 1 << 16;
     int32_t *tokens = malloc((size_t)chunk * sizeof *tokens);
@@ -126,7 +127,8 @@ static status_t scan_documents(const struct corpus *corpus, int64_t *start, int6
     status_t status =
         tokens != NULL ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory to look for documents");
 
-    for (int64_t at = 0; at < corpus->count && status == STATUS_OK; at += chunk) {
+    for (int64_t at = 0; at < corpus->count && documents < most && status == STATUS_OK;
+         at += chunk) {
         int64_t count = corpus->count - at < chunk ? corpus->count - at : chunk;
         status = corpus_read(corpus, at, count, tokens);
         for (int64_t i = 0; i < count && status == STATUS_OK; i++) {
@@ -147,6 +149,19 @@ static status_t scan_documents(const struct corpus *corpus, int64_t *start, int6
     return status;
 }
 
+static status_t warn_endless(const struct corpus *corpus)
+{
+    int32_t last;
+
+    TRY(corpus_read(corpus, corpus->count - 1, 1, &last));
+    if (last != corpus->options.eod && log_rank() <= 0) {
+        log_warn("%s: no token %" PRId64 " ends a document here, so the whole text is one; is "
+                 "another token meant?",
+                 tokens_path(corpus->shard[0].tokens), corpus->options.eod);
+    }
+    return STATUS_OK;
+}
+
 static status_t find_documents(struct corpus *corpus)
 {
     const struct corpus_options *options = &corpus->options;
@@ -154,30 +169,33 @@ static status_t find_documents(struct corpus *corpus)
     if (options->eod < 0) {
         return options->documents || options->starts ? check_known(corpus) : STATUS_OK;
     }
-    corpus->documents = -1; /* windows see the ends as they come */
-    if (!options->documents) {
+    corpus->documents = -1;
+    if (!options->documents && !options->starts) {
         return STATUS_OK;
     }
     int64_t documents;
-    TRY(scan_documents(corpus, NULL, &documents));
-    if (documents == 1 && log_rank() <= 0) {
-        log_warn("%s: no token %" PRId64 " ends a document here, so the whole text is one; is "
-                 "another token meant?",
-                 tokens_path(corpus->shard[0].tokens), options->eod);
+    TRY(scan_documents(corpus, options->documents ? INT64_MAX : 2, NULL, &documents));
+    TRY(documents == 1 ? warn_endless(corpus) : STATUS_OK);
+    if (!options->documents) {
+        return STATUS_OK; /* windows see the ends as they come */
     }
     corpus->start = malloc((size_t)(documents + 1) * sizeof *corpus->start);
     if (corpus->start == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %" PRId64 " documents", documents);
     }
-    return scan_documents(corpus, corpus->start, &corpus->documents);
+    return scan_documents(corpus, INT64_MAX, corpus->start, &corpus->documents);
 }
 
 static status_t open_all(const char *const *paths, int files, struct corpus *corpus)
 {
     int64_t T = corpus->options.T;
 
-    CHECK(T > 0 && files > 0, "windows of %" PRId64 " tokens, %d files", T, files);
+    CHECK(T >= 0 && files > 0, "windows of %" PRId64 " tokens, %d files", T, files);
     TRY(open_shards(paths, files, corpus));
+    if (corpus->count == 0) {
+        return FAIL(STATUS_INVALID, "%s%s: there is no token in it", paths[0],
+                    files > 1 ? " and the files after it" : "");
+    }
     if (corpus->count <= T) {
         return FAIL(STATUS_INVALID,
                     "%s: its %" PRId64 " tokens are too few for one sequence of %" PRId64

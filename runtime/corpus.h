@@ -23,8 +23,8 @@
 struct corpus;
 
 struct corpus_options {
-    int64_t vocab; /* as for tokens_open */
-    int64_t T;
+    int64_t vocab;  /* as for tokens_open */
+    int64_t T;      /* 0: to be read as it stands; there are no windows and sequences */
     int64_t eod;    /* documents end behind this token; -1: where the files' indexes say */
     bool documents; /* order over documents; windows otherwise */
     bool starts;    /* `first` is wanted */
@@ -32,8 +32,8 @@ struct corpus_options {
     int source; /* sources of one run have orders of their own */
 };
 
-/* Refused: fewer than T + 1 tokens; documents or starts wanted but unknown. With eod and order over
- * documents the whole text is read through once. */
+/* Refused: fewer than T + 1 tokens; documents or starts wanted but unknown. With eod the text is read
+ * through: for an order over documents to its end, for starts to the first of them. */
 MUST_USE status_t corpus_open(const char *const *paths, int files,
                               const struct corpus_options *options, struct corpus **out);
 void corpus_close(struct corpus *corpus);

@@ -100,6 +100,7 @@ static status_t add_entry(const char *key, char *entry, struct sources *out)
                         key, entry, MILLION, DECIMALS);
         }
         *colon = '\0';
+        out->weighted = true;
         if (out->sources > 0 && out->weight[0] == 0) {
             return FAIL(STATUS_INVALID,
                         "%s: %s has a weight but the first file has none; give it one too, or none "

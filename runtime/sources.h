@@ -8,6 +8,7 @@
 #ifndef RUNTIME_SOURCES_H
 #define RUNTIME_SOURCES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -20,6 +21,7 @@ struct source_file {
 struct sources {
     struct source_file *file; /* owned; those of a source stand together */
     int files, room;
+    bool weighted;   /* a weight was written */
     int64_t *weight; /* [sources] owned; whole numbers without a common divisor */
     int sources;
 };

@@ -13,7 +13,7 @@ enum { SOME = 4096 };
 
 static status_t corpus_open_paths(const struct sources *sources, int64_t eod, struct corpus **out)
 {
-    struct corpus_options options = {.T = 1, .eod = eod, .documents = eod >= 0};
+    struct corpus_options options = {.eod = eod, .documents = eod >= 0};
     const char **paths = calloc((size_t)sources->files, sizeof *paths);
 
     if (paths == NULL) {
@@ -34,9 +34,12 @@ static status_t text_open(const char *list, int64_t eod, struct corpus **out)
     struct corpus *corpus = NULL;
 
     TRY(sources_parse("the list of files", list, &sources));
-    status_t status = sources.sources == 1
+    status_t status = !sources.weighted
                           ? corpus_open_paths(&sources, -1, &corpus)
-                          : FAIL(STATUS_INVALID, "%s: files to be copied take no weights", list);
+                          : FAIL(STATUS_INVALID,
+                                 "%s: files to be copied take no weights: all tokens of each "
+                                 "are copied, one file after another",
+                                 list);
     if (status == STATUS_OK && corpus_documents(corpus) < 0 && eod >= 0) {
         corpus_close(corpus);
         corpus = NULL;

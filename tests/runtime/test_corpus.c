@@ -36,15 +36,20 @@ static int teardown(void **state)
     return 0;
 }
 
-static void save(int file, int from, int to)
+static void save_tokens(int file, const uint16_t *tokens, int count)
 {
-    int32_t header[256] = {TOKENS_U16_MAGIC, TOKENS_U16_VERSION, to - from};
+    int32_t header[256] = {TOKENS_U16_MAGIC, TOKENS_U16_VERSION, count};
     FILE *stream = fopen(name[file], "wb");
 
     assert_non_null(stream);
     fwrite(header, sizeof header, 1, stream);
-    fwrite(text + from, sizeof text[0], (size_t)(to - from), stream);
+    fwrite(tokens, sizeof tokens[0], (size_t)count, stream);
     fclose(stream);
+}
+
+static void save(int file, int from, int to)
+{
+    save_tokens(file, text + from, to - from);
 }
 
 static struct corpus *open_files(int files, struct corpus_options options)
@@ -320,6 +325,48 @@ static void test_refused(void **state)
     assert_says("token 50 at position 50");
 }
 
+/* What opening the file writes into the log. */
+static bool warns(struct dataset_options options, const char *words)
+{
+    char *lines = NULL;
+    size_t size = 0;
+    FILE *log = open_memstream(&lines, &size);
+
+    assert_non_null(log);
+    log_set_file(log);
+    log_set_level(LOG_ERROR);
+    assert_ok(open_captured(name[0], options));
+    log_set_level(LOG_WARN);
+    log_set_file(NULL);
+    fclose(log);
+    bool found = strstr(lines, words) != NULL;
+    free(lines);
+    return found;
+}
+
+/* Masks look for ends, too; that of the last token is one. */
+static void test_endless(void **state)
+{
+    enum { COUNT = 70000 }; /* more than is read at once */
+    static const int ends[] = {-1, 0, COUNT - 2, COUNT - 1};
+    static uint16_t many[COUNT];
+    struct dataset_options options = {.T = 10, .eod = 7};
+
+    (void)state;
+    for (size_t e = 0; e < sizeof ends / sizeof ends[0]; e++) {
+        for (int i = 0; i < COUNT; i++) {
+            many[i] = i == ends[e] ? 7 : 5;
+        }
+        save_tokens(0, many, COUNT);
+        for (int wanted = 0; wanted < 4; wanted++) {
+            options.starts = (wanted & 1) != 0;
+            options.documents = (wanted & 2) != 0;
+            bool warned = warns(options, "no token 7 ends a document here");
+            assert_int_equal(warned, ends[e] < 0 && wanted > 0);
+        }
+    }
+}
+
 /* Sources keep their proportions, each with an order of its own; held-out windows end with the first
  * source. */
 static void test_mixed(void **state)
@@ -358,7 +405,7 @@ int main(void)
         cmocka_unit_test(test_windows), cmocka_unit_test(test_documents),
         cmocka_unit_test(test_order),   cmocka_unit_test(test_shards),
         cmocka_unit_test(test_starts),  cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_mixed),
+        cmocka_unit_test(test_endless), cmocka_unit_test(test_mixed),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

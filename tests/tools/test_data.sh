@@ -77,6 +77,14 @@ expect 1 "document 0 does not end with the token 5" "$MUDDPIPE" data check files
 expect 1 "--eod is compared with an index" "$MUDDPIPE" data check files/raw --vocab 250 --eod 0
 expect 1 "exists already" "$MUDDPIPE" data convert files/llmc.bin a.idx
 expect 1 "take no weights" "$MUDDPIPE" data convert files/raw:2,files/raw:3 b.bin
+expect 1 "take no weights" "$MUDDPIPE" data convert files/raw:0.5 b.bin
+printf x >one
+data "one.bin: 1 tokens" convert one one.bin
+data "one.idx: 1 tokens in 1 documents" convert one.bin one.idx --eod 120 --force
+expect 1 "one.bin: its 1 tokens cannot be cut" "$MUDDPIPE" data split one.bin o.bin --valid 0.5 p.bin
+python3 -c 'import struct, sys; sys.stdout.buffer.write(struct.pack("<256i", 20240520, 1, *[0] * 254))' >none.bin
+expect 1 "none.bin: there is no token in it" "$MUDDPIPE" data convert none.bin b.bin
+expect 1 "none.bin and the files after it: there is no token in it" "$MUDDPIPE" data convert none.bin,none.bin b.bin
 head -c 900 files/u8.idx >cut.idx
 cp files/u8.bin cut.bin
 expect 1 "cut.idx: its header announces" "$MUDDPIPE" data inspect cut
