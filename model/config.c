@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "model/config_file.h"
 
@@ -70,6 +71,20 @@ static void config_derive(struct model_config *config)
     }
 }
 
+/* A run's folder in place of the model in it: *out_inner gets the model's path, without a slash twice. */
+static bool holds_model(const char *path, char *out_inner, size_t size)
+{
+    char file[CONFIG_STRING + 32];
+    size_t length = strlen(path);
+
+    while (length > 1 && path[length - 1] == '/') {
+        length--;
+    }
+    snprintf(out_inner, size, "%.*s/model", (int)length, path);
+    snprintf(file, sizeof file, "%s/config.json", out_inner);
+    return access(file, F_OK) == 0;
+}
+
 static status_t config_read(const char *path, struct model_config *config, char *file, size_t size)
 {
     struct stat info;
@@ -77,10 +92,16 @@ static status_t config_read(const char *path, struct model_config *config, char 
     if (stat(path, &info) != 0) {
         return FAIL(STATUS_IO, "model %s: %s", path, strerror(errno));
     }
+    char inner[CONFIG_STRING + 8];
     const char *tail = S_ISDIR(info.st_mode) ? "/config.json" : "";
     int length = snprintf(file, size, "%s%s", path, tail);
     if (length < 0 || (size_t)length >= size) {
         return FAIL(STATUS_INVALID, "model: a path of %zu bytes is too long", strlen(path));
+    }
+    if (tail[0] != '\0' && access(file, F_OK) != 0 && holds_model(path, inner, sizeof inner)) {
+        return FAIL(STATUS_INVALID,
+                    "model %s: a folder without a config.json, but %s has one: name that folder",
+                    path, inner);
     }
     return config_file_read(file, config);
 }

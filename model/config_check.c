@@ -94,10 +94,12 @@ static status_t check_pattern(const struct model_config *config, const char *sou
                     source);
     }
     if (dilation + window + blocks > 1) {
-        return FAIL(STATUS_INVALID,
-                    "%sdense: key_dilation, window and block_size each say which keys are read; "
-                    "choose one (any of them goes with query_period)",
-                    source);
+        return FAIL(
+            STATUS_INVALID,
+            "%sdense: key_dilation, window and block_size each say which keys are read; "
+            "choose one (any of them goes with query_period), or list the reads of a combination "
+            "in dense.sources",
+            source);
     }
     for (int i = 1; sources && config->dense && i <= config->n_layer; i++) {
         int ways, reads[config->n_layer + 1];

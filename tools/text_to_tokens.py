@@ -214,6 +214,11 @@ def encode(arguments, texts, out):
 
 
 def copy_beside(tokenizer, folder, force):
+    inner = os.path.join(folder, "model")
+    if not os.path.exists(os.path.join(folder, "config.json")) and os.path.exists(
+        os.path.join(inner, "config.json")
+    ):
+        raise Refusal(f"{folder}: no config.json there, but {inner} has one: name that folder")
     try:
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
             vocab = json.load(file)["vocab_size"]

@@ -136,6 +136,8 @@ static void test_refused_values(void **state)
         {"{" SMALL ", \"tie_word_embeddings\": true}", "stages", STATUS_UNSUPPORTED},
         {"{" SMALL ", \"dense_pattern\": {\"block_size\": 2, \"window\": 2}}", "choose one",
          STATUS_INVALID},
+        {"{" SMALL ", \"dense_pattern\": {\"block_size\": 2, \"key_dilation\": 2}}",
+         "in dense.sources", STATUS_INVALID},
         {"{" SMALL ", \"dense_pattern\": {\"sources\": \"2=1\", \"window\": 2}}",
          "sources says exactly", STATUS_INVALID},
         {SOURCES("  "), "character 3: expected a consumer", STATUS_INVALID},

@@ -60,6 +60,7 @@ run_ranks 1 11 train run.yaml
 (($(grep -c "11 stages, but the model can be cut into at most 10" out) == 11)) || fail "not all ranks"
 alone "adds up to 9 units" "has 10" \
     -- train run.yaml parallel.partition=5,4 parallel.transport=threads parallel.pp=2
+alone "choose one" "dense.sources" -- train run.yaml dense.window=2 dense.block_size=2
 both "n_head 3" "divides dim" -- train run.yaml model.n_head=3
 alone "run.yaml and the command line: model: n_head 3" -- train run.yaml model.n_head=3
 sed 's/n_head: 2/n_head: 3/' run.yaml >heads.yaml
@@ -103,6 +104,8 @@ dense.block_size=9
 END
 run_ranks 0 2 train run.yaml dense.window=9 data.order=documents data.eod=255 data.valid= logging.run=large
 (($(grep -c "warning: .*dense: window 9 in 4 layers" out) == 1)) || fail "not one warning"
+(($(grep -c "warning: train.bin: no token 255 ends a document here" out) == 1)) || fail "not one warning"
+run_ranks 0 2 train run.yaml data.mask_documents=true data.eod=255 data.valid= logging.run=masked
 (($(grep -c "warning: train.bin: no token 255 ends a document here" out) == 1)) || fail "not one warning"
 run 0 "$MUDDPIPE" plan run.yaml "dense.sources=3:vr=0; 3:q=0,3; 4:vr=0,4;"
 ! grep -q warning out || fail "a warning without need"
@@ -166,6 +169,18 @@ for name in four_bytes no_json empty; do
     alone "broken/$name/model.safetensors: " -- check broken/$name
 done
 alone "none: No such file or directory" -- check none
+mkdir whole && cp -r "$golden/muddformer-tiny" whole/model # as a run's folder has it
+both "model whole/: a folder without a config.json, but whole/model has one" -- eval whole/
+for command in eval train plan check "train run.yaml model=whole"; do
+    read -ra command <<<"$command"
+    ((${#command[@]} > 1)) || command+=(whole)
+    alone "but whole/model has one" -- "${command[@]}"
+done
+echo '{"model": {"vocab": {"a": 0}}}' >tokenizer.json
+run 1 python3 "$MUDDPIPE_SOURCE/tools/text_to_tokens.py" tokenizer.json --copy-to whole
+says "but whole/model has one"
+mkdir bare
+alone "cannot open bare/config.json" -- eval bare
 
 # config.json.
 both "broken/json_cut/config.json:" "not valid JSON" -- check broken/json_cut

@@ -79,7 +79,10 @@ run 0 "$MUDDPIPE" train run.yaml model.vocab_size=400 data.train=pair data.valid
 run 0 python3 "$encode" tokenizer.json --copy-to run/model
 cmp tokenizer.json run/model/tokenizer.json || fail "not the same tokenizer"
 run 1 python3 "$encode" tokenizer.json --copy-to run
-says "no config.json with a vocab_size"
+says "run: no config.json there, but run/model has one"
+mkdir bare
+run 1 python3 "$encode" tokenizer.json --copy-to bare
+says "bare: no config.json with a vocab_size"
 sed -i 's/"vocab_size": 400/"vocab_size": 399/' run/model/config.json
 run 1 python3 "$encode" tokenizer.json --copy-to run/model --force
 says "ids up to 399" "a vocabulary of 399"
