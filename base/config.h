@@ -73,6 +73,7 @@ enum transport_choice {
     TRANSPORT_MPI,
     TRANSPORT_THREADS
 };
+enum recompute_choice { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
 enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
 enum data_order { ORDER_WINDOWS, ORDER_DOCUMENTS };
 enum device_choice { DEVICE_CHOICE_AUTO, DEVICE_CHOICE_CPU, DEVICE_CHOICE_CUDA };
@@ -116,6 +117,7 @@ struct run_config {
         int transport;                 /* enum transport_choice */
         char partition[CONFIG_STRING]; /* auto, layers, or units per stage "5,4,4,5" */
         int64_t threads;  /* OpenMP threads a rank; 0 = cores of the node / ranks on it */
+        int recompute;    /* enum recompute_choice */
         int64_t prefetch; /* arrival slots beyond the microbatches in flight */
     } parallel;
     struct {

@@ -13,11 +13,11 @@ static size_t fused_offset(const struct unit_shape *shape, int way)
     return row * shape->E * shape->D;
 }
 
-const float *projection_weight(const struct part *part, const struct unit_shape *shape, int unit,
-                               int way)
+const void *projection_weight(const struct part *part, const struct unit_shape *shape, int unit,
+                              int way)
 {
     if (shape->fused) {
-        return unit_weight(part, unit, PARAM_WQKV, 0) + fused_offset(shape, way);
+        return part_at(part, unit_weight(part, unit, PARAM_WQKV, 0), fused_offset(shape, way));
     }
     return unit_weight(part, unit, projection_role[way], 0);
 }
@@ -37,11 +37,11 @@ static enum param_role projection_bias_role(const struct unit_shape *shape, int 
 }
 
 /* The fused bias has one value a row of the fused weight. */
-static const float *projection_bias(const struct part *part, const struct unit_shape *shape,
-                                    int unit, int way)
+static const void *projection_bias(const struct part *part, const struct unit_shape *shape,
+                                   int unit, int way)
 {
-    const float *bias = unit_bias(part, unit, projection_bias_role(shape, way), 0);
-    return bias && shape->fused ? bias + fused_offset(shape, way) / shape->D : bias;
+    const void *bias = unit_bias(part, unit, projection_bias_role(shape, way), 0);
+    return shape->fused ? part_at(part, bias, fused_offset(shape, way) / shape->D) : bias;
 }
 
 static float *projection_bias_gradient(const struct part *part, const struct unit_shape *shape,
@@ -90,26 +90,70 @@ static void rotate(const struct part *part, const struct unit_shape *shape, int 
                         shape->T, heads, shape->E, shape->R);
 }
 
-/* Normed inputs and projections; raw = before QK-norm. */
-static void project(struct part *part, const struct unit_shape *shape, int unit, int frame,
-                    struct stash *stash)
+static void norm_inputs(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                        struct stash *stash)
 {
-    const struct kernels *kernels = part->kernels;
-    void *raw[INPUTS] = {shape->qk_norm ? stash->q_raw : stash->q,
-                         shape->qk_norm ? stash->k_raw : stash->k, stash->v};
     struct norm_shape norm = unit_norm(part, shape);
     for (int way = WAY_Q; way < INPUTS; way++) {
+        int index = norm_index(shape, way);
         if (way == WAY_Q || !shape->shared_input) {
-            kernels->norm_forward(&part->ctx, &norm, stash->normed[way], stash->mean[way],
-                                  stash->rstd[way], way_input(part, shape, unit, frame, way),
-                                  unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)),
-                                  unit_bias(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
+            part->kernels->norm_forward(&part->ctx, &norm, stash->normed[way], stash->mean[way],
+                                        stash->rstd[way], way_input(part, shape, unit, frame, way),
+                                        unit_weight(part, unit, PARAM_ATTN_NORM, index),
+                                        unit_bias(part, unit, PARAM_ATTN_NORM, index));
         }
-        kernels->linear_forward(&part->ctx, raw[way], stash->normed[way],
-                                projection_weight(part, shape, unit, way),
-                                projection_bias(part, shape, unit, way), shape->N, shape->D,
-                                projection_width(shape, way));
     }
+}
+
+/* raw = before QK-norm. */
+static void project(struct part *part, const struct unit_shape *shape, int unit,
+                    struct stash *stash)
+{
+    void *raw[INPUTS] = {shape->qk_norm ? stash->q_raw : stash->q,
+                         shape->qk_norm ? stash->k_raw : stash->k, stash->v};
+    for (int way = WAY_Q; way < INPUTS; way++) {
+        part->kernels->linear_forward(&part->ctx, raw[way], stash->normed[way],
+                                      projection_weight(part, shape, unit, way),
+                                      projection_bias(part, shape, unit, way), shape->N, shape->D,
+                                      projection_width(shape, way));
+    }
+}
+
+static void norm_heads(struct part *part, const struct unit_shape *shape, int unit,
+                       struct stash *stash)
+{
+    struct norm_shape query = head_norm(part, shape, shape->H);
+    struct norm_shape key = head_norm(part, shape, shape->G);
+    part->kernels->norm_forward(&part->ctx, &query, stash->q, NULL, stash->q_rstd, stash->q_raw,
+                                unit_weight(part, unit, PARAM_Q_NORM, 0), NULL);
+    part->kernels->norm_forward(&part->ctx, &key, stash->k, NULL, stash->k_rstd, stash->k_raw,
+                                unit_weight(part, unit, PARAM_K_NORM, 0), NULL);
+}
+
+/* Queries and keys as the scores take them. */
+static void form_heads(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                       struct stash *stash)
+{
+    if (shape->qk_norm) {
+        norm_heads(part, shape, unit, stash);
+    }
+    rotate(part, shape, frame, stash->q, shape->H, false);
+    rotate(part, shape, frame, stash->k, shape->G, false);
+}
+
+/* All but the output's projection and the residual. */
+static void form_inner(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                       struct stash *stash)
+{
+    if (shape->C > 0) {
+        mudd_forward(part, shape, frame, &stash->mudd);
+    }
+    norm_inputs(part, shape, unit, frame, stash);
+    project(part, shape, unit, stash);
+    form_heads(part, shape, unit, frame, stash);
+    struct attention_shape scores = scores_shape(part, shape, frame);
+    part->kernels->attention_forward(&part->ctx, &scores, stash->attended, stash->lse, stash->q,
+                                     stash->k, stash->v);
 }
 
 void attention_forward(struct part *part, int unit, int frame)
@@ -118,23 +162,7 @@ void attention_forward(struct part *part, int unit, int frame)
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
     struct stash *stash = part_stash(part, unit, frame);
-    if (shape.C > 0) {
-        mudd_forward(part, &shape, frame, &stash->mudd);
-    }
-    project(part, &shape, unit, frame, stash);
-    if (shape.qk_norm) {
-        struct norm_shape query = head_norm(part, &shape, shape.H);
-        struct norm_shape key = head_norm(part, &shape, shape.G);
-        kernels->norm_forward(&part->ctx, &query, stash->q, NULL, stash->q_rstd, stash->q_raw,
-                              unit_weight(part, unit, PARAM_Q_NORM, 0), NULL);
-        kernels->norm_forward(&part->ctx, &key, stash->k, NULL, stash->k_rstd, stash->k_raw,
-                              unit_weight(part, unit, PARAM_K_NORM, 0), NULL);
-    }
-    rotate(part, &shape, frame, stash->q, shape.H, false);
-    rotate(part, &shape, frame, stash->k, shape.G, false);
-    struct attention_shape scores = scores_shape(part, &shape, frame);
-    kernels->attention_forward(&part->ctx, &scores, stash->attended, stash->lse, stash->q, stash->k,
-                               stash->v);
+    form_inner(part, &shape, unit, frame, stash);
     kernels->linear_forward(
         &part->ctx, stash->out, stash->attended, unit_weight(part, unit, PARAM_WO, 0),
         unit_bias(part, unit, PARAM_WO, 0), shape.N, shape.H * shape.E, shape.D);
@@ -142,11 +170,33 @@ void attention_forward(struct part *part, int unit, int frame)
                  shape.N * shape.D);
 }
 
+/* What the layout did not keep since the forward. Without QK-norm queries and keys were kept as rotated. */
+static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
+{
+    struct stash *stash = part_again(part, unit, frame);
+    switch (part->model->recompute) {
+    case RECOMPUTE_NONE:
+        break;
+    case RECOMPUTE_SELECTIVE:
+        if (shape->C > 0) {
+            mudd_form_again(part, shape, frame, &stash->mudd);
+        }
+        norm_inputs(part, shape, unit, frame, stash);
+        if (shape->qk_norm) {
+            form_heads(part, shape, unit, frame, stash);
+        }
+        break;
+    case RECOMPUTE_FULL:
+        form_inner(part, shape, unit, frame, stash);
+        break;
+    }
+}
+
 /* From dq, dk, dv of the projections to the gradients of the ways' inputs. */
 static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_stash(part, unit, frame);
+    const struct stash *stash = part_again(part, unit, frame);
     struct backward *back = part_back(part, unit);
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
     struct norm_shape norm = unit_norm(part, shape);
@@ -168,7 +218,7 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
 static void unnorm_heads(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_stash(part, unit, frame);
+    const struct stash *stash = part_again(part, unit, frame);
     struct backward *back = part_back(part, unit);
     struct norm_shape query = head_norm(part, shape, shape->H);
     struct norm_shape key = head_norm(part, shape, shape->G);
@@ -185,11 +235,12 @@ void attention_backward(struct part *part, int unit, int frame)
     const struct kernels *kernels = part->kernels;
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
-    const struct stash *stash = part_stash(part, unit, frame);
+    const struct stash *stash = part_again(part, unit, frame);
     struct backward *back = part_back(part, unit);
     const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
     CHECK(dmid, "the gradient of H_%d is not formed", shape.unit->layer);
     void *dattended = part->scratch[0];
+    form_again(part, &shape, unit, frame);
     struct attention_shape scores = scores_shape(part, &shape, frame);
     kernels->linear_backward_input(&part->ctx, dattended, false, dmid,
                                    unit_weight(part, unit, PARAM_WO, 0), shape.N, shape.H * shape.E,
@@ -221,7 +272,7 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
     const struct kernels *kernels = part->kernels;
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
-    const struct stash *stash = part_stash(part, unit, frame);
+    const struct stash *stash = part_again(part, unit, frame);
     const struct backward *back = part_back(part, unit);
     const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};

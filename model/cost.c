@@ -111,6 +111,30 @@ static void unit_flops(const struct unit_shape *shape, struct unit *unit)
     unit->weight_cost = linear + generator_flops(shape);
 }
 
+/* What B forms again. Norms, rotations and activations count nothing here as elsewhere. */
+static double again_flops(enum recompute_choice recompute, const struct unit_shape *shape)
+{
+    double last = 0; /* product of the forward that gives the key, which is kept */
+    double N = (double)shape->N, D = (double)shape->D;
+    switch (shape->unit->kind) {
+    case UNIT_EMBED:
+        return 0;
+    case UNIT_ATTENTION:
+        last = 2.0 * N * D * (double)(shape->H * shape->E);
+        break;
+    case UNIT_FFN:
+        last = 2.0 * N * D * (double)shape->F;
+        break;
+    case UNIT_HEAD:
+        return recompute == RECOMPUTE_NONE   ? 0
+               : recompute == RECOMPUTE_FULL ? mudd_flops(shape) + generator_flops(shape)
+                                             : mudd_flops(shape);
+    }
+    return recompute == RECOMPUTE_NONE   ? 0
+           : recompute == RECOMPUTE_FULL ? shape->unit->forward_cost - last
+                                         : mudd_flops(shape);
+}
+
 status_t cost_fill(struct model *model)
 {
     for (int u = 0; u < model->graph.units; u++) {
@@ -118,19 +142,15 @@ status_t cost_fill(struct model *model)
         struct unit_shape shape;
         unit_shape(model, u, &shape);
         unit_flops(&shape, unit);
+        unit->backward_cost += again_flops(model->recompute, &shape);
         for (int p = model->unit_param[u]; p < model->unit_param[u + 1]; p++) {
-            int64_t bytes = model->param[p].count * (int64_t)dtype_size(model->dtype);
-            unit->parameter_bytes += (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+            int64_t room = (int64_t)param_room(model, p), single = (int64_t)sizeof(float);
+            unit->parameter_bytes += room * (int64_t)dtype_size(model->dtype);
+            unit->master_bytes += model->dtype == DTYPE_F32 ? 0 : room * single;
+            unit->gradient_bytes += room * single;
         }
-        struct arena arena;
-        struct stash stash;
-        struct backward backward;
-        arena_init_measure(&arena);
-        stash_layout(model, u, true, &arena, &stash);
-        unit->stash_bytes = (int64_t)arena.used;
-        arena_init_measure(&arena);
-        backward_layout(model, u, &arena, &backward);
-        unit->backward_bytes = (int64_t)arena.used;
+        unit_measure(model, u, true, &unit->training);
+        unit_measure(model, u, false, &unit->evaluation);
     }
     return STATUS_OK;
 }

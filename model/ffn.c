@@ -19,22 +19,41 @@ static const void *ffn_input(const struct part *part, const struct unit_shape *s
     return part_key(part, frame, model_mid_key(part->model, shape->unit->layer));
 }
 
-static void activate(struct part *part, const struct unit_shape *shape, int unit,
-                     struct stash *stash)
+static void norm_input(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                       struct stash *stash)
+{
+    struct norm_shape norm = unit_norm(part, shape);
+    part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
+                                ffn_input(part, shape, unit, frame),
+                                unit_weight(part, unit, PARAM_FFN_NORM, 0),
+                                unit_bias(part, unit, PARAM_FFN_NORM, 0));
+}
+
+static void form_product(struct part *part, const struct unit_shape *shape, struct stash *stash)
+{
+    size_t count = shape->N * shape->F;
+    if (shape->gelu) {
+        part->kernels->gelu_forward(&part->ctx, stash->product, stash->gate, count);
+    } else {
+        part->kernels->swiglu_forward(&part->ctx, stash->product, stash->gate, stash->up, count);
+    }
+}
+
+/* All but the last product and the residual. */
+static void form_inner(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                       struct stash *stash)
 {
     const struct kernels *kernels = part->kernels;
+    norm_input(part, shape, unit, frame, stash);
     kernels->linear_forward(&part->ctx, stash->gate, stash->normed[0],
                             unit_weight(part, unit, PARAM_W1, 0),
                             unit_bias(part, unit, PARAM_W1, 0), shape->N, shape->D, shape->F);
-    if (shape->gelu) {
-        kernels->gelu_forward(&part->ctx, stash->product, stash->gate, shape->N * shape->F);
-        return;
+    if (!shape->gelu) {
+        kernels->linear_forward(&part->ctx, stash->up, stash->normed[0],
+                                unit_weight(part, unit, PARAM_W3, 0),
+                                unit_bias(part, unit, PARAM_W3, 0), shape->N, shape->D, shape->F);
     }
-    kernels->linear_forward(&part->ctx, stash->up, stash->normed[0],
-                            unit_weight(part, unit, PARAM_W3, 0),
-                            unit_bias(part, unit, PARAM_W3, 0), shape->N, shape->D, shape->F);
-    kernels->swiglu_forward(&part->ctx, stash->product, stash->gate, stash->up,
-                            shape->N * shape->F);
+    form_product(part, shape, stash);
 }
 
 void ffn_forward(struct part *part, int unit, int frame)
@@ -44,16 +63,22 @@ void ffn_forward(struct part *part, int unit, int frame)
     unit_shape(part->model, unit, &shape);
     struct stash *stash = part_stash(part, unit, frame);
     const void *mid = part_key(part, frame, model_mid_key(part->model, shape.unit->layer));
-    struct norm_shape norm = unit_norm(part, &shape);
-    kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
-                          ffn_input(part, &shape, unit, frame),
-                          unit_weight(part, unit, PARAM_FFN_NORM, 0),
-                          unit_bias(part, unit, PARAM_FFN_NORM, 0));
-    activate(part, &shape, unit, stash);
+    form_inner(part, &shape, unit, frame, stash);
     kernels->linear_forward(&part->ctx, stash->out, stash->product,
                             unit_weight(part, unit, PARAM_W2, 0),
                             unit_bias(part, unit, PARAM_W2, 0), shape.N, shape.F, shape.D);
     kernels->add(&part->ctx, stash->out, stash->out, mid, shape.N * shape.D);
+}
+
+/* What the layout did not keep since the forward, but for the product: W forms that. */
+static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
+{
+    struct stash *stash = part_again(part, unit, frame);
+    if (part->model->recompute == RECOMPUTE_SELECTIVE) {
+        norm_input(part, shape, unit, frame, stash);
+    } else if (part->model->recompute == RECOMPUTE_FULL) {
+        form_inner(part, shape, unit, frame, stash);
+    }
 }
 
 /* From the product's gradient to that of the normed input, in scratch[1]. */
@@ -91,11 +116,12 @@ void ffn_backward(struct part *part, int unit, int frame)
     const struct kernels *kernels = part->kernels;
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
-    const struct stash *stash = part_stash(part, unit, frame);
+    struct stash *stash = part_again(part, unit, frame);
     struct backward *back = part_back(part, unit);
     const void *dout = output_gradient(part, &shape);
     void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
     CHECK(dout && dmid, "the gradients of layer %d have no place", shape.unit->layer);
+    form_again(part, &shape, unit, frame);
     kernels->linear_backward_input(&part->ctx, part->scratch[0], false, dout,
                                    unit_weight(part, unit, PARAM_W2, 0), shape.N, shape.F, shape.D);
     inactivate(part, &shape, unit, stash, back);
@@ -112,8 +138,11 @@ void ffn_weight_gradient(struct part *part, int unit, int frame)
     const struct kernels *kernels = part->kernels;
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
-    const struct stash *stash = part_stash(part, unit, frame);
+    struct stash *stash = part_again(part, unit, frame);
     const struct backward *back = part_back(part, unit);
+    if (part->model->recompute == RECOMPUTE_SELECTIVE) {
+        form_product(part, &shape, stash);
+    }
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W2, 0),
                                     unit_bias_gradient(part, unit, PARAM_W2, 0),
                                     output_gradient(part, &shape), stash->product, shape.N, shape.F,

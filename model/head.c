@@ -1,15 +1,15 @@
 /* head.c - the last aggregate, the final norm, logits and loss, a chunk of tokens at a time.
  *
- * The one place where forward and backward meet: per chunk of HEAD_CHUNK rows the logits are made,
- * turned into loss and their gradient in place, and used for the input and weight gradients at once,
- * so that the logits of a whole microbatch never exist.
+ * The one place where forward and backward meet: per chunk of rows the logits are made, turned into loss
+ * and their gradient, and used for the input and weight gradients at once, so that the logits of a whole
+ * microbatch never exist.
  */
 #include "model/model_internal.h"
 
-static const unsigned char *rows_of(const struct part *part, const void *tensor, size_t row,
-                                    size_t width)
+/* bf16 runs on GPUs, where products of few rows waste the card. */
+size_t head_chunk_rows(enum dtype dtype)
 {
-    return (const unsigned char *)tensor + row * width * dtype_size(part->model->dtype);
+    return dtype == DTYPE_BF16 ? 1024 : 128;
 }
 
 static void head_chunk(struct part *part, const struct unit_shape *shape, int unit,
@@ -18,18 +18,32 @@ static void head_chunk(struct part *part, const struct unit_shape *shape, int un
 {
     const struct kernels *kernels = part->kernels;
     size_t D = shape->D, V = shape->V;
-    const float *weight = unit_weight(part, unit, PARAM_OUTPUT, 0);
-    const void *normed = rows_of(part, stash->normed[0], first, D);
-    void *dlogits = part->training ? part->logits : NULL;
+    const void *weight = unit_weight(part, unit, PARAM_OUTPUT, 0);
+    const void *normed = part_at(part, stash->normed[0], first * D);
+    void *dlogits = part->training ? part->dlogits : NULL;
     kernels->logits_forward(&part->ctx, part->logits, normed, weight, rows, D, V);
     kernels->xent(&part->ctx, loss, dlogits, part->logits, targets + first, loss_scale, rows, V);
     if (part->training) {
-        void *dnormed =
-            (unsigned char *)stash->dnormed + first * D * dtype_size(part->model->dtype);
+        unsigned char *dnormed = stash->dnormed;
+        dnormed += first * D * dtype_size(part->model->dtype);
         kernels->linear_backward_input(&part->ctx, dnormed, false, dlogits, weight, rows, D, V);
         kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_OUTPUT, 0),
                                         NULL, dlogits, normed, rows, D, V);
     }
+}
+
+/* The aggregate and its norm. */
+static void form_inner(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                       struct stash *stash)
+{
+    struct norm_shape norm = unit_norm(part, shape);
+    if (shape->C > 0) {
+        mudd_forward(part, shape, frame, &stash->mudd);
+    }
+    part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
+                                way_input(part, shape, unit, frame, WAY_R),
+                                unit_weight(part, unit, PARAM_FINAL_NORM, 0),
+                                unit_bias(part, unit, PARAM_FINAL_NORM, 0));
 }
 
 void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
@@ -37,19 +51,23 @@ void head_forward(struct part *part, int unit, int frame, float loss_scale, doub
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
     struct stash *stash = part_stash(part, unit, frame);
-    if (shape.C > 0) {
-        mudd_forward(part, &shape, frame, &stash->mudd);
-    }
-    struct norm_shape norm = unit_norm(part, &shape);
-    part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
-                                way_input(part, &shape, unit, frame, WAY_R),
-                                unit_weight(part, unit, PARAM_FINAL_NORM, 0),
-                                unit_bias(part, unit, PARAM_FINAL_NORM, 0));
+    form_inner(part, &shape, unit, frame, stash);
     const int32_t *targets = part->frame[frame].targets;
     part->kernels->zero(&part->ctx, out_loss, sizeof *out_loss);
-    for (size_t first = 0; targets && first < shape.N; first += HEAD_CHUNK) {
-        size_t rows = shape.N - first < HEAD_CHUNK ? shape.N - first : HEAD_CHUNK;
+    for (size_t first = 0; targets && first < shape.N; first += part->head_rows) {
+        size_t rows = shape.N - first < part->head_rows ? shape.N - first : part->head_rows;
         head_chunk(part, &shape, unit, stash, targets, first, rows, loss_scale, out_loss);
+    }
+}
+
+/* What the layout did not keep since the forward. The normed input did its work there. */
+static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
+{
+    struct stash *stash = part_again(part, unit, frame);
+    if (part->model->recompute == RECOMPUTE_SELECTIVE && shape->C > 0) {
+        mudd_form_again(part, shape, frame, &stash->mudd);
+    } else if (part->model->recompute == RECOMPUTE_FULL) {
+        form_inner(part, shape, unit, frame, stash);
     }
 }
 
@@ -57,9 +75,10 @@ void head_backward(struct part *part, int unit, int frame)
 {
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
-    const struct stash *stash = part_stash(part, unit, frame);
+    const struct stash *stash = part_again(part, unit, frame);
     struct backward *back = part_back(part, unit);
     struct norm_shape norm = unit_norm(part, &shape);
+    form_again(part, &shape, unit, frame);
     part->kernels->norm_backward(&part->ctx, &norm, back->dinput[0], false, back->dscale[0],
                                  back->dbias[0], stash->dnormed,
                                  way_input(part, &shape, unit, frame, WAY_R), stash->mean[0],
@@ -88,11 +107,12 @@ status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows, 
     struct unit_shape shape;
     unit_shape(part->model, unit, &shape);
     const struct stash *stash = part_stash(part, unit, frame);
-    for (int64_t done = 0; done < rows; done += HEAD_CHUNK) {
-        size_t chunk = rows - done < HEAD_CHUNK ? (size_t)(rows - done) : HEAD_CHUNK;
+    int64_t most = (int64_t)part->head_rows;
+    for (int64_t done = 0; done < rows; done += most) {
+        size_t chunk = (size_t)(rows - done < most ? rows - done : most);
         size_t row = (size_t)(first + done);
         part->kernels->logits_forward(
-            &part->ctx, part->logits, rows_of(part, stash->normed[0], row, shape.D),
+            &part->ctx, part->logits, part_at(part, stash->normed[0], row * shape.D),
             unit_weight(part, unit, PARAM_OUTPUT, 0), chunk, shape.D, shape.V);
         TRY(part_fetch(part, out + (size_t)done * shape.V, part->logits,
                        chunk * shape.V * sizeof *out));

@@ -49,10 +49,11 @@ static void add_aggregate(struct gathering *gathering, int unit, int key, int fr
     struct mudd_term *term = &gathering->terms[gathering->count++];
     *term = (struct mudd_term){.way_stride = shape.n, .ways = shape.C};
     if (shape.K > 0) {
-        term->weights = part_stash(part, unit, frame)->mudd.weights + column;
+        term->weights = part_again(part, unit, frame)->mudd.weights + column;
         term->row_stride = shape.C * shape.n;
-    } else {
-        term->weights = unit_weight(part, unit, PARAM_DENSE_B, 0) + column;
+    } else { /* in bf16 the values before rounding */
+        int param = unit_param(part, unit, PARAM_DENSE_B, 0, false);
+        term->weights = part_weight(part, param) + column;
     }
     for (size_t c = 0; c < shape.C; c++) {
         term->dout[c] = mixed_gradient(part, &shape, unit, c);

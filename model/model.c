@@ -308,7 +308,7 @@ static int graph_key_count(const struct model *model)
            (block_means(&model->config) ? finished_blocks(&model->config) : 0);
 }
 
-status_t model_create(const struct model_config *config, int64_t B, int64_t T, enum dtype dtype,
+status_t model_create(const struct model_config *config, const struct model_use *use,
                       struct model **out)
 {
     status_t status = STATUS_OK;
@@ -318,9 +318,10 @@ status_t model_create(const struct model_config *config, int64_t B, int64_t T, e
         return FAIL(STATUS_NOMEM, "no memory for the model's tables");
     }
     model->config = *config;
-    model->B = B;
-    model->T = T;
-    model->dtype = dtype;
+    model->B = use->B;
+    model->T = use->T;
+    model->dtype = use->dtype;
+    model->recompute = use->recompute;
     model->graph.units = 2 * L + 2;
     model->graph.keys = graph_key_count(model);
     model->consumer = calloc((size_t)L + 1, sizeof *model->consumer);

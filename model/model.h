@@ -115,6 +115,7 @@ enum { PARAM_NAME = 80 };
 
 struct param {
     char name[PARAM_NAME]; /* official name */
+    uint64_t stream;       /* rng_stream(name) */
     enum param_role role;
     bool bias;        /* the bias that goes with role's weight */
     int index;        /* attention_norms.{0,1,2}; else 0 */
@@ -152,10 +153,18 @@ struct model {
     int *unit_param; /* [units + 1] first parameter of each unit */
     int64_t B, T;
     enum dtype dtype;
+    enum recompute_choice recompute;
 };
 
-MUST_USE status_t model_create(const struct model_config *config, int64_t B, int64_t T,
-                               enum dtype dtype, struct model **out);
+/* How a model is used: its tables count costs and bytes for that. */
+struct model_use {
+    int64_t B, T; /* of a microbatch */
+    enum dtype
+        dtype; /* of activations, keys, their gradients, and weights as operations read them */
+    enum recompute_choice recompute;
+};
+MUST_USE status_t model_create(const struct model_config *config, const struct model_use *use,
+                               struct model **out);
 void model_destroy(struct model *model);
 int model_hidden_key(const struct model *model, int j);   /* graph key of X_j */
 int model_mid_key(const struct model *model, int i);      /* graph key of H_i */
@@ -171,7 +180,18 @@ const struct param *model_find_param(const struct model *model, const char *name
 /* Initial value of one element (counter-based: seed, name, index). */
 float param_initial(const struct param *param, uint64_t seed, int64_t index);
 
-/* ---- part: units of a stage, with memory ---- */
+/* ---- part: units of a stage, with memory ----
+ *
+ * Weights, their gradients and the optimizer's state are float32. In bf16 operations read rounded copies
+ * of the weights, made anew whenever the weights change; a part for evaluation has the copies alone.
+ *
+ * model->recompute says what a training part keeps of a microbatch from F to B and W:
+ *     none        everything
+ *     selective   not what is large and cheap to form again (layout.c has the list)
+ *     full        the keys that it makes; B forms everything else again. W must follow B at once
+ *                 (plan_options.weights_at_once)
+ * Bits do not depend on it.
+ */
 
 struct part;
 
@@ -192,7 +212,9 @@ MUST_USE status_t part_create(const struct part_options *options, struct part **
 void part_destroy(struct part *part);
 MUST_USE status_t part_init_weights(struct part *part, uint64_t seed);
 
-/* Where it lives: weights [count] of a parameter of this part (CHECKs that it is one), its gradient (training). */
+/* Where it lives: float32 weights [count] of a parameter of this part (CHECKs that it is one, and that the
+ * part has them: not one for evaluation in bf16), its gradient (training). In bf16 change weights by
+ * part_write_weight, which rounds. */
 float *part_weight(const struct part *part, int param);
 float *part_gradient(const struct part *part, int param);
 bool part_owns(const struct part *part, int param);
@@ -225,7 +247,8 @@ void part_backward(struct part *part, int unit, int frame);
 void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count);
 /* Adds the microbatch's weight gradients of a unit. */
 void part_weight_gradient(struct part *part, int unit, int frame);
-/* To the host: logits [rows, V] f32 of rows [first, first + rows) of the frame's last head forward. */
+/* To the host: logits [rows, V] f32 of rows [first, first + rows) of the head's last forward, which was of
+ * this frame. */
 MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows,
                               float *out);
 
@@ -233,7 +256,7 @@ void part_zero_gradients(struct part *part);
 /* Sum of squares of each parameter's gradient, in the order of the table; untrained ones give 0.
  * out [number of this part's parameters]; on a GPU pinned memory that the stream fills. */
 MUST_USE status_t part_gradient_squares(struct part *part, double *out);
-/* AdamW on every trained parameter. */
+/* AdamW on every trained parameter, and what operations read of it. */
 void part_adamw(struct part *part, const struct adamw_args *args);
 /* From now on the part's operations are spans of the timeline (base/timeline.h); NULL: no more. */
 void part_time(struct part *part, struct timeline *timeline);

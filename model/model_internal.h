@@ -1,9 +1,9 @@
 /* model_internal.h - private to model/: steps of model_create, and what the units of a part share.
  *
- * A unit's memory of one microbatch has two halves: struct stash lives from F to W (one per frame),
- * struct backward from B to W (one per part, since one microbatch is in backward at a time). Both are
- * laid out by one function each (stash_layout, backward_layout), walked once to measure and once to
- * bind; cost.c measures with the same functions, so the memory table cannot disagree with the memory.
+ * A unit's memory of one microbatch has two halves: struct stash is filled by F, struct backward by B
+ * (one per part, since one microbatch is in backward at a time). Both are laid out by one function each
+ * (stash_layout, backward_layout), walked once to measure and once to bind; cost.c measures with the same
+ * functions, so the memory table cannot disagree with the memory.
  */
 #ifndef MODEL_MODEL_INTERNAL_H
 #define MODEL_MODEL_INTERNAL_H
@@ -22,8 +22,9 @@ int model_summary_key(const struct model *model, int block);
 /* Block whose mean the FFN of `layer` forms, or -1. */
 int model_block_ending(const struct model *model, int layer);
 
-/* Tokens of the head's chunk: logits of no more rows than this exist at once. */
-enum { HEAD_CHUNK = 128 };
+/* Tokens of the head's chunk: logits of no more rows than this exist at once. The output's gradient is
+ * added up chunk by chunk, so the chunk belongs to the order of additions: by the dtype alone. */
+size_t head_chunk_rows(enum dtype dtype);
 enum { INPUTS = 3 }; /* Q, K, V inputs of an attention; the head uses the first */
 
 /* What an aggregate keeps of a microbatch. */
@@ -73,6 +74,9 @@ struct backward {
     float *dgenerator_scale; /* [D] of the generator's norm, with prenorm */
     float *dpost_scale[WAYS_MAX], *dkey_scale; /* [D] */
     float *dq_scale, *dk_scale;                /* [E] */
+    /* formed again: what W reads (selective), and GRAD (full), instead of the stash's */
+    void *normed[INPUTS], *generator_normed; /* [N, D] */
+    float *weights;                          /* [N, C*n] */
 };
 
 /* Shapes of one attention, FFN or head, from the tables. */
@@ -96,15 +100,27 @@ void unit_shape(const struct model *model, int unit, struct unit_shape *out);
 /* The FFN width and the like of the largest unit, for the kernels' workspace. */
 void model_limits(const struct model *model, int threads, struct kernel_limits *out);
 
-void stash_layout(const struct model *model, int unit, bool training, struct arena *arena,
+/* Where a unit's tensors may live (layout.c says which live where). */
+struct homes {
+    struct arena *frame;    /* of each microbatch in flight */
+    struct arena *backward; /* of the microbatch in backward */
+    struct arena *shared;   /* of whichever unit runs; the stash first, then what B leaves for W */
+};
+void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
                   struct stash *out);
-void backward_layout(const struct model *model, int unit, struct arena *arena,
+void backward_layout(const struct model *model, int unit, const struct homes *homes,
                      struct backward *out);
+/* Turns the stash that F writes into the one that B (which forms some of it again), GRAD and W see. */
+void stash_again(const struct backward *back, struct stash *stash);
+void unit_measure(const struct model *model, int unit, bool training, struct unit_bytes *out);
+/* Elements from a parameter's start to the next one's. */
+size_t param_room(const struct model *model, int param);
 
 /* ---- inside a part ---- */
 
 struct frame {
-    struct stash *stash; /* [units of the part] */
+    struct stash *stash; /* [units of the part] as F sees it */
+    struct stash *again; /* [units of the part] as B, GRAD and W see it; NULL without training */
     void **key;          /* [keys of the graph] */
     const int32_t *inputs, *targets, *first, *position;
 };
@@ -118,8 +134,10 @@ struct part {
     int first_unit, units, frames;
     bool training;
     int first_param, params;
-    size_t *offset; /* [params] elements from the start of each of the four arenas below */
+    size_t *offset; /* [params] elements from the start of each of the arenas below */
     float *weights, *gradients, *first_moment, *second_moment;
+    void *read; /* weights as operations read them: `weights` themselves, or rounded copies; without
+                   these copies' float32 (evaluation in bf16) `weights` is NULL */
     struct frame *frame;
     struct backward *backward; /* [units] */
     void **key_gradient;       /* [keys] of the microbatch in backward */
@@ -127,26 +145,38 @@ struct part {
     void *scratch[2];          /* [N, max(D, H*E, F, K)] */
     float **mask;              /* [units] of consumers with sources, where the part lives */
     double *squares;           /* [params] where the part lives */
-    float *logits;             /* [HEAD_CHUNK, V], part with the head */
+    float *logits;             /* [head_rows, V], part with the head */
+    void *dlogits;             /* the same of the dtype; in float32 the logits' own place */
+    size_t head_rows;          /* head_chunk_rows, or all if they are fewer */
+    int open;                  /* recompute full: unit whose W is due; else -1 */
     struct arena parameter_arena, frame_arena, backward_arena, workspace_arena;
 };
 
 /* Copies between the host and wherever the part lives; done on return. */
 MUST_USE status_t part_fetch(const struct part *part, void *dst, const void *src, size_t bytes);
+/* weights.c */
+MUST_USE status_t part_create_weights(struct part *part, const struct part *weights_of);
+
+/* As F sees it; as B, GRAD and W do. */
 struct stash *part_stash(const struct part *part, int unit, int frame);
+struct stash *part_again(const struct part *part, int unit, int frame);
 struct backward *part_back(const struct part *part, int unit);
-/* Weight, gradient of the unit's parameter with this role; NULL if the unit has none such. */
-const float *unit_weight(const struct part *part, int unit, enum param_role role, int index);
+/* Weight as operations read it, gradient of the unit's parameter with this role; NULL if the unit has none such. */
+const void *unit_weight(const struct part *part, int unit, enum param_role role, int index);
 float *unit_gradient(const struct part *part, int unit, enum param_role role, int index);
 /* Rows [first, ..) of wq/wk/wv, wherever they live (fused or not); way = WAY_Q/K/V. */
-const float *projection_weight(const struct part *part, const struct unit_shape *shape, int unit,
-                               int way);
+const void *projection_weight(const struct part *part, const struct unit_shape *shape, int unit,
+                              int way);
 float *projection_gradient(const struct part *part, const struct unit_shape *shape, int unit,
                            int way);
 
 /* Bias that goes with a role's weight; NULL if there is none. */
-const float *unit_bias(const struct part *part, int unit, enum param_role role, int index);
+const void *unit_bias(const struct part *part, int unit, enum param_role role, int index);
 float *unit_bias_gradient(const struct part *part, int unit, enum param_role role, int index);
+/* Element `count` of a tensor of the part's dtype; NULL of NULL. */
+const void *part_at(const struct part *part, const void *tensor, size_t count);
+/* Parameter with this role, -1 if the unit has none such. */
+int unit_param(const struct part *part, int unit, enum param_role role, int index, bool bias);
 /* Norms of inputs, FFN and head, with what they keep. */
 struct norm_shape unit_norm(const struct part *part, const struct unit_shape *shape);
 /* Adds a norm's bias gradient of one microbatch [width]; nothing where the norm has no bias. */
@@ -160,6 +190,9 @@ void products_weight_gradient(struct part *part, int unit);
 
 void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
                   struct mudd_stash *stash);
+/* Forms what selective recomputation drops of it: mixed, formed and normed. */
+void mudd_form_again(struct part *part, const struct unit_shape *shape, int frame,
+                     struct mudd_stash *stash);
 void mudd_backward(struct part *part, const struct unit_shape *shape, int unit, int frame);
 void mudd_weight_gradient(struct part *part, const struct unit_shape *shape, int unit, int frame);
 /* The tensor that way `way` of the unit takes: the aggregate's, or X_i itself. */

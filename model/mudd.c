@@ -56,33 +56,60 @@ static void mask_weights(const struct part *part, const struct unit_shape *shape
     }
 }
 
-void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
-                  struct mudd_stash *stash)
+static void norm_newest(const struct part *part, const struct unit_shape *shape, int frame,
+                        struct mudd_stash *stash)
+{
+    struct norm_shape norm = generator_norm(part, shape);
+    part->kernels->norm_forward(
+        &part->ctx, &norm, stash->normed, NULL, stash->rstd, generator_input(part, shape, frame),
+        unit_weight(part, shape->consumer->unit, PARAM_DENSE_NORM, 0), NULL);
+}
+
+static void generate(struct part *part, const struct unit_shape *shape, int frame,
+                     struct mudd_stash *stash)
 {
     const struct kernels *kernels = part->kernels;
     int unit = shape->consumer->unit;
-    const float *bias = unit_weight(part, unit, PARAM_DENSE_B, 0);
+    norm_newest(part, shape, frame, stash);
+    kernels->linear_forward(&part->ctx, stash->inner, stash->normed,
+                            unit_weight(part, unit, PARAM_DENSE_W1, 0), NULL, shape->N, shape->D,
+                            shape->K);
+    kernels->gelu_forward(&part->ctx, stash->hidden, stash->inner, shape->N * shape->K);
+    kernels->mudd_weights_forward(
+        &part->ctx, stash->weights, stash->hidden, unit_weight(part, unit, PARAM_DENSE_W2, 0),
+        unit_weight(part, unit, PARAM_DENSE_B, 0), shape->N, shape->K, shape->C * shape->n);
+    mask_weights(part, shape, stash->weights);
+}
+
+static void mix(struct part *part, const struct unit_shape *shape, int frame,
+                struct mudd_stash *stash)
+{
     const void *key[shape->n];
     keys_of(part, shape, frame, key);
-    if (shape->K > 0) {
-        struct norm_shape norm = generator_norm(part, shape);
-        kernels->norm_forward(&part->ctx, &norm, stash->normed, NULL, stash->rstd,
-                              generator_input(part, shape, frame),
-                              unit_weight(part, unit, PARAM_DENSE_NORM, 0), NULL);
-        kernels->linear_forward(&part->ctx, stash->inner, stash->normed,
-                                unit_weight(part, unit, PARAM_DENSE_W1, 0), NULL, shape->N,
-                                shape->D, shape->K);
-        kernels->gelu_forward(&part->ctx, stash->hidden, stash->inner, shape->N * shape->K);
-        kernels->mudd_weights_forward(&part->ctx, stash->weights, stash->hidden,
-                                      unit_weight(part, unit, PARAM_DENSE_W2, 0), bias, shape->N,
-                                      shape->K, shape->C * shape->n);
-        mask_weights(part, shape, stash->weights);
-    }
-    kernels->mudd_forward(&part->ctx, stash->mixed, key, stash->weights, bias, shape->N, shape->D,
-                          shape->C, shape->n);
+    part->kernels->mudd_forward(&part->ctx, stash->mixed, key, stash->weights,
+                                unit_weight(part, shape->consumer->unit, PARAM_DENSE_B, 0),
+                                shape->N, shape->D, shape->C, shape->n);
     if (shape->plus) {
         add_newest(part, shape, frame, stash);
     }
+}
+
+void mudd_forward(struct part *part, const struct unit_shape *shape, int frame,
+                  struct mudd_stash *stash)
+{
+    if (shape->K > 0) {
+        generate(part, shape, frame, stash);
+    }
+    mix(part, shape, frame, stash);
+}
+
+void mudd_form_again(struct part *part, const struct unit_shape *shape, int frame,
+                     struct mudd_stash *stash)
+{
+    if (shape->K > 0) {
+        norm_newest(part, shape, frame, stash);
+    }
+    mix(part, shape, frame, stash);
 }
 
 const void *mixed_gradient(const struct part *part, const struct unit_shape *shape, int unit,
@@ -98,7 +125,7 @@ static void unpost(struct part *part, const struct unit_shape *shape, int unit, 
     if (!shape->post[c]) {
         return;
     }
-    const struct mudd_stash *stash = &part_stash(part, unit, frame)->mudd;
+    const struct mudd_stash *stash = &part_again(part, unit, frame)->mudd;
     struct backward *back = part_back(part, unit);
     struct norm_shape norm = generator_norm(part, shape);
     part->kernels->norm_backward(&part->ctx, &norm, back->dmixed[c], false, back->dpost_scale[c],
@@ -110,7 +137,7 @@ static void unpost(struct part *part, const struct unit_shape *shape, int unit, 
 void mudd_backward(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct mudd_stash *stash = &part_stash(part, unit, frame)->mudd;
+    const struct mudd_stash *stash = &part_again(part, unit, frame)->mudd;
     struct backward *back = part_back(part, unit);
     const void *key[shape->n], *dout[WAYS_MAX];
     keys_of(part, shape, frame, key);
@@ -141,7 +168,7 @@ void mudd_backward(struct part *part, const struct unit_shape *shape, int unit, 
 void mudd_weight_gradient(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct mudd_stash *stash = &part_stash(part, unit, frame)->mudd;
+    const struct mudd_stash *stash = &part_again(part, unit, frame)->mudd;
     const struct backward *back = part_back(part, unit);
     kernels->mudd_weights_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_DENSE_W2, 0),
                                           unit_gradient(part, unit, PARAM_DENSE_B, 0),

@@ -31,6 +31,7 @@ static struct param *add(struct builder *builder, enum param_role role, int64_t 
     int length = vsnprintf(param->name, sizeof param->name, format, arguments);
     va_end(arguments);
     CHECK(length > 0 && (size_t)length < sizeof param->name, "parameter name too long");
+    param->stream = rng_stream(param->name);
     param->role = role;
     param->unit = builder->unit;
     param->layer = builder->layer;
@@ -245,8 +246,7 @@ float param_initial(const struct param *param, uint64_t seed, int64_t index)
     case INIT_LAST_COLUMN:
         return index % param->shape[1] == param->shape[1] - 1 ? 1.0f : 0.0f;
     case INIT_NORMAL:
-        return (float)(param->init_std *
-                       rng_normal(seed, rng_stream(param->name), (uint64_t)index));
+        return (float)(param->init_std * rng_normal(seed, param->stream, (uint64_t)index));
     }
     return 0.0f;
 }

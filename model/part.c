@@ -34,58 +34,42 @@ status_t part_fetch(const struct part *part, void *dst, const void *src, size_t 
     return device_stream_sync(part->device, part->ctx.stream);
 }
 
-static status_t create_parameters(struct part *part, const struct part *weights_of)
+/* Bytes that the largest unit shares with the others. */
+static size_t shared_bytes(const struct part *part)
 {
-    const struct model *model = part->model;
-    part->first_param = model->unit_param[part->first_unit];
-    part->params = model->unit_param[part->first_unit + part->units] - part->first_param;
-    part->offset = calloc((size_t)part->params + 1, sizeof *part->offset);
-    if (!part->offset) {
-        return FAIL(STATUS_NOMEM, "no memory for a table of %d parameters", part->params);
+    size_t most = 0;
+    for (int u = 0; u < part->units; u++) {
+        const struct unit *unit = &part->model->graph.unit[part->first_unit + u];
+        size_t own = (size_t)(part->training ? unit->training.shared : unit->evaluation.shared);
+        most = max_size(own, most);
     }
-    size_t total = 0, alignment = ARENA_ALIGN / sizeof(float);
-    for (int p = 0; p < part->params; p++) {
-        part->offset[p] = total;
-        size_t count = (size_t)model->param[part->first_param + p].count;
-        total += (count + alignment - 1) / alignment * alignment;
-    }
-    part->offset[part->params] = total;
-    size_t bytes = total * sizeof(float);
-    if (weights_of) {
-        CHECK(weights_of->first_param == part->first_param && weights_of->params == part->params &&
-                  !part->training,
-              "weights are shared by parts of the same units, gradients are not");
-        part->weights = weights_of->weights;
-        return STATUS_OK;
-    }
-    TRY(part_arena(part, &part->parameter_arena, bytes * (part->training ? 4 : 1),
-                   "parameters and optimizer state"));
-    part->weights = arena_alloc(&part->parameter_arena, bytes);
-    if (part->training) {
-        part->gradients = arena_alloc(&part->parameter_arena, bytes);
-        part->first_moment = arena_alloc(&part->parameter_arena, bytes);
-        part->second_moment = arena_alloc(&part->parameter_arena, bytes);
-    }
-    return STATUS_OK;
+    return most;
 }
 
-static void lay_frames(struct part *part, struct arena *arena, bool bind)
+/* Walks all units: first, in any arena, what they take turns in, then what is theirs. */
+static void lay_units(struct part *part, struct arena *frames, struct arena *backward, bool bind)
 {
-    struct stash ignored;
+    struct stash stash, again;
+    struct backward back;
+    struct arena *of_shared = part->training ? backward : frames;
+    size_t size = shared_bytes(part);
+    struct arena shared = {.base = arena_alloc(of_shared, size), .size = bind ? size : 0};
+    struct homes homes = {frames, backward, &shared};
     for (int f = 0; f < part->frames; f++) {
         for (int u = 0; u < part->units; u++) {
-            struct stash *stash = bind ? &part->frame[f].stash[u] : &ignored;
-            stash_layout(part->model, part->first_unit + u, part->training, arena, stash);
+            shared.used = 0;
+            stash_layout(part->model, part->first_unit + u, part->training, &homes,
+                         bind ? &part->frame[f].stash[u] : &stash);
         }
     }
-}
-
-static void lay_backward(struct part *part, struct arena *arena, bool bind)
-{
-    struct backward ignored;
+    struct arena nowhere;
+    struct homes after = {&nowhere, backward, &shared};
     for (int u = 0; part->training && u < part->units; u++) {
-        backward_layout(part->model, part->first_unit + u, arena,
-                        bind ? &part->backward[u] : &ignored);
+        shared.used = 0;
+        arena_init_measure(&nowhere);
+        stash_layout(part->model, part->first_unit + u, true, &after, &again);
+        backward_layout(part->model, part->first_unit + u, &after,
+                        bind ? &part->backward[u] : &back);
     }
 }
 
@@ -107,7 +91,6 @@ static void *product_of(const struct stash *stash, enum key_kind kind)
 static status_t create_frames(struct part *part)
 {
     const struct graph *graph = &part->model->graph;
-    struct arena measure;
     part->frame = calloc((size_t)part->frames, sizeof *part->frame);
     part->backward = calloc((size_t)part->units, sizeof *part->backward);
     part->key_gradient = calloc((size_t)graph->keys, sizeof *part->key_gradient);
@@ -115,21 +98,26 @@ static status_t create_frames(struct part *part)
         return FAIL(STATUS_NOMEM, "no memory for the tables of %d frames", part->frames);
     }
     for (int f = 0; f < part->frames; f++) {
-        part->frame[f].stash = calloc((size_t)part->units, sizeof *part->frame[f].stash);
-        part->frame[f].key = calloc((size_t)graph->keys, sizeof *part->frame[f].key);
-        if (!part->frame[f].stash || !part->frame[f].key) {
+        struct frame *frame = &part->frame[f];
+        frame->stash = calloc((size_t)part->units, sizeof *frame->stash);
+        frame->again = calloc((size_t)part->units, sizeof *frame->again);
+        frame->key = calloc((size_t)graph->keys, sizeof *frame->key);
+        if (!frame->stash || !frame->again || !frame->key) {
             return FAIL(STATUS_NOMEM, "no memory for the tables of frame %d", f);
         }
     }
-    arena_init_measure(&measure);
-    lay_frames(part, &measure, false);
-    TRY(part_arena(part, &part->frame_arena, measure.used, "activation frames"));
-    lay_frames(part, &part->frame_arena, true);
-    arena_init_measure(&measure);
-    lay_backward(part, &measure, false);
-    TRY(part_arena(part, &part->backward_arena, measure.used, "backward memory"));
-    lay_backward(part, &part->backward_arena, true);
+    struct arena frames, backward;
+    arena_init_measure(&frames);
+    arena_init_measure(&backward);
+    lay_units(part, &frames, &backward, false);
+    TRY(part_arena(part, &part->frame_arena, frames.used, "activation frames"));
+    TRY(part_arena(part, &part->backward_arena, backward.used, "backward memory"));
+    lay_units(part, &part->frame_arena, &part->backward_arena, true);
     for (int f = 0; f < part->frames; f++) {
+        for (int u = 0; u < part->units; u++) {
+            part->frame[f].again[u] = part->frame[f].stash[u];
+            stash_again(&part->backward[u], &part->frame[f].again[u]);
+        }
         for (int k = 0; k < graph->keys; k++) {
             if (part_has(part, graph->key[k].producer)) {
                 part->frame[f].key[k] =
@@ -176,59 +164,61 @@ static const struct consumer *masked_consumer(const struct part *part, int u)
     return shape.consumer && shape.consumer->exists && shape.consumer->mask ? shape.consumer : NULL;
 }
 
-static status_t create_masks(struct part *part, struct arena *arena)
+static status_t create_masks(struct part *part)
 {
     for (int u = 0; u < part->units; u++) {
         const struct consumer *consumer = masked_consumer(part, u);
         if (consumer) {
-            size_t bytes = (size_t)(consumer->ways * consumer->n) * sizeof(float);
-            part->mask[u] = arena_alloc(arena, bytes);
-            TRY(part_fetch(part, part->mask[u], consumer->mask, bytes));
+            TRY(part_fetch(part, part->mask[u], consumer->mask,
+                           (size_t)(consumer->ways * consumer->n) * sizeof(float)));
         }
     }
     return STATUS_OK;
 }
 
-static size_t mask_bytes(const struct part *part)
+/* Everything beside parameters, frames and backward; sizes first, then places. */
+static void lay_workspace(struct part *part, const struct kernel_limits *limits, size_t R,
+                          struct arena *arena)
 {
-    size_t bytes = 0;
+    size_t N = limits->B * limits->T, element = dtype_size(part->model->dtype);
+    size_t width =
+        max_size(max_size(limits->D, limits->H * limits->E), max_size(limits->F, limits->K));
+    bool head = part_has(part, part->model->graph.units - 1);
+    size_t logits = head ? part->head_rows * limits->V : 0;
+    bool beside = part->training && element != sizeof(float);
+    part->ctx.workspace_bytes = kernels_workspace(part->kernels, limits);
+    part->ctx.workspace = arena_alloc(arena, part->ctx.workspace_bytes);
+    part->scratch[0] = arena_alloc(arena, N * width * element);
+    part->scratch[1] = arena_alloc(arena, N * width * element);
+    part->cosine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
+    part->sine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
+    part->squares = arena_alloc(arena, (size_t)part->params * sizeof(double));
+    part->logits = arena_alloc(arena, logits * sizeof(float));
+    part->dlogits = beside ? arena_alloc(arena, logits * element) : part->logits;
     for (int u = 0; u < part->units; u++) {
         const struct consumer *consumer = masked_consumer(part, u);
-        bytes +=
-            consumer ? (size_t)(consumer->ways * consumer->n) * sizeof(float) + ARENA_ALIGN : 0;
+        size_t masked = consumer ? (size_t)(consumer->ways * consumer->n) : 0;
+        part->mask[u] = arena_alloc(arena, masked * sizeof(float));
     }
-    return bytes;
 }
 
 static status_t create_workspace(struct part *part)
 {
     struct kernel_limits limits;
+    struct arena measure;
     model_limits(part->model, part->ctx.threads, &limits);
-    size_t N = limits.B * limits.T;
+    size_t N = limits.B * limits.T, rows = head_chunk_rows(part->model->dtype);
     size_t R = (size_t)((double)limits.E * part->model->config.rotary_pct);
-    size_t width = max_size(max_size(limits.D, limits.H * limits.E), max_size(limits.F, limits.K));
-    size_t scratch = N * width * dtype_size(part->model->dtype);
-    size_t table = limits.T * (R / 2) * sizeof(float);
-    size_t logits = (size_t)HEAD_CHUNK * limits.V * sizeof(float);
-    bool head = part_has(part, part->model->graph.units - 1);
-    size_t kernel_bytes = kernels_workspace(part->kernels, &limits);
-    size_t total = kernel_bytes + 2 * scratch + 2 * table + (head ? logits : 0) + 8 * ARENA_ALIGN +
-                   (size_t)part->params * sizeof(double) + mask_bytes(part);
-    struct arena *arena = &part->workspace_arena;
-    TRY(part_arena(part, arena, total, "workspace"));
-    part->ctx.workspace = arena_alloc(arena, kernel_bytes);
-    part->ctx.workspace_bytes = kernel_bytes;
-    part->scratch[0] = arena_alloc(arena, scratch);
-    part->scratch[1] = arena_alloc(arena, scratch);
-    part->cosine = arena_alloc(arena, table);
-    part->sine = arena_alloc(arena, table);
-    part->squares = arena_alloc(arena, (size_t)part->params * sizeof(double));
-    part->logits = head ? arena_alloc(arena, logits) : NULL;
+    part->head_rows = N < rows ? N : rows;
     part->mask = calloc((size_t)part->units, sizeof *part->mask);
     if (!part->mask) {
         return FAIL(STATUS_NOMEM, "no memory for %d masks", part->units);
     }
-    TRY(create_masks(part, arena));
+    arena_init_measure(&measure);
+    lay_workspace(part, &limits, R, &measure);
+    TRY(part_arena(part, &part->workspace_arena, measure.used, "workspace"));
+    lay_workspace(part, &limits, R, &part->workspace_arena);
+    TRY(create_masks(part));
     return create_rotary(part, limits.T, R);
 }
 
@@ -248,7 +238,10 @@ status_t part_create(const struct part_options *options, struct part **out)
     part->units = options->units;
     part->frames = options->frames;
     part->training = options->training;
-    TRY_GOTO(create_parameters(part, options->weights_of), destroy_part);
+    part->open = -1;
+    CHECK(part->kernels->dtype == part->model->dtype, "%s operations for a model in %s",
+          dtype_name(part->kernels->dtype), dtype_name(part->model->dtype));
+    TRY_GOTO(part_create_weights(part, options->weights_of), destroy_part);
     TRY_GOTO(create_frames(part), destroy_part);
     TRY_GOTO(create_workspace(part), destroy_part);
     *out = part;
@@ -266,6 +259,7 @@ void part_destroy(struct part *part)
     }
     for (int f = 0; part->frame && f < part->frames; f++) {
         free(part->frame[f].stash);
+        free(part->frame[f].again);
         free(part->frame[f].key);
     }
     free(part->frame);
@@ -289,72 +283,17 @@ struct stash *part_stash(const struct part *part, int unit, int frame)
     return &part->frame[frame].stash[unit - part->first_unit];
 }
 
+struct stash *part_again(const struct part *part, int unit, int frame)
+{
+    CHECK(part_has(part, unit), "unit %d is not of this part", unit);
+    CHECK(frame >= 0 && frame < part->frames, "no frame %d", frame);
+    return &part->frame[frame].again[unit - part->first_unit];
+}
+
 struct backward *part_back(const struct part *part, int unit)
 {
     CHECK(part_has(part, unit), "unit %d is not of this part", unit);
     return &part->backward[unit - part->first_unit];
-}
-
-bool part_owns(const struct part *part, int param)
-{
-    return param >= part->first_param && param < part->first_param + part->params;
-}
-
-float *part_weight(const struct part *part, int param)
-{
-    CHECK(part_owns(part, param), "parameter %d is not of this part", param);
-    return part->weights + part->offset[param - part->first_param];
-}
-
-float *part_gradient(const struct part *part, int param)
-{
-    CHECK(part_owns(part, param) && part->training, "no gradient of parameter %d here", param);
-    return part->gradients + part->offset[param - part->first_param];
-}
-
-static int unit_find(const struct part *part, int unit, enum param_role role, int index, bool bias)
-{
-    const struct model *model = part->model;
-    for (int p = model->unit_param[unit]; p < model->unit_param[unit + 1]; p++) {
-        const struct param *param = &model->param[p];
-        if (param->role == role && param->index == index && param->bias == bias) {
-            return p;
-        }
-    }
-    return -1;
-}
-
-const float *unit_weight(const struct part *part, int unit, enum param_role role, int index)
-{
-    int param = unit_find(part, unit, role, index, false);
-    return param < 0 ? NULL : part_weight(part, param);
-}
-
-float *unit_gradient(const struct part *part, int unit, enum param_role role, int index)
-{
-    int param = unit_find(part, unit, role, index, false);
-    return param < 0 ? NULL : part_gradient(part, param);
-}
-
-const float *unit_bias(const struct part *part, int unit, enum param_role role, int index)
-{
-    int param = unit_find(part, unit, role, index, true);
-    return param < 0 ? NULL : part_weight(part, param);
-}
-
-float *unit_bias_gradient(const struct part *part, int unit, enum param_role role, int index)
-{
-    int param = unit_find(part, unit, role, index, true);
-    return param < 0 ? NULL : part_gradient(part, param);
-}
-
-void accumulate_bias(struct part *part, int unit, enum param_role role, int index,
-                     const float *dbias, size_t width)
-{
-    float *gradient = unit_bias_gradient(part, unit, role, index);
-    if (gradient) {
-        part->kernels->accumulate_f32(&part->ctx, gradient, dbias, width);
-    }
 }
 
 struct norm_shape unit_norm(const struct part *part, const struct unit_shape *shape)
@@ -392,86 +331,6 @@ void part_set_key_gradient(struct part *part, int key, void *where)
     part->key_gradient[key] = where;
 }
 
-/* ---- whole-part operations ---- */
-
-static float *part_place(const struct part *part, float *arena, int param)
-{
-    CHECK(part_owns(part, param), "parameter %d is not of this part", param);
-    return arena + part->offset[param - part->first_param];
-}
-
-status_t part_read_weight(const struct part *part, int param, float *out)
-{
-    size_t count = (size_t)part->model->param[param].count;
-    return part_fetch(part, out, part_place(part, part->weights, param), count * sizeof *out);
-}
-
-status_t part_write_weight(struct part *part, int param, const float *in)
-{
-    size_t count = (size_t)part->model->param[param].count;
-    return part_fetch(part, part_place(part, part->weights, param), in, count * sizeof *in);
-}
-
-status_t part_read_gradient(const struct part *part, int param, float *out)
-{
-    size_t count = (size_t)part->model->param[param].count;
-    return part_fetch(part, out, part_place(part, part->gradients, param), count * sizeof *out);
-}
-
-status_t part_init_weights(struct part *part, uint64_t seed)
-{
-    for (int p = part->first_param; p < part->first_param + part->params; p++) {
-        const struct param *param = &part->model->param[p];
-        float *weight = malloc((size_t)param->count * sizeof *weight);
-        if (!weight) {
-            return FAIL(STATUS_NOMEM, "no memory for the initial values of %s", param->name);
-        }
-        for (int64_t i = 0; i < param->count; i++) {
-            weight[i] = param_initial(param, seed, i);
-        }
-        status_t status = part_write_weight(part, p, weight);
-        free(weight);
-        TRY(status);
-    }
-    return STATUS_OK;
-}
-
-void part_zero_gradients(struct part *part)
-{
-    part->kernels->zero(&part->ctx, part->gradients, part->offset[part->params] * sizeof(float));
-}
-
-status_t part_gradient_squares(struct part *part, double *out)
-{
-    part->kernels->zero(&part->ctx, part->squares, (size_t)part->params * sizeof(double));
-    for (int p = 0; p < part->params; p++) {
-        const struct param *param = &part->model->param[part->first_param + p];
-        if (param->trained) {
-            part->kernels->sum_squares(&part->ctx, &part->squares[p],
-                                       part->gradients + part->offset[p], (size_t)param->count);
-        }
-    }
-    size_t bytes = (size_t)part->params * sizeof(double);
-    return part->device ? device_copy(part->device, out, part->squares, bytes, part->ctx.stream)
-                        : part_fetch(part, out, part->squares, bytes);
-}
-
-void part_adamw(struct part *part, const struct adamw_args *args)
-{
-    for (int p = 0; p < part->params; p++) {
-        const struct param *param = &part->model->param[part->first_param + p];
-        if (!param->trained) {
-            continue;
-        }
-        struct adamw_args own = *args;
-        own.weight_decay = param->decay ? args->weight_decay : 0.0f;
-        size_t offset = part->offset[p];
-        part->kernels->adamw(&part->ctx, &own, part->weights + offset, part->first_moment + offset,
-                             part->second_moment + offset, part->gradients + offset,
-                             (size_t)param->count);
-    }
-}
-
 void part_time(struct part *part, struct timeline *timeline)
 {
     if (part->ctx.timeline) {
@@ -483,15 +342,4 @@ void part_time(struct part *part, struct timeline *timeline)
         kernels_time(part->kernels, &part->timed);
         part->kernels = &part->timed;
     }
-}
-
-void part_memory(const struct part *part, struct part_memory *out)
-{
-    int64_t each = (int64_t)(part->offset[part->params] * sizeof(float));
-    out->parameters = each;
-    out->gradients = part->training ? each : 0;
-    out->optimizer = part->training ? 2 * each : 0;
-    out->frames = (int64_t)part->frame_arena.size;
-    out->backward = (int64_t)part->backward_arena.size;
-    out->workspace = (int64_t)part->workspace_arena.size;
 }

@@ -29,6 +29,10 @@ void part_forward(struct part *part, int unit, int frame, float loss_scale, doub
 void part_backward(struct part *part, int unit, int frame)
 {
     CHECK(part->training, "backward on a part made for evaluation");
+    if (part->model->recompute == RECOMPUTE_FULL) {
+        CHECK(part->open < 0, "B of unit %d before W of unit %d", unit, part->open);
+        part->open = unit;
+    }
     switch (part->model->graph.unit[unit].kind) {
     case UNIT_EMBED: /* tokens have no gradient */
         break;
@@ -47,6 +51,9 @@ void part_backward(struct part *part, int unit, int frame)
 void part_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct model *model = part->model;
+    CHECK(model->recompute != RECOMPUTE_FULL || part->open == unit,
+          "W of unit %d does not follow its B", unit);
+    part->open = -1;
     switch (model->graph.unit[unit].kind) {
     case UNIT_EMBED:
         part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),

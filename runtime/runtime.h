@@ -171,6 +171,9 @@ enum { DEFAULT_MICROBATCHES = 8 };
 struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,
                                     bool training);
 
+/* How it uses the model. */
+struct model_use model_use_of(const struct run_config *config, int64_t B, int64_t T);
+
 struct lr_args {
     int schedule; /* enum lr_schedule */
     int64_t steps;

@@ -89,21 +89,30 @@ static status_t choose_device(struct trainer *trainer)
 {
     char why[256] = "";
     int choice = trainer->config.device;
-    if (choice == DEVICE_CHOICE_CPU) {
-        return kernels_cpu(&trainer->kernels);
+    bool bf16 = trainer->config.precision == PRECISION_BF16;
+    int devices = choice == DEVICE_CHOICE_CPU ? 0 : device_count(DEVICE_CUDA, why, sizeof why);
+    if (choice != DEVICE_CHOICE_CPU) {
+        TRY(device_refused(trainer, devices, why, sizeof why));
     }
-    int devices = device_count(DEVICE_CUDA, why, sizeof why);
-    TRY(device_refused(trainer, devices, why, sizeof why));
     if (choice == DEVICE_CHOICE_CUDA && why[0]) {
         return FAIL(STATUS_UNSUPPORTED, "device=cuda: %s (device=cpu computes on the host)", why);
     }
-    if (why[0]) {
+    bool host = choice == DEVICE_CHOICE_CPU || why[0];
+    if (host && bf16) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "precision=bf16 with device=%s: the host computes in float32 only%s%s; use "
+                    "precision=float32, or device=cuda where there is a GPU",
+                    choice == DEVICE_CHOICE_CPU ? "cpu" : "auto", why[0] ? ", and " : "", why);
+    }
+    if (host && choice == DEVICE_CHOICE_AUTO) {
         bool tell = device_built(DEVICE_CUDA) && group_rank(trainer->group) == 0;
         log_write(tell ? LOG_INFO : LOG_DEBUG, "computing on the host: %s", why);
+    }
+    if (host) {
         return kernels_cpu(&trainer->kernels);
     }
     TRY(open_device(trainer, devices));
-    return kernels_cuda(DTYPE_F32, &trainer->kernels);
+    return kernels_cuda(bf16 ? DTYPE_BF16 : DTYPE_F32, &trainer->kernels);
 }
 
 static status_t choose_transport(struct trainer *trainer)
@@ -126,7 +135,16 @@ struct plan_options plan_options_of(const struct run_config *config, int ranks, 
                                  .schedule =
                                      training ? schedule[config->parallel.schedule] : "forward",
                                  .partition = config->parallel.partition,
-                                 .prefetch = (int)config->parallel.prefetch};
+                                 .prefetch = (int)config->parallel.prefetch,
+                                 .weights_at_once = config->parallel.recompute == RECOMPUTE_FULL};
+}
+
+struct model_use model_use_of(const struct run_config *config, int64_t B, int64_t T)
+{
+    return (struct model_use){.B = B,
+                              .T = T,
+                              .dtype = config->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
+                              .recompute = (enum recompute_choice)config->parallel.recompute};
 }
 
 static status_t make_stage(struct trainer *trainer, bool training, int microbatches,
@@ -209,7 +227,8 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     trace_reset(&trainer->trace);
     status_t status = choose_device(trainer);
     if (status == STATUS_OK) {
-        status = model_create(options->model, options->B, options->T, DTYPE_F32, &trainer->model);
+        struct model_use use = model_use_of(&trainer->config, options->B, options->T);
+        status = model_create(options->model, &use, &trainer->model);
     }
     status = group_agree(trainer->group, status);
     if (status == STATUS_OK) {

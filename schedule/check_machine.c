@@ -8,6 +8,8 @@
  * whose message has not landed and at NORM until all are there; every other operation must be lawful
  * at once. What blocks depends on messages alone, so one interleaving stands for all.
  *
+ * With W at once a unit's B and W have shared memory between them: nothing else may use it there.
+ *
  *     slot   free -post-> posted -landing-> landed -wait-> held [-grad-> formed] -last use-> free
  *     frame  first F of a microbatch takes it, if the one before has had its last use
  */
@@ -264,10 +266,19 @@ static enum outcome weights_add(struct place *p)
     return OUTCOME_DONE;
 }
 
+/* Is the stage's shared memory free? With W at once it is the unit's own from B to W. */
+static bool shared_free(const struct place *p)
+{
+    return p->machine->open[p->op->stage] < 0;
+}
+
 static enum outcome run_f(struct place *p)
 {
     struct machine *machine = p->machine;
     const struct op *op = p->op;
+    if (!shared_free(p)) {
+        return WRONG(p, "W of unit %d is due first", machine->open[op->stage]);
+    }
     struct buffer *frame = frame_of(machine, op);
     if (frame->microbatch != op->microbatch) {
         if (frame->uses > 0) {
@@ -317,6 +328,10 @@ static enum outcome run_b(struct place *p)
     struct machine *machine = p->machine;
     const struct graph *graph = machine->plan->graph;
     struct buffer *left = &machine->backward[p->op->unit];
+    if (!shared_free(p)) {
+        return WRONG(p, "W of unit %d is due first", machine->open[p->op->stage]);
+    }
+    machine->open[p->op->stage] = machine->plan->weights_at_once ? p->op->unit : -1;
     if (!frame_use(p) || !*made_of(machine, p->op->unit, p->op->microbatch)) {
         return WRONG(p, "its forward has not been run");
     }
@@ -394,6 +409,11 @@ static enum outcome run_w(struct place *p)
     if (!frame_use(p) || left->microbatch != p->op->microbatch) {
         return WRONG(p, "its backward has not been run");
     }
+    int *open = &p->machine->open[p->op->stage];
+    if (p->machine->plan->weights_at_once && *open != p->op->unit) {
+        return WRONG(p, "its backward was not just before");
+    }
+    *open = -1;
     left->uses--;
     enum outcome outcome = read_produced_grads(p);
     return outcome == OUTCOME_DONE ? weights_add(p) : outcome;

@@ -43,6 +43,7 @@ struct machine {
     size_t *frame_first;     /* [stages] */
     int *frame_uses;         /* [stages] uses of a frame by a microbatch */
     struct buffer *backward; /* [units] */
+    int *open;               /* [stages] unit between its B and a W at once; -1: none */
     bool *made;              /* [units][microbatches] F done */
     int *weights;            /* [units] microbatches whose weight gradient is in */
     struct message *message; /* [shipments][microbatches] */

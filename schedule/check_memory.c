@@ -50,6 +50,7 @@ bool machine_init(struct machine *machine)
     machine->frame_first = calloc(stages, sizeof *machine->frame_first);
     machine->frame_uses = calloc(stages, sizeof *machine->frame_uses);
     machine->backward = calloc(units, sizeof *machine->backward);
+    machine->open = calloc(stages, sizeof *machine->open);
     machine->made = calloc(units * m, sizeof *machine->made);
     machine->weights = calloc(units, sizeof *machine->weights);
     machine->message = calloc(shipments * m + 1, sizeof *machine->message);
@@ -57,7 +58,8 @@ bool machine_init(struct machine *machine)
     if (machine->queue == NULL || machine->next == NULL || machine->at_norm == NULL ||
         machine->shipment_slot == NULL || machine->grad_slot == NULL || machine->arrival == NULL ||
         machine->frame_first == NULL || machine->frame_uses == NULL || machine->backward == NULL ||
-        machine->made == NULL || machine->weights == NULL || machine->message == NULL) {
+        machine->open == NULL || machine->made == NULL || machine->weights == NULL ||
+        machine->message == NULL) {
         return false;
     }
     size_t frames = 0, slots = machine_number(machine, &frames);
@@ -65,6 +67,9 @@ bool machine_init(struct machine *machine)
     machine->frame = calloc(frames, sizeof *machine->frame);
     for (size_t i = 0; machine->frame != NULL && i < frames; i++) {
         machine->frame[i].microbatch = -1;
+    }
+    for (size_t i = 0; i < stages; i++) {
+        machine->open[i] = -1;
     }
     for (size_t i = 0; i < units; i++) {
         machine->backward[i].microbatch = -1;
@@ -84,6 +89,7 @@ void machine_fini(struct machine *machine)
     free(machine->frame_first);
     free(machine->frame_uses);
     free(machine->backward);
+    free(machine->open);
     free(machine->made);
     free(machine->weights);
     free(machine->message);

@@ -5,7 +5,7 @@
  *
  * Where a running sum is received, the gradient is formed in place, in the arrival slot:
  *
- *     local key    WAIT  GRAD  B(producer)  W(producer)  POST
+ *     local key    WAIT  GRAD  B(producer)  W(producer)  POST   (W: at once, or after K)
  *     relayed key  WAIT  GRAD  PUT ..  SENT  POST (as late as the next microbatch's WAIT allows)
  *
  * The gradient of a local key also enters those of the keys that it was made of: a normed key's its
@@ -343,6 +343,9 @@ static void expand_backward(struct expansion *e, int microbatch)
             expand_local_key(e, graph_product(e->plan->graph, unit, latest_first[i]), microbatch);
         }
         expand_backward_unit(e, unit, microbatch);
+        if (e->plan->weights_at_once) {
+            emit_unit(e, OP_W, unit, microbatch);
+        }
     }
     expand_remote(e, true, microbatch);
 }
@@ -351,7 +354,9 @@ static void expand_weights(struct expansion *e, int microbatch)
 {
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
-        emit_unit(e, OP_W, unit, microbatch);
+        if (!e->plan->weights_at_once) {
+            emit_unit(e, OP_W, unit, microbatch);
+        }
         for (int i = 0; i < KINDS; i++) {
             int key = graph_product(e->plan->graph, unit, latest_first[i]);
             int in = key >= 0 ? e->needs->backward_in[at(e->plan, e->stage, key)] : -1;

@@ -135,6 +135,7 @@ status_t plan_create(const struct graph *graph, const struct plan_options *optio
     plan->stages = options->ranks * options->chunks;
     plan->microbatches = options->microbatches;
     plan->training = builder->training;
+    plan->weights_at_once = builder->training && options->weights_at_once;
     memcpy(plan->schedule, builder->name, strlen(builder->name) + 1);
 
     status_t status = plan_build(plan, builder, options);
@@ -161,8 +162,9 @@ _Static_assert(sizeof(struct add) == 3 * sizeof(int), "struct add has padding");
 uint64_t plan_hash(const struct plan *plan)
 {
     const struct graph *graph = plan->graph;
-    const int size[] = {graph->units,       graph->keys,    plan->ranks,     plan->stages,
-                        plan->microbatches, plan->training, plan->shipments, plan->adds};
+    const int size[] = {graph->units,          graph->keys,        plan->ranks,
+                        plan->stages,          plan->microbatches, plan->training,
+                        plan->weights_at_once, plan->shipments,    plan->adds};
     uint64_t hash = hash_bytes(size, sizeof size, 0);
     hash = hash_bytes(plan->schedule, strlen(plan->schedule), hash);
     hash = hash_bytes(graph->reads,
@@ -206,13 +208,17 @@ void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense)
 void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
 {
     struct plan_memory memory = {0};
+    int64_t shared = 0;
     for (int stage = rank; stage < plan->stages; stage += plan->ranks) {
         const struct stage_plan *s = &plan->stage[stage];
         for (int i = 0; i < s->units; i++) {
             const struct unit *unit = &plan->graph->unit[s->first_unit + i];
-            memory.parameters += unit->parameter_bytes;
-            memory.frames += unit->stash_bytes * s->frames;
-            memory.backward += plan->training ? unit->backward_bytes : 0;
+            const struct unit_bytes *bytes = plan->training ? &unit->training : &unit->evaluation;
+            memory.parameters += unit->parameter_bytes + (plan->training ? unit->master_bytes : 0);
+            memory.gradients += plan->training ? unit->gradient_bytes : 0;
+            memory.frames += bytes->frame * s->frames;
+            memory.backward += bytes->backward;
+            shared = bytes->shared > shared ? bytes->shared : shared;
         }
         for (int key = 0; key < plan->graph->keys; key++) {
             memory.gradient_slots += plan->graph->key[key].bytes * s->grad_slots[key];
@@ -224,7 +230,7 @@ void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
             memory.arrivals += s->bytes * s->slots;
         }
     }
-    memory.gradients = plan->training ? memory.parameters : 0;
-    memory.optimizer = plan->training ? 2 * memory.parameters : 0; /* two moments */
+    memory.optimizer = 2 * memory.gradients;
+    *(plan->training ? &memory.backward : &memory.frames) += shared;
     *out = memory;
 }

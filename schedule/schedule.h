@@ -35,14 +35,24 @@
 
 enum unit_kind { UNIT_EMBED, UNIT_ATTENTION, UNIT_FFN, UNIT_HEAD };
 
+/* Bytes that a unit works in. */
+struct unit_bytes {
+    int64_t frame;    /* of each microbatch in flight: its keys, and what F leaves for B and W */
+    int64_t backward; /* of the microbatch in backward: what B leaves for GRAD and W */
+    int64_t shared; /* while F, B or W runs (B to W with weights_at_once): the units of a rank take
+                         turns in the largest one's */
+};
+
 struct unit {
     enum unit_kind kind;
     int layer;      /* 1..L; 0 for the embedding, L+1 for the head */
     bool may_start; /* a stage may begin with this unit */
     double forward_cost, backward_cost, weight_cost; /* FLOPs of a microbatch */
-    int64_t parameter_bytes;                         /* of the weights in the compute dtype */
-    int64_t stash_bytes;    /* kept from F to B/W of a microbatch, its own keys included */
-    int64_t backward_bytes; /* kept from B to K/W of a microbatch */
+    int64_t parameter_bytes; /* of the weights in the compute dtype, which operations read */
+    int64_t master_bytes;    /* training: of float32 weights beside them; 0: they are float32 */
+    int64_t gradient_bytes;  /* training: of the weights' gradients, float32; each of the
+                                optimizer's two moments takes as much */
+    struct unit_bytes training, evaluation;
 };
 
 enum key_kind {
@@ -160,6 +170,7 @@ struct plan {
     const struct graph *graph; /* borrowed */
     int ranks, stages, microbatches;
     bool training;             /* false: forward only (evaluation) */
+    bool weights_at_once;      /* W follows its unit's B */
     struct stage_plan *stage;  /* [stages] */
     struct shipment *shipment; /* [shipments], forward ones first */
     int shipments;
@@ -175,6 +186,8 @@ struct plan_options {
     const char *schedule;  /* "gpipe", "1f1b", "forward" */
     const char *partition; /* "auto", "layers", or units per stage "5,4,4,5" */
     int prefetch;          /* arrival slots beyond the microbatches in flight */
+    bool weights_at_once;  /* W of a unit right after its B, so that units can take turns in the
+                              memory of both; else after all that other stages wait for */
 };
 
 /* Builds, expands and checks a plan. Impossible layouts (more stages than units, a cut where none
@@ -205,6 +218,7 @@ void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense);
 struct plan_memory { /* bytes, one rank */
     int64_t parameters, gradients, optimizer, frames, arrivals, gradient_slots, backward;
 };
+/* Shared bytes are the backward's, or without one the frames'. */
 void plan_memory(const struct plan *plan, int rank, struct plan_memory *out);
 
 /* Simulated step with the graph's costs (a flop takes one unit of time; the wire is free):

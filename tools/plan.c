@@ -39,12 +39,25 @@ static void print_dense_cost(const struct model *model)
     }
 }
 
-static void print_all(const struct model *model, const struct plan *plan)
+/* The value of a key as the configuration has it. */
+static const char *value_of(const struct run_config *config, const char *key, char *buffer,
+                            size_t size)
 {
+    return option_print(option_find(config_options, config_options_count, key), config, buffer,
+                        size);
+}
+
+static void print_all(const struct run_config *config, const struct model *model,
+                      const struct plan *plan)
+{
+    char precision[32], recompute[32];
     print_dense_cost(model);
-    printf("%lld parameters; %d stage%s, %d microbatches of %lld x %lld tokens, schedule %s\n\n",
+    printf("%lld parameters; %d stage%s, %d microbatches of %lld x %lld tokens, schedule %s\n"
+           "precision %s, recompute %s\n\n",
            (long long)model_parameter_count(model), plan->stages, plan->stages == 1 ? "" : "s",
-           plan->microbatches, (long long)model->B, (long long)model->T, plan->schedule);
+           plan->microbatches, (long long)model->B, (long long)model->T, plan->schedule,
+           value_of(config, "precision", precision, sizeof precision),
+           value_of(config, "parallel.recompute", recompute, sizeof recompute));
     plan_print_partition(plan, stdout);
     printf("\n");
     plan_print_traffic(plan, stdout);
@@ -63,7 +76,8 @@ static status_t plan_run(const struct run_config *config, long long ops_rank, bo
     int64_t T = config->data.seq_len > 0 ? config->data.seq_len : model_config.block_size;
     int64_t microbatches =
         config->parallel.microbatches > 0 ? config->parallel.microbatches : DEFAULT_MICROBATCHES;
-    TRY(model_create(&model_config, config->data.micro_batch, T, DTYPE_F32, &model));
+    struct model_use use = model_use_of(config, config->data.micro_batch, T);
+    TRY(model_create(&model_config, &use, &model));
     int stages = config->parallel.pp > 0 ? (int)config->parallel.pp : 1;
     struct plan_options options = plan_options_of(config, stages, (int)microbatches, true);
     status_t status = plan_create(&model->graph, &options, &plan);
@@ -75,7 +89,7 @@ static status_t plan_run(const struct run_config *config, long long ops_rank, bo
     } else if (status == STATUS_OK && print) {
         config_print(config, stdout);
     } else if (status == STATUS_OK) {
-        print_all(model, plan);
+        print_all(config, model, plan);
     }
     plan_destroy(plan);
     model_destroy(model);

@@ -36,7 +36,7 @@ static void open_case(const char *folder, struct fixture *out)
     const struct kernels *kernels = NULL;
 
     assert_ok(model_config_load(folder, NULL, NULL, &config));
-    assert_ok(model_create(&config, 1, 8, DTYPE_F32, &out->model));
+    assert_ok(model_create(&config, &(struct model_use){.B = 1, .T = 8}, &out->model));
     assert_ok(kernels_cpu(&kernels));
     struct part_options options = {.model = out->model,
                                    .kernels = kernels,

@@ -1,5 +1,6 @@
-/* test_bitwise.c - the bitwise law: any number of stages, any cut, schedule and number of threads makes
- * the same loss, gradient norm, gradients and weights, bit for bit; and the test can fail.
+/* test_bitwise.c - the bitwise law: any number of stages, any cut, schedule, number of threads and policy
+ * of recomputation makes the same loss, gradient norm, gradients and weights, bit for bit; and the test
+ * can fail.
  */
 #include "tests/test.h"
 
@@ -21,30 +22,36 @@ struct layout {
     int ranks;
     const char *partition; /* of the ten units of four layers; other depths, uncut layers: auto */
     const char *schedule, *threads, *prefetch;
+    const char *recompute; /* NULL: none */
 };
 
-static const struct layout alone = {1, "auto", "1f1b", "1", "1"};
+static const struct layout alone = {1, "auto", "1f1b", "1", "1", NULL};
 static const struct layout layouts[] = {
-    {1, "auto", "gpipe", "2", "1"},    {2, "auto", "1f1b", "1", "1"},
-    {2, "layers", "gpipe", "1", "1"},  {2, "4,6", "1f1b", "2", "0"},
-    {2, "1,9", "gpipe", "1", "3"},     {3, "auto", "gpipe", "2", "1"},
-    {3, "layers", "1f1b", "1", "1"},   {3, "2,3,5", "1f1b", "1", "0"},
-    {4, "auto", "1f1b", "2", "1"},     {4, "layers", "gpipe", "1", "1"},
-    {4, "2,2,4,2", "gpipe", "1", "0"}, {4, "3,2,4,1", "1f1b", "1", "2"},
-    {4, "1,1,1,7", "1f1b", "1", "0"},
+    {1, "auto", "gpipe", "2", "1", NULL},          {2, "auto", "1f1b", "1", "1", NULL},
+    {2, "layers", "gpipe", "1", "1", NULL},        {2, "4,6", "1f1b", "2", "0", NULL},
+    {2, "1,9", "gpipe", "1", "3", NULL},           {3, "auto", "gpipe", "2", "1", NULL},
+    {3, "layers", "1f1b", "1", "1", NULL},         {3, "2,3,5", "1f1b", "1", "0", NULL},
+    {4, "auto", "1f1b", "2", "1", NULL},           {4, "layers", "gpipe", "1", "1", NULL},
+    {4, "2,2,4,2", "gpipe", "1", "0", NULL},       {4, "3,2,4,1", "1f1b", "1", "2", NULL},
+    {4, "1,1,1,7", "1f1b", "1", "0", NULL},        {1, "auto", "1f1b", "1", "1", "selective"},
+    {1, "auto", "gpipe", "2", "1", "full"},        {2, "4,6", "1f1b", "1", "1", "full"},
+    {3, "auto", "gpipe", "1", "0", "selective"},   {4, "layers", "1f1b", "1", "1", "full"},
+    {4, "3,2,4,1", "1f1b", "1", "2", "selective"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
 
 static void load_run(const struct shape *shape, const struct layout *layout,
                      struct run_config *out_run, struct model_config *out_model)
 {
-    char partition[64], schedule[64], threads[64], prefetch[64];
-    char *args[] = {partition, schedule, threads, prefetch};
+    char partition[64], schedule[64], threads[64], prefetch[64], recompute[64];
+    char *args[] = {partition, schedule, threads, prefetch, recompute};
     snprintf(partition, sizeof partition, "parallel.partition=%s", layout->partition);
     snprintf(schedule, sizeof schedule, "parallel.schedule=%s", layout->schedule);
     snprintf(threads, sizeof threads, "parallel.threads=%s", layout->threads);
     snprintf(prefetch, sizeof prefetch, "parallel.prefetch=%s", layout->prefetch);
-    shape_load(shape, 4, args, out_run, out_model);
+    snprintf(recompute, sizeof recompute, "parallel.recompute=%s",
+             layout->recompute ? layout->recompute : "none");
+    shape_load(shape, 5, args, out_run, out_model);
     bool cut = !out_model->use_parallel_residual && out_model->n_layer == 4;
     if (!cut && strchr(layout->partition, ',')) {
         snprintf(out_run->parallel.partition, sizeof out_run->parallel.partition, "auto");
@@ -168,7 +175,7 @@ static void run(const struct shape *shape, const struct layout *layout, bool reo
     struct model *model;
     int64_t tokens = shape->microbatches * shape->B * shape->T;
     load_run(shape, layout, &run, &config);
-    assert_ok(model_create(&config, shape->B, shape->T, DTYPE_F32, &model));
+    assert_ok(model_create(&config, &(struct model_use){.B = shape->B, .T = shape->T}, &model));
     result_create(model, out);
     model_destroy(model);
     int32_t *inputs = shape_tokens("inputs", tokens, config.vocab_size);
@@ -196,7 +203,7 @@ static void name_of(const struct shape *shape, int64_t at, char *out, size_t siz
     struct model_config config;
     struct model *model;
     load_run(shape, &alone, &run, &config);
-    assert_ok(model_create(&config, shape->B, shape->T, DTYPE_F32, &model));
+    assert_ok(model_create(&config, &(struct model_use){.B = shape->B, .T = shape->T}, &model));
     int p = 0;
     while (at >= model->param[p].count) {
         at -= model->param[p++].count;
@@ -270,9 +277,10 @@ static void compare_layouts(const struct shape *shape)
             if (at >= 0) {
                 name_of(shape, at, name, sizeof name);
             }
-            fail_msg("%s: %s %s has other bits with %d ranks, partition %s, %s, %s threads",
+            fail_msg("%s: %s %s has other bits with %d ranks, partition %s, %s, %s threads, "
+                     "recompute %s",
                      shape->name, what, name, layout->ranks, layout->partition, layout->schedule,
-                     layout->threads);
+                     layout->threads, layout->recompute ? layout->recompute : "none");
         }
         result_free(&result);
     }

@@ -96,8 +96,9 @@ static inline void graph_test_unit(struct graph *graph, int unit, enum unit_kind
                        : kind == UNIT_FFN ? 20
                                           : 10,
         .parameter_bytes = 4096,
-        .stash_bytes = 8192,
-        .backward_bytes = 512,
+        .gradient_bytes = 4096,
+        .training = {.frame = 8192, .backward = 512},
+        .evaluation = {.frame = 8192},
     };
 }
 

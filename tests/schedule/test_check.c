@@ -13,38 +13,45 @@ static const struct layout {
     int ranks, microbatches;
     const char *schedule, *partition;
     int prefetch;
+    bool weights_at_once;
 } layouts[] = {
-    {{1, 1, 0, 0, RAW_NONE}, 1, 2, "1f1b", "auto", 1},
-    {{1, 1, 0, 0, RAW_NONE}, 2, 2, "1f1b", "2,2", 0},
-    {{2, 1, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 1},
-    {{2, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "2,2,2", 0},
-    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1},
-    {{3, 2, 0, 0, RAW_NONE}, 3, 3, "gpipe", "2,3,3", 1},
-    {{2, 1, 0, 0, RAW_NONE}, 4, 3, "gpipe", "1,2,2,1", 0},
-    {{3, 0, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 0},
-    {{2, 1, 0, 0, RAW_NONE}, 3, 5, "forward", "2,2,2", 0},
-    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "forward", "layers", 1},
-    {{3, 1, 0, 0, RAW_NONE}, 4, 6, "1f1b", "2,2,2,2", 2},
-    {{2, 1, 0, 0, RAW_NONE}, 6, 3, "1f1b", "1,1,1,1,1,1", 1},
+    {{1, 1, 0, 0, RAW_NONE}, 1, 2, "1f1b", "auto", 1, false},
+    {{1, 1, 0, 0, RAW_NONE}, 2, 2, "1f1b", "2,2", 0, false},
+    {{2, 1, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 1, false},
+    {{2, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "2,2,2", 0, false},
+    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1, false},
+    {{3, 2, 0, 0, RAW_NONE}, 3, 3, "gpipe", "2,3,3", 1, false},
+    {{2, 1, 0, 0, RAW_NONE}, 4, 3, "gpipe", "1,2,2,1", 0, false},
+    {{3, 0, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 0, false},
+    {{2, 1, 0, 0, RAW_NONE}, 3, 5, "forward", "2,2,2", 0, false},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "forward", "layers", 1, false},
+    {{3, 1, 0, 0, RAW_NONE}, 4, 6, "1f1b", "2,2,2,2", 2, false},
+    {{2, 1, 0, 0, RAW_NONE}, 6, 3, "1f1b", "1,1,1,1,1,1", 1, false},
     /* summaries: aligned, and of keys from other stages; raw keys; both */
-    {{2, 1, 0, 1, RAW_NONE}, 2, 3, "1f1b", "layers", 0},
-    {{3, 1, 0, 1, RAW_NONE}, 3, 4, "gpipe", "layers", 1},
-    {{3, 1, 0, 2, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 0},
-    {{4, 1, 0, 3, RAW_NONE}, 3, 3, "1f1b", "4,2,4", 1},
-    {{2, 1, 0, 0, RAW_STATIC}, 2, 3, "1f1b", "layers", 0},
-    {{2, 1, 0, 0, RAW_NORMED}, 2, 3, "1f1b", "layers", 0},
-    {{2, 1, 0, 0, RAW_ADDED}, 3, 4, "1f1b", "1,2,3", 1},
-    {{3, 2, 2, 0, RAW_NORMED}, 2, 3, "gpipe", "3,5", 0},
-    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0},
-    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "1f1b", "1,2,2,3", 1},
-    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "forward", "3,2,3", 0},
+    {{2, 1, 0, 1, RAW_NONE}, 2, 3, "1f1b", "layers", 0, false},
+    {{3, 1, 0, 1, RAW_NONE}, 3, 4, "gpipe", "layers", 1, false},
+    {{3, 1, 0, 2, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 0, false},
+    {{4, 1, 0, 3, RAW_NONE}, 3, 3, "1f1b", "4,2,4", 1, false},
+    {{2, 1, 0, 0, RAW_STATIC}, 2, 3, "1f1b", "layers", 0, false},
+    {{2, 1, 0, 0, RAW_NORMED}, 2, 3, "1f1b", "layers", 0, false},
+    {{2, 1, 0, 0, RAW_ADDED}, 3, 4, "1f1b", "1,2,3", 1, false},
+    {{3, 2, 2, 0, RAW_NORMED}, 2, 3, "gpipe", "3,5", 0, false},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0, false},
+    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "1f1b", "1,2,2,3", 1, false},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "forward", "3,2,3", 0, false},
+    /* weights at once */
+    {{2, 1, 0, 0, RAW_NONE}, 1, 3, "1f1b", "auto", 1, true},
+    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1, true},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0, true},
+    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "gpipe", "1,2,2,3", 1, true},
 };
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
 
 static struct plan *layout_plan(const struct layout *layout, const struct graph *graph)
 {
-    struct plan_options options = {layout->ranks,    layout->microbatches, 1,
-                                   layout->schedule, layout->partition,    layout->prefetch};
+    struct plan_options options = {layout->ranks,          layout->microbatches, 1,
+                                   layout->schedule,       layout->partition,    layout->prefetch,
+                                   layout->weights_at_once};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
     return plan;
@@ -233,9 +240,23 @@ static void touches_of(const struct plan *plan, const struct op *op, struct touc
     }
 }
 
+/* W at once: from its B to its W a unit has the memory that its stage shares; may `y` not go before `x`? */
+static bool conflict_shared(const struct plan *plan, const struct op *x, const struct op *y)
+{
+    if (!plan->weights_at_once || x->stage != y->stage) {
+        return false;
+    }
+    return (y->kind == OP_B && (x->kind == OP_F || x->kind == OP_B || x->kind == OP_W)) ||
+           (y->kind == OP_F && x->kind == OP_W);
+}
+
+/* `x` comes before `y`. */
 static bool conflict(const struct plan *plan, const struct op *x, const struct op *y)
 {
     struct touches a, b;
+    if (conflict_shared(plan, x, y)) {
+        return true;
+    }
     touches_of(plan, x, &a);
     touches_of(plan, y, &b);
     for (int i = 0; i < a.count; i++) {

@@ -89,7 +89,7 @@ static void test_auto_is_best(void **state)
         for (int stages = 1; stages <= 5 && stages <= most; stages++) {
             struct best best = {.stages = stages, .cost = -1};
             try_all(graph, &best, 0, 0, 0, 0);
-            struct plan_options options = {stages, 1, 1, "1f1b", "auto", 1};
+            struct plan_options options = {stages, 1, 1, "1f1b", "auto", 1, false};
             struct plan *plan = NULL;
             assert_ok(plan_create(graph, &options, &plan));
             for (int stage = 0; stage < stages; stage++) {
@@ -104,7 +104,7 @@ static void test_auto_is_best(void **state)
 static void assert_cuts(const struct graph *graph, int stages, const char *partition,
                         const int *units)
 {
-    struct plan_options options = {stages, 1, 1, "1f1b", partition, 1};
+    struct plan_options options = {stages, 1, 1, "1f1b", partition, 1, false};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
     for (int stage = 0; stage < stages; stage++) {
@@ -138,8 +138,8 @@ static void test_whole_layers(void **state)
         }
         for (int stages = 1; stages <= graph_test_variants[i].layers; stages++) {
             for (int by_layers = 0; by_layers < 2; by_layers++) {
-                struct plan_options options = {stages, 2, 1, "1f1b", by_layers ? "layers" : "auto",
-                                               1};
+                struct plan_options options = {
+                    stages, 2, 1, "1f1b", by_layers ? "layers" : "auto", 1, false};
                 struct plan *plan = NULL;
                 assert_ok(plan_create(graph, &options, &plan));
                 for (int stage = 1; stage < stages; stage++) {
@@ -156,7 +156,7 @@ static void assert_refused(const struct graph *graph, int stages, const char *pa
                            const char *says)
 {
     char text[512] = "";
-    struct plan_options options = {stages, 1, 1, "1f1b", partition, 1};
+    struct plan_options options = {stages, 1, 1, "1f1b", partition, 1, false};
     struct plan *plan = NULL;
     log_capture(text, sizeof text);
     status_t status = plan_create(graph, &options, &plan);

@@ -13,7 +13,7 @@ static const char *const schedules[] = {"gpipe", "1f1b", "forward"};
 static struct plan *plan_make(const struct graph *graph, int ranks, int microbatches,
                               const char *schedule, const char *partition, int prefetch)
 {
-    struct plan_options options = {ranks, microbatches, 1, schedule, partition, prefetch};
+    struct plan_options options = {ranks, microbatches, 1, schedule, partition, prefetch, false};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
     return plan;
@@ -404,46 +404,37 @@ static void test_makespan(void **state)
     }
 }
 
-static void test_memory(void **state)
+/* W right after B leaves the same operations and the same additions, in other places. */
+static void test_weights_at_once(void **state)
 {
     (void)state;
-    struct graph *graph = graph_test_create(2, 1);
-    struct plan *plan = plan_make(graph, 2, 4, "1f1b", "4,2", 1);
-    struct plan_memory memory;
-    plan_memory(plan, 0, &memory);
-    assert_int_equal(memory.parameters, 4 * 4096);
-    assert_int_equal(memory.optimizer, 2 * 4 * 4096);
-    assert_int_equal(memory.frames, 2 * 4 * 8192);
-    assert_int_equal(memory.arrivals, 0);
-    /* X_0, X_1 and H_2 are received in 2 slots each, H_1 is local */
-    assert_int_equal(memory.gradient_slots, (3 * 2 + 1) * GRAPH_KEY_BYTES);
-    plan_memory(plan, 1, &memory);
-    assert_int_equal(memory.frames, 2 * 8192);
-    assert_int_equal(memory.arrivals, 3 * 2 * GRAPH_KEY_BYTES);
-    /* X_0, X_1 and H_2 are sent from 2 slots each, X_2 is local */
-    assert_int_equal(memory.gradient_slots, (3 * 2 + 1) * GRAPH_KEY_BYTES);
-    assert_int_equal(memory.backward, 2 * 512);
-    plan_destroy(plan);
-    graph_test_destroy(graph);
-}
-
-/* Normed and raw keys, blocks of one layer, cut after layer 1. */
-static void test_memory_of_kinds(void **state)
-{
-    (void)state;
-    static const struct graph_test test = {
-        .layers = 2, .dilation = 1, .block = 1, .raw = RAW_ADDED};
-    struct graph *graph = graph_test_make(&test);
-    struct plan *plan = plan_make(graph, 2, 4, "1f1b", "3,3", 1);
-    struct plan_memory memory;
-    plan_memory(plan, 0, &memory);
-    /* X_0, X_1, R_1 and S_0 are received in 2 slots each, R_0 and H_1 are local */
-    assert_int_equal(memory.gradient_slots, (4 * 2 + 2) * GRAPH_KEY_BYTES);
-    plan_memory(plan, 1, &memory);
-    assert_int_equal(memory.arrivals, 4 * 2 * GRAPH_KEY_BYTES);
-    /* the same four are sent from 2 slots each, X_2, R_2 and H_2 are local */
-    assert_int_equal(memory.gradient_slots, (4 * 2 + 3) * GRAPH_KEY_BYTES);
-    plan_destroy(plan);
+    struct graph *graph = graph_test_create(3, 1);
+    struct plan_options options = {2, 4, 1, "1f1b", "auto", 1, false};
+    struct plan *late = NULL, *at_once = NULL;
+    assert_ok(plan_create(graph, &options, &late));
+    options.weights_at_once = true;
+    assert_ok(plan_create(graph, &options, &at_once));
+    assert_same_order(at_once, late);
+    assert_true(plan_hash(at_once) != plan_hash(late));
+    for (int rank = 0; rank < 2; rank++) {
+        const struct rank_plan *list = &at_once->rank[rank];
+        int pairs = 0;
+        assert_int_equal(list->ops, late->rank[rank].ops);
+        for (int i = 0; i + 1 < list->ops; i++) {
+            const struct op *b = &list->op[i], *next = &list->op[i + 1];
+            if (b->kind == OP_B) { /* posts of slots that B has freed may come between */
+                while (next->kind == OP_POST) {
+                    next++;
+                }
+                assert_int_equal(next->kind, OP_W);
+                assert_int_equal(next->unit, b->unit);
+                pairs++;
+            }
+        }
+        assert_int_equal(pairs, at_once->stage[rank].units * 4);
+    }
+    plan_destroy(late);
+    plan_destroy(at_once);
     graph_test_destroy(graph);
 }
 
@@ -486,11 +477,11 @@ static void test_refusals(void **state)
         status_t status;
         const char *says;
     } cases[] = {
-        {{0, 4, 1, "1f1b", "auto", 1}, STATUS_INVALID, "parallel.pp"},
-        {{2, 0, 1, "1f1b", "auto", 1}, STATUS_INVALID, "parallel.microbatches"},
-        {{2, 4, 2, "1f1b", "auto", 1}, STATUS_UNSUPPORTED, "stages a rank"},
-        {{2, 4, 1, "zigzag", "auto", 1}, STATUS_INVALID, "zigzag"},
-        {{2, 4, 1, "1f1b", "auto", -1}, STATUS_INVALID, "parallel.prefetch"},
+        {{0, 4, 1, "1f1b", "auto", 1, false}, STATUS_INVALID, "parallel.pp"},
+        {{2, 0, 1, "1f1b", "auto", 1, false}, STATUS_INVALID, "parallel.microbatches"},
+        {{2, 4, 2, "1f1b", "auto", 1, false}, STATUS_UNSUPPORTED, "stages a rank"},
+        {{2, 4, 1, "zigzag", "auto", 1, false}, STATUS_INVALID, "zigzag"},
+        {{2, 4, 1, "1f1b", "auto", -1, false}, STATUS_INVALID, "parallel.prefetch"},
     };
     struct graph *graph = graph_test_create(2, 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -556,7 +547,7 @@ static void test_graph_rules(void **state)
             graph->key[key].producer = value;
         }
         char text[512] = "";
-        struct plan_options options = {1, 1, 1, "1f1b", "auto", 0};
+        struct plan_options options = {1, 1, 1, "1f1b", "auto", 0, false};
         struct plan *plan = NULL;
         log_capture(text, sizeof text);
         status_t status = plan_create(graph, &options, &plan);
@@ -601,12 +592,17 @@ static void test_unread(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_layout), cmocka_unit_test(test_graph_rules),
-        cmocka_unit_test(test_unread),       cmocka_unit_test(test_every_variant),
-        cmocka_unit_test(test_every_cut),    cmocka_unit_test(test_closed_form_blocks),
-        cmocka_unit_test(test_closed_form),  cmocka_unit_test(test_makespan),
-        cmocka_unit_test(test_memory),       cmocka_unit_test(test_memory_of_kinds),
-        cmocka_unit_test(test_hash),         cmocka_unit_test(test_fast),
+        cmocka_unit_test(test_every_layout),
+        cmocka_unit_test(test_graph_rules),
+        cmocka_unit_test(test_unread),
+        cmocka_unit_test(test_every_variant),
+        cmocka_unit_test(test_every_cut),
+        cmocka_unit_test(test_closed_form_blocks),
+        cmocka_unit_test(test_closed_form),
+        cmocka_unit_test(test_makespan),
+        cmocka_unit_test(test_weights_at_once),
+        cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_fast),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -152,7 +152,7 @@ struct sheet {
 static int sheet_open(void **state)
 {
     struct sheet *sheet = calloc(1, sizeof *sheet);
-    struct plan_options options = {2, 2, 1, "1f1b", "2,2", 0};
+    struct plan_options options = {2, 2, 1, "1f1b", "2,2", 0, false};
     sheet->graph = graph_test_create(1, 1);
     sheet->out = open_memstream(&sheet->text, &sheet->size);
     *state = sheet;
@@ -222,7 +222,7 @@ static void test_ops_of_kinds(void **state)
 {
     const struct sheet *sheet = *state;
     const struct graph_test test = {.layers = 3, .dilation = 1, .block = 2, .raw = RAW_ADDED};
-    struct plan_options options = {3, 1, 1, "1f1b", "3,2,3", 0};
+    struct plan_options options = {3, 1, 1, "1f1b", "3,2,3", 0, false};
     struct graph *graph = graph_test_make(&test);
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
