@@ -65,7 +65,7 @@ status_t check_report_finish(struct check_report *report, struct group *group)
         bool good = report->error[i] >= 0 && report->error[i] <= report->limit[i];
         failed += !good;
         if (group_rank(group) == 0) {
-            printf("%-44s %10.3g  (limit %.0e)%s\n", report->name[i], report->error[i],
+            printf("%-44s %10.3g  (limit %.2g)%s\n", report->name[i], report->error[i],
                    report->limit[i], good ? "" : "  FAILED");
         }
     }

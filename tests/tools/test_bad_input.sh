@@ -53,6 +53,14 @@ echo "model: {" >broken.yaml
 alone "broken.yaml:" -- train broken.yaml
 alone "none.yaml: cannot open" -- train none.yaml
 
+# bf16 is for GPUs. Where there is one, only the host refuses it.
+both "precision=bf16 with device=cpu: the host computes in float32 only" \
+    "use precision=float32, or device=cuda" -- train run.yaml precision=bf16 device=cpu
+CUDA_VISIBLE_DEVICES= alone "precision=bf16 with device=auto: the host computes in float32 only, and " \
+    -- train run.yaml precision=bf16
+run 0 "$MUDDPIPE" plan run.yaml precision=bf16 parallel.recompute=full
+says "precision bf16, recompute full"
+
 # Layouts.
 alone "11 stages" "at most 10" "parallel.pp=10" \
     -- train run.yaml parallel.pp=11 parallel.transport=threads
