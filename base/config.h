@@ -134,7 +134,6 @@ struct run_config {
         char run[CONFIG_STRING]; /* run folder; "" = runs/<date>-<time> */
         int level;               /* enum log_level by choice error|warn|info|debug|trace */
         int64_t card_every;      /* steps between what a GPU says of its clock; 0 = never */
-        bool model;              /* export the weights at the end */
         int64_t sample_tokens;   /* generated at the end of train; 0 = none */
         char sample_prompt[CONFIG_STRING];
     } logging;

@@ -361,9 +361,7 @@ static status_t train_all(struct training *training)
     trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     TRY(train_loop(training));
-    if (setup->job->config.logging.model) {
-        TRY(trainer_export(setup->trainer, training->folder.model));
-    }
+    TRY(trainer_export(setup->trainer, training->folder.model));
     last = pending_of(training, training->step);
     training->totals.last_heldout = last->heldout;
     training->totals.has_last_heldout = last->evaluated;
@@ -377,8 +375,8 @@ static status_t train_all(struct training *training)
     fflush(stdout); /* before what a sample may complain about */
     TRY(leave_sample(training));
     if (training->root) {
-        printf("\nrun folder     %s (%smetrics.jsonl, config.yaml, logs)\n", training->folder.path,
-               setup->job->config.logging.model ? "model/, " : "");
+        printf("\nrun folder     %s (model/, metrics.jsonl, config.yaml, logs)\n",
+               training->folder.path);
         fflush(stdout);
     }
     return STATUS_OK;
