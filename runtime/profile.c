@@ -45,6 +45,7 @@ status_t profile_before(struct trainer *trainer, int64_t step)
     }
     int64_t spans = (profile->last - profile->first + 1) * SPANS_A_STEP;
     TRY(stage_settle(stage));
+    log_debug("recording from step %lld on", (long long)step);
     TRY(timeline_create(trainer->device, spans < SPANS_MOST ? (size_t)spans : SPANS_MOST,
                         &profile->timeline));
     timeline_track(profile->timeline, trainer->stream, "compute");
@@ -78,7 +79,9 @@ static status_t finish(struct trainer *trainer, int64_t step)
     struct profile *profile = &trainer->profile;
     char name[160], path[PATH_MAX + 32];
     int rank = group_rank(trainer->group), steps = (int)(step - profile->first + 1);
+    log_debug("steps %lld to %lld are enqueued", (long long)profile->first, (long long)step);
     TRY(stage_settle(trainer->train));
+    log_debug("they are done: %zu spans", timeline_count(profile->timeline));
     status_t status = timeline_resolve(profile->timeline);
     if (status == STATUS_OK && rank == 0) {
         status = print(profile, steps);
