@@ -133,6 +133,7 @@ struct run_config {
     struct {
         char run[CONFIG_STRING]; /* run folder; "" = runs/<date>-<time> */
         int level;               /* enum log_level by choice error|warn|info|debug|trace */
+        bool export;             /* the trained model into the run folder */
         int64_t card_every;      /* steps between what a GPU says of its clock; 0 = never */
         int64_t sample_tokens;   /* generated at the end of train; 0 = none */
         char sample_prompt[CONFIG_STRING];

@@ -361,7 +361,9 @@ static status_t train_all(struct training *training)
     trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     TRY(train_loop(training));
-    TRY(trainer_export(setup->trainer, training->folder.model));
+    bool exports = setup->job->config.logging.export;
+    TRY(exports ? trainer_export(setup->trainer, training->folder.model)
+                : trainer_settle(setup->trainer, NULL));
     last = pending_of(training, training->step);
     training->totals.last_heldout = last->heldout;
     training->totals.has_last_heldout = last->evaluated;
@@ -375,8 +377,8 @@ static status_t train_all(struct training *training)
     fflush(stdout); /* before what a sample may complain about */
     TRY(leave_sample(training));
     if (training->root) {
-        printf("\nrun folder     %s (model/, metrics.jsonl, config.yaml, logs)\n",
-               training->folder.path);
+        printf("\nrun folder     %s (%smetrics.jsonl, config.yaml, logs)\n", training->folder.path,
+               exports ? "model/, " : "");
         fflush(stdout);
     }
     return STATUS_OK;

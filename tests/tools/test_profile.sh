@@ -43,6 +43,8 @@ for n in 1 2; do
         fail "recording changed the weights"
     [[ ! -e plain$n/trace ]] || fail "a trace nobody asked for"
 done
+run 0 "$MUDDPIPE" train run.yaml logging.run=bare logging.export=false
+[[ ! -e bare/model && -s bare/metrics.jsonl ]] || fail "logging.export=false leaves a model"
 # As threads, and more steps than the run has: what there was is written.
 run 0 "$MUDDPIPE" train run.yaml logging.run=threads parallel.transport=threads parallel.pp=2 \
     profile.first_step=3 profile.steps=20
