@@ -11,8 +11,8 @@
  *     sent   the wire's stream waits for the same arrival at the other end: then the copy has read its
  *            source
  *
- * Counting uses of a slot instead of messages makes any first message and any gap safe, and comparison
- * by difference lets the words wrap.
+ * Counting uses of a slot instead of messages makes any first message and any gap safe. Words may wrap,
+ * for they are compared by difference; they begin shortly before that, so that every run has been there.
  *
  * Why nothing deadlocks: a lane is a queue, and so is the wire's stream; every operation waits for
  * earlier ones of its own queue, or for one of another queue that the plan has put before it: a put

@@ -44,6 +44,8 @@ uint32_t *board_word(const struct board *board, size_t line);
 
 /* ---- a wire ---- */
 
+#define IPC_FIRST (UINT32_MAX - 3) /* before the first use of a slot */
+
 struct ipc_slot {               /* of a channel that begins or ends here */
     uint32_t *arrival, *credit; /* on the receiver's board */
     uint32_t uses;              /* posts (receiver) or puts (sender) so far; bell.mutex */

@@ -75,7 +75,22 @@ static void place_words(struct ipc_wire *self, const struct board *board, int ra
             if (slots != NULL) {
                 slots[k].arrival = board_word(board, line);
                 slots[k].credit = board_word(board, line + 1);
+                slots[k].uses = IPC_FIRST;
             }
+        }
+    }
+}
+
+/* Before anyone else opens the board. */
+static void set_words(const struct ipc_wire *self)
+{
+    const struct wire *wire = self->wire;
+
+    for (int i = 0; i < wire->count; i++) {
+        const struct ipc_slot *slots = self->channel[i].slot;
+        bool lands = wire->channel[i].to == wire->group->rank;
+        for (int k = 0; lands && k < wire->channel[i].slots; k++) {
+            *slots[k].arrival = *slots[k].credit = IPC_FIRST;
         }
     }
 }
@@ -134,6 +149,7 @@ static status_t prepare(struct ipc_wire *self)
     TRY(check_queues(lanes));
     TRY(board_create(wire->device, board_lines(wire, wire->group->rank), &self->own));
     place_words(self, &self->own, wire->group->rank);
+    set_words(self);
     return STATUS_OK;
 }
 
