@@ -1,9 +1,10 @@
 /* choose.c - which transport carries the tensors of this job, where the user does not say.
  *
- * On the host nothing is measured: ucx where it is built in, else mpi. On GPUs the candidates that move
- * bytes by copy engine come first, ipc and ucx; nccl, whose kernels take multiprocessors from matrix
- * products, is tried where neither works or the ranks are on several hosts, and must be faster by half
- * to be taken; mpi goes through host memory and is for where nothing else works.
+ * On the host nothing is measured: ucx where it is built in, else mpi. On GPUs of one host ipc is taken
+ * if it works: copy engines move the bytes and no thread of the host is in the loop, which nothing else
+ * has; it is measured to be told. Otherwise ucx and nccl are compared; nccl, whose kernels take
+ * multiprocessors from matrix products, must be faster by half to be taken. mpi goes through host memory
+ * and is for where nothing else works.
  */
 #include <stdio.h>
 #include <string.h>
@@ -18,11 +19,11 @@ static const double patience_s = 30; /* of every wait here */
 
 static const struct preference {
     const char *name;
-    double handicap; /* its time of a message counts so many times */
-    bool last_resort;
+    double handicap;  /* its time of a message counts so many times */
+    bool last_resort; /* not tried where one before it works */
 } preferences[] = {
-    {"ipc", 1.0, false}, {"ucx", 1.1, false}, /* a thread of the host sees to every message */
-    {"nccl", 1.5, true}, {"mpi", 1.0, true},  {"threads", 1.0, false},
+    {"ipc", 1.0, false}, {"ucx", 1.0, true},      {"nccl", 1.5, true},
+    {"mpi", 1.0, true},  {"threads", 1.0, false},
 };
 enum { PREFERENCES = sizeof preferences / sizeof preferences[0] };
 
