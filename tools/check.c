@@ -14,15 +14,17 @@
 /* What may differ, in tolerances. float32: another order of additions. bf16: rounding the weights alone,
  * with everything else in float32, already moves the logits of the golden cases by up to 0.07, their
  * losses by 3e-4 and some gradient (sums that cancel, dense_bs first) by 0.22; bf16 activations add as
- * much again. In ten steps these cases, whose dense weights are random, move on by themselves. */
+ * much again. Over steps these cases, whose dense weights are random, part from the reference: losses stay
+ * near, norms of single steps say nothing after the first. */
 struct limits {
     double tolerance; /* by default */
     double logits, loss, gradient;
     double step_loss, step_norm;
+    int64_t norms; /* of so many first steps */
 };
 static const struct limits limits_of[] = {
-    [PRECISION_F32] = {1e-5, 1, 1, 10, 10, 20},
-    [PRECISION_BF16] = {0.15, 1, 0.01, 2, 0.1, 3},
+    [PRECISION_F32] = {1e-5, 1, 1, 10, 10, 20, INT64_MAX},
+    [PRECISION_BF16] = {0.15, 1, 0.01, 2, 0.1, 1, 1},
 };
 
 struct check {
@@ -61,7 +63,7 @@ static int check_help(FILE *out, int code)
         "rounding\n"
         "               the weights alone moves logits by up to 0.07 and gradients by up to 0.22)\n"
         "  --steps N    instead, N optimizer steps against losses.json: losses within 10 X,\n"
-        "               gradient norms within 20 X (bf16: X/10, 3 X)\n"
+        "               gradient norms within 20 X (bf16: X/10; the first step's norm X)\n"
         "  --save FILE  write logits, loss and gradients as safetensors (to compare layouts\n"
         "               bit for bit)\n"
         "  key=value    layout: parallel.pp, parallel.schedule, parallel.microbatches (default:\n"
@@ -338,7 +340,8 @@ static status_t check_steps(struct checking *checking)
         }
         double loss_error = fabs(result.loss / reference[2 * s] - 1);
         double norm_error = fabs(result.grad_norm / reference[2 * s + 1] - 1);
-        bool good = loss_error <= loss_limit && norm_error <= norm_limit;
+        bool norm_good = norm_error <= norm_limit || s >= checking->check->limits->norms;
+        bool good = loss_error <= loss_limit && norm_good && isfinite(norm_error);
         failed += !good;
         if (root) {
             printf("step %3lld  loss %.17g (off by %.2g)  gradient norm %.17g (off by %.2g)%s\n",
