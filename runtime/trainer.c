@@ -492,6 +492,7 @@ void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
     part_memory(stage->part, &out->used);
     out->arrivals_used = stage->arrival_bytes;
     out->gradient_slots_used = stage->gradient_bytes;
+    out->device_used = 0;
     size_t room = trainer->room, total;
     if (trainer->device && !trainer->shares_device &&
         device_memory(trainer->device, &room, &total) == STATUS_OK) {

@@ -29,6 +29,7 @@ static int help(void)
         "1 GB is 1e9 bytes; both ways: of each.\n\n"
         "  --json FILE      the same as JSON, one object a line\n"
         "  --repeats N      1 to %d, 9 unless said\n"
+        "  --transports     instead, the names of the transports in this build\n"
         "  device=cpu       messages lie on the host, though there are GPUs\n"
         "  parallel.transport=ucx                      only this one\n"
         "  parallel.transport=threads parallel.pp=2    ranks are threads; without mpirun\n",
@@ -215,6 +216,17 @@ static void print_who(const struct bench_comm *bench)
     fflush(stdout);
 }
 
+/* Those between processes. */
+static int print_transports(void)
+{
+    for (const char *const *name = wire_transports; *name; name++) {
+        if (strcmp(*name, "threads") != 0) {
+            printf("%s\n", *name);
+        }
+    }
+    return EXIT_SUCCESS;
+}
+
 struct request {
     const char *json;
     int repeats;
@@ -294,11 +306,14 @@ int bench_comm_main(int argc, char **argv)
     struct request request = {.repeats = 9};
     const char *repeats = NULL;
     long long number = request.repeats;
-    const struct flag flags[] = {{"--json", &request.json, NULL}, {"--repeats", &repeats, NULL}};
+    bool list = false;
+    const struct flag flags[] = {{"--json", &request.json, NULL},
+                                 {"--repeats", &repeats, NULL},
+                                 {"--transports", NULL, &list}};
     char *words[argc]; /* messages name the command by the first */
     memcpy(words, argv, sizeof words);
     words[0] = (char[]){"bench comm"};
-    if (arguments_read(argc, words, flags, 2, true, &arguments) != STATUS_OK) {
+    if (arguments_read(argc, words, flags, 3, true, &arguments) != STATUS_OK) {
         return arguments_exit(&arguments);
     }
     if (arguments.help) {
@@ -312,7 +327,7 @@ int bench_comm_main(int argc, char **argv)
     }
     request.repeats = (int)number;
     job.config = arguments.config;
-    int code = job_run(&job, run, &request);
+    int code = list ? print_transports() : job_run(&job, run, &request);
     config_free(&arguments.config);
     return code;
 }

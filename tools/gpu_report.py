@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""Merges what the parts of tools/gpu.sh left into one report: gpu_report.py DIR... > report.md
+
+A DIR is the folder of a part, or one with such folders in it. Markdown on stdout; exit code 1 if a
+part found something wrong.
+"""
+
+import collections
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+PEAKS = {"H100": 989.4, "H200": 989.4, "A100": 312.0}  # dense bf16, TFLOP/s
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def part_folders(folder):
+    found = [folder] if (folder / "machine.txt").exists() else []
+    order = ["check", "single", "pair"]
+    found += sorted((path.parent for path in folder.glob("*/machine.txt")),
+                    key=lambda part: (order + [part.name]).index(part.name))
+    return found
+
+
+# ---- check ----
+
+
+def checks(folder):
+    path = folder / "checks.tsv"
+    if not path.exists():
+        return "", False
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    text, kinds = "", collections.OrderedDict()
+    for kind, name, outcome, words in rows:
+        kinds.setdefault(kind, []).append((name, outcome, words))
+    titles = {
+        "tests": "Tests that need a GPU",
+        "golden": "Golden cases on one GPU",
+        "bits": "The same bits as one stage",
+    }
+    for kind, found in kinds.items():
+        count = collections.Counter(outcome for _, outcome, _ in found)
+        summary = ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items()))
+        text += f"\n### {titles.get(kind, kind)}: {summary}\n\n"
+        text += table(("case", "outcome", "worst error, or the reason"), found)
+    return text, any(outcome == "FAILED" for _, _, outcome, _ in rows)
+
+
+# ---- runs ----
+
+
+def load_trace(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def flop_per_token(text):
+    """The plan's own count of a microbatch, over its tokens."""
+    work = re.search(r"in all ([0-9.]+) ([GTPM]?)FLOP", text)
+    shape = re.search(r"step: \d+ microbatch\w* of (\d+) x (\d+) tokens", text)
+    if not work or not shape:
+        return None
+    scale = {"": 1, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}[work.group(2)]
+    return float(work.group(1)) * scale / (int(shape.group(1)) * int(shape.group(2)))
+
+
+class Run:
+    def __init__(self, folder):
+        self.folder = folder
+        self.name, self.ranks = folder.name.rsplit("-", 1)
+        self.text = folder.with_name(folder.name + ".out").read_text(errors="replace")
+        self.steps = []
+        metrics = folder / "metrics.jsonl"
+        if metrics.exists():
+            self.steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+        self.traces = [
+            trace
+            for path in sorted(folder.glob("trace/rank-*.json"))
+            for trace in [load_trace(path)]
+            if trace
+        ]
+
+    def quiet_steps(self):
+        """Neither warming up nor recorded."""
+        return [step for step in self.steps if 3 <= step["step"] <= 6]
+
+    def speed(self):
+        steps = self.quiet_steps()
+        return statistics.median(step["tokens_per_s"] for step in steps) if steps else None
+
+    def step(self):
+        """What a step is: "8 x 1 x 4096"."""
+        shape = re.search(r"step: (\d+) microbatch\w* of (\d+) x (\d+) tokens", self.text)
+        return " x ".join(shape.groups()) if shape else ""
+
+    def precision(self):
+        config = self.folder / "config.yaml"
+        text = config.read_text() if config.exists() else ""
+        found = [re.search(rf"^ *{key}: *\"?(\w+)", text, re.MULTILINE)
+                 for key in ("precision", "recompute")]
+        words = [match.group(1) for match in found if match and match.group(1) != "none"]
+        return ", ".join(words)
+
+    def transport(self):
+        chosen = re.search(r"^(?:\[rank 0\] )?transport (\w+) \(", self.text, re.MULTILINE)
+        return chosen.group(1) if chosen else ""
+
+    def card(self):
+        known = [step for step in self.steps if "sm_mhz_least" in step]
+        if not known:
+            return ""
+        last = known[-1]
+        return f"{last['sm_mhz_least']:.0f} MHz, {last['watts']:.0f} W, {last['throttle']}"
+
+    def memory(self):
+        taken = re.findall(r"its GPU: ([^,]+) taken, ([^ ]+ \S+) predicted[^(]*\(([^)]+)\)", self.text)
+        return "; ".join(f"{used} of {predicted} ({off})" for used, predicted, off in taken)
+
+
+def run_row(run, peak):
+    speed, flop = run.speed(), flop_per_token(run.text)
+    if speed is None:
+        wrong = re.search(r"error: .*", run.text)
+        return (run.name, run.ranks, run.step(), run.precision(), "FAILED", "", "", "", "",
+                wrong.group(0) if wrong else "")
+    work = speed * flop / 1e12 / int(run.ranks) if flop else None
+    steps = run.quiet_steps()
+    exposed = [100 * (step["exposed_plain"] + step["exposed_dense"]) for step in steps]
+    return (
+        run.name,
+        run.ranks,
+        run.step(),
+        run.precision(),
+        f"{speed:.0f}",
+        f"{work:.0f}" + (f" ({100 * work / peak:.1f} %)" if peak else "") if work else "",
+        f"{100 * statistics.median(step['bubble'] for step in steps):.1f} %",
+        f"{statistics.median(exposed):.2f} %",
+        run.memory(),
+        run.card(),
+    )
+
+
+def operations(run):
+    """ms of a step by category, a column for each rank's compute stream."""
+    categories, columns = collections.OrderedDict(), []
+    for trace in run.traces:
+        track = trace["tracks"][0]
+        column = collections.Counter()
+        for entry in trace["sums"]:
+            if entry["track"] == track["track"]:
+                column[entry["category"]] += entry["ns"] / 1e6 / trace["steps"]
+                categories.setdefault(entry["category"])
+        column["(not recorded)"] = track["extent_ns"] / 1e6 / trace["steps"] - sum(column.values())
+        columns.append(column)
+    order = sorted(categories, key=lambda name: -sum(column[name] for column in columns))
+    rows = []
+    for name in order + ["(not recorded)"]:
+        whole = sum(sum(column.values()) for column in columns)
+        share = 100 * sum(column[name] for column in columns) / whole if whole else 0
+        rows.append((name, *(f"{column[name]:.2f}" for column in columns), f"{share:.1f} %"))
+    head = ("ms of a step", *(f"rank {trace['rank']}" for trace in run.traces), "share")
+    return table(head, rows)
+
+
+def leads(run):
+    rows = []
+    for trace in run.traces:
+        for track in trace["tracks"]:
+            rows.append((
+                trace["rank"],
+                track["track"],
+                f"{track['extent_ns'] / 1e6 / trace['steps']:.2f}",
+                f"{track['idle_ns'] / 1e6 / trace['steps']:.2f}",
+                f"{track['starved_ns'] / 1e6 / trace['steps']:.3f}",
+                f"{track['lead_median_ns'] / 1e6:.2f}",
+                f"{track['lead_least_ns'] / 1e6:.3f}",
+                f"{trace['error_ns'] / 1e3:.1f}",
+            ))
+    head = ("rank", "stream", "ms a step", "without work", "... as the host came late",
+            "host ahead by (median)", "(least)", "times wrong by at most, us")
+    return table(head, rows)
+
+
+def runs(folder, machine):
+    found = [
+        Run(path.with_suffix("") if path.suffix == ".out" else path)
+        for path in sorted(folder.glob("runs/*.out"), key=lambda path: path.stat().st_mtime)
+    ]
+    if not found:
+        return "", False
+    peak = next((value for name, value in PEAKS.items() if name in machine), None)
+    head = ("model", "ranks", "step", "precision, recomputed", "tokens/s", "TFLOP/s a GPU" + (f" (of {peak:.0f})" if peak else ""),
+            "bubble", "exposed", "memory taken of predicted", "clock, power, held back by")
+    text = "\n### Training\n\n"
+    text += ("Medians of steps 3 to 6; a step is microbatches x sequences x tokens. FLOP: the plan's "
+             "count, without what is formed again.\n\n")
+    text += table(head, [run_row(run, peak) for run in found])
+    for run in found:
+        if run.traces:
+            text += f"\n#### {run.name} on {run.ranks}: time of a step by operation"
+            text += f"{', transport ' + run.transport() if run.transport() else ''}\n\n"
+            text += operations(run) + ("\n" + leads(run) if run.traces[0]["device"] else "")
+    return text, any(run.speed() is None for run in found)
+
+
+# ---- communication, operations ----
+
+
+def bench(folder):
+    path = folder / "bench.jsonl"
+    if not path.exists():
+        return ""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    transports = list(collections.OrderedDict.fromkeys(row["transport"] for row in rows))
+    cells, order = {}, collections.OrderedDict()
+    for row in rows:
+        test = row["test"]
+        if "wanted_gb_s" in row:
+            test = f"products beside {row['wanted_gb_s']} GB/s each way"
+        size = f"{row['bytes'] >> 20} MiB" if row["bytes"] >= 1 << 20 else (
+            f"{row['bytes'] >> 10} KiB" if row["bytes"] else "")
+        key = (test, size, row["unit"])
+        order.setdefault(key)
+        cells[key, row["transport"]] = (
+            f"{row['median']:.2f} ({row['least']:.2f} - {row['most']:.2f})")
+    text = "\n### Messages between two ranks: medians (least - most)\n\n"
+    text += table(("test", "", "", *transports),
+                  [(*key, *(cells.get((key, name), "") for name in transports)) for key in order])
+    refused = [line for line in (folder / "bench.log").read_text().splitlines()
+               if "cannot be used here" in line] if (folder / "bench.log").exists() else []
+    return text + "".join(f"\n{line}\n" for line in refused)
+
+
+def kernels(folder):
+    path = folder / "kernels.log"
+    if not path.exists():
+        return ""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("[")]
+    return "\n### Operations\n\n```\n" + "\n".join(lines).strip() + "\n```\n"
+
+
+def merge_traces(folder):
+    """One file with all ranks of a run, which Perfetto shows below each other."""
+    for run in sorted(folder.glob("runs/*/trace")):
+        traces = [load_trace(path) for path in sorted(run.glob("rank-*.json"))]
+        if len(traces) > 1 and all(traces):
+            events = [event for trace in traces for event in trace["traceEvents"]]
+            with open(run / "all.json", "w", encoding="utf-8") as out:
+                json.dump({"traceEvents": events}, out)
+
+
+def main(arguments):
+    folders = [part for path in arguments for part in part_folders(pathlib.Path(path))]
+    if not folders:
+        print("gpu_report: no folder of tools/gpu.sh among the arguments", file=sys.stderr)
+        return 2
+    wrong = False
+    print("# muddpipe on GPUs")
+    for folder in folders:
+        machine = (folder / "machine.txt").read_text()
+        print(f"\n## {folder.name}\n\n```\n{machine.strip()}\n```")
+        merge_traces(folder)
+        for text, failed in (checks(folder), runs(folder, machine)):
+            print(text, end="")
+            wrong = wrong or failed
+        print(kernels(folder) + bench(folder), end="")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
