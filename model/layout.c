@@ -12,8 +12,8 @@
  *     LEFT   what B leaves for GRAD                         backward backward   backward
  *     OWN    what B leaves for W                            backward backward   shared
  *
- * CHEAP is half of an attention's frame and two fifths of an FFN's, and costs memory traffic alone: no
- * matrix product is run twice, nor attention. The units of a part take turns in its shared memory. What is
+ * CHEAP is two thirds of an attention's frame and two fifths of an FFN's, and costs memory traffic alone:
+ * no matrix product is run twice, nor attention. The units of a part take turns in its shared memory. What is
  * formed again for W or GRAD (normed inputs; in full the weights A) must outlive the next turn: B forms it
  * in the unit's own memory of one microbatch.
  */
