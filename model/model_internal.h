@@ -161,7 +161,8 @@ MUST_USE status_t part_create_weights(struct part *part, const struct part *weig
 struct stash *part_stash(const struct part *part, int unit, int frame);
 struct stash *part_again(const struct part *part, int unit, int frame);
 struct backward *part_back(const struct part *part, int unit);
-/* Weight as operations read it, gradient of the unit's parameter with this role; NULL if the unit has none such. */
+/* Weight as operations read it, gradient of the unit's parameter with this role; NULL if the unit has
+ * none such. */
 const void *unit_weight(const struct part *part, int unit, enum param_role role, int index);
 float *unit_gradient(const struct part *part, int unit, enum param_role role, int index);
 /* Rows [first, ..) of wq/wk/wv, wherever they live (fused or not); way = WAY_Q/K/V. */
