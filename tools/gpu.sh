@@ -23,6 +23,7 @@ device=${GPU_SH_DEVICE:-cuda}
 precision=bf16
 [[ $device == cuda ]] || precision=float32
 read -ra models_single <<<"${GPU_SH_SINGLE:-muddformer-1.4b transformerpp-1.4b}"
+read -ra bench_options <<<"${GPU_SH_BENCH:-}"
 read -ra models_pair <<<"${GPU_SH_PAIR:-muddformer-1.4b transformerpp-1.4b muddformer-6.9b}"
 
 say() {
@@ -301,7 +302,7 @@ run_pair() {
     local model
     (($(gpus) >= 2)) || die "pair wants two GPUs, and there is one"
     mpirun -n 2 --oversubscribe --bind-to none timeout 150 "$muddpipe" bench comm "device=$device" \
-        --json "$out/bench.jsonl" 2>&1 | tee "$out/bench.log"
+        --json "$out/bench.jsonl" "${bench_options[@]}" 2>&1 | tee "$out/bench.log"
     ((PIPESTATUS[0] == 0)) || failed=1
     make_tokens
     for model in "${models_pair[@]}"; do
