@@ -494,6 +494,22 @@ bool wire_is_streamed(const struct wire *wire)
     return wire->device != NULL && (wire->class == NULL || wire->class->streams);
 }
 
+void wire_time(struct wire *wire, struct timeline *timeline)
+{
+    wire->timeline = timeline;
+}
+
+void wire_time_begin(struct wire *wire, void *stream, const char *name, int channel,
+                     int64_t message)
+{
+    if (wire->timeline != NULL) {
+        const struct wire_channel *c = &wire->channel[channel];
+        timeline_begin(wire->timeline, stream, name, "transfer");
+        timeline_note(wire->timeline, "to rank %d, channel %d, message %" PRId64, c->to, channel,
+                      message);
+    }
+}
+
 void wire_destroy(struct wire *wire)
 {
     if (wire == NULL) {

@@ -108,7 +108,8 @@ MUST_USE status_t group_same(struct group *group, uint64_t value, const char *wh
 /* ---- wire ---- */
 
 struct wire;
-struct device; /* base/device.h */
+struct device;   /* base/device.h */
+struct timeline; /* base/timeline.h */
 
 struct wire_channel {
     int from, to;      /* ranks, from != to */
@@ -151,6 +152,9 @@ bool wire_is_streamed(const struct wire *wire);
  * every walk until it is said again. For transports that can only receive in the order of the puts
  * (nccl); to be called before the first post, and between walks. */
 MUST_USE status_t wire_expect(struct wire *wire, int from, const int *channel, int count);
+/* From now on transfers that the transport enqueues in streams of its own (ipc, nccl) are spans of the
+ * timeline (base/timeline.h), from the thread that calls the verbs; NULL: no more. */
+void wire_time(struct wire *wire, struct timeline *timeline);
 void wire_destroy(struct wire *wire); /* no message may be under way */
 
 MUST_USE status_t wire_post(struct wire *wire, int channel, int slot, int64_t message);

@@ -155,7 +155,10 @@ static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t messag
     TRY(device_event_record(device, peer->ready, wire->stream));
     TRY(device_word_wait(device, s->credit, use, peer->lane));
     TRY(device_event_wait(device, peer->ready, peer->lane));
-    TRY(device_copy(device, s->there, source, wire->channel[channel].bytes, peer->lane));
+    wire_time_begin(wire, peer->lane, "copy", channel, message);
+    status = device_copy(device, s->there, source, wire->channel[channel].bytes, peer->lane);
+    timeline_end(wire->timeline);
+    TRY(status);
     return device_word_write(device, s->arrival, use, peer->lane);
 }
 

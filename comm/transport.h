@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "base/timeline.h"
 #include "comm/comm.h"
 
 enum { REASON_SIZE = 256, DOING_SIZE = 512 };
@@ -105,9 +106,10 @@ struct wire_class {
 struct wire {
     const struct wire_class *class; /* NULL: no channels */
     struct group *group;
-    struct device *device; /* of slots and sources; NULL = the host */
-    void *stream;          /* that the verbs belong to */
-    struct wire *next;     /* in group->wires */
+    struct device *device;     /* of slots and sources; NULL = the host */
+    void *stream;              /* that the verbs belong to */
+    struct timeline *timeline; /* where transfers are recorded, or NULL */
+    struct wire *next;         /* in group->wires */
     int count;
     struct wire_channel *channel; /* [count] copies; slot arrays too */
     void **addresses;             /* all slot arrays of this rank */
@@ -118,6 +120,10 @@ struct wire {
 /* Ends a wait that did not complete: STATUS_PEER if the group failed, otherwise the deadline has
  * passed, which is said with channel, message and what the rank does. `verb` is "landed" or "left". */
 status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb);
+
+/* A transfer in a stream of the transport's own begins; timeline_end(wire->timeline) ends it. */
+void wire_time_begin(struct wire *wire, void *stream, const char *name, int channel,
+                     int64_t message);
 
 extern const struct wire_class loop_wire_class;
 extern const struct wire_class mpi_wire_class;

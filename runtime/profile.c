@@ -26,11 +26,19 @@ status_t trainer_profile(struct trainer *trainer, const char *folder)
     return group_agree(trainer->group, status);
 }
 
+static void record_into(struct stage *stage, struct timeline *timeline)
+{
+    part_time(stage->part, timeline);
+    stage->timeline = timeline;
+    if (stage->wire) {
+        wire_time(stage->wire, timeline);
+    }
+}
+
 void profile_destroy(struct trainer *trainer)
 {
     if (trainer->train) {
-        part_time(trainer->train->part, NULL);
-        trainer->train->timeline = NULL;
+        record_into(trainer->train, NULL);
     }
     timeline_destroy(trainer->profile.timeline);
     trainer->profile.timeline = NULL;
@@ -49,8 +57,7 @@ status_t profile_before(struct trainer *trainer, int64_t step)
     TRY(timeline_create(trainer->device, spans < SPANS_MOST ? (size_t)spans : SPANS_MOST,
                         &profile->timeline));
     timeline_track(profile->timeline, trainer->stream, "compute");
-    part_time(stage->part, profile->timeline);
-    stage->timeline = profile->timeline;
+    record_into(stage, profile->timeline);
     return timeline_start(profile->timeline);
 }
 

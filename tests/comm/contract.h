@@ -17,6 +17,8 @@ status_t contract_exchange(struct group *group, const char *transport, int count
 
 /* Prints latency and bandwidth between ranks 0 and 1. */
 status_t contract_bench(struct group *group, const char *transport);
+/* Speeds, the choice, and recorded transfers, over one transport. */
+status_t contract_meter(struct group *group, const char *transport);
 /* Every rank but 0 waits a second for rank 0, in a wire and in a barrier, and must sleep meanwhile. */
 status_t contract_sleep(struct group *group, const char *transport);
 

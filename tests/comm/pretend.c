@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/device.h"
+#include "base/trace.h"
 
 enum {
     QUEUE = 1000,    /* operations, then the caller waits */
@@ -30,6 +31,7 @@ struct device {
 
 struct device_event {
     atomic_uint_fast64_t recorded, done; /* how many times */
+    atomic_int_fast64_t ns;              /* when it was, last */
     atomic_int users;                    /* the owner and what is enqueued */
 };
 
@@ -93,6 +95,7 @@ static void work_run(const struct work *work)
         }
         break;
     case WORK_RECORD:
+        work->event->ns = trace_now();
         work->event->done = work->turn;
         event_leave(work->event);
         break;
@@ -239,6 +242,23 @@ status_t device_event_done(struct device *device, struct device_event *event, bo
 {
     (void)device;
     *out = event->done == event->recorded;
+    return STATUS_OK;
+}
+
+status_t device_event_sync(struct device *device, struct device_event *event)
+{
+    (void)device;
+    while (event->done < event->recorded) {
+        rest_us(POLL_US);
+    }
+    return STATUS_OK;
+}
+
+status_t device_event_elapsed(struct device *device, struct device_event *begin,
+                              struct device_event *end, double *out_ms)
+{
+    (void)device;
+    *out_ms = (double)(end->ns - begin->ns) / 1e6;
     return STATUS_OK;
 }
 

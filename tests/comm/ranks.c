@@ -1,6 +1,7 @@
 /* ranks.c - the program that the tests of comm/ start under mpirun.
  *
- *     ranks collectives | contract TRANSPORT | bench TRANSPORT | sleep TRANSPORT
+ *     ranks collectives | contract TRANSPORT | bench TRANSPORT | meter TRANSPORT |
+ *           sleep TRANSPORT
  *     ranks hang TRANSPORT     rank 0 never puts what rank 1 waits for nor posts what the last rank has
  *                              put; the others sit in a barrier
  *     ranks fail TRANSPORT     as hang, but rank 0 gives up after a moment
@@ -132,6 +133,9 @@ static status_t run(struct group *group, const char *mode, const char *transport
     }
     if (strcmp(mode, "bench") == 0) {
         return contract_bench(group, transport);
+    }
+    if (strcmp(mode, "meter") == 0) {
+        return contract_meter(group, transport);
     }
     if (strcmp(mode, "sleep") == 0) {
         return contract_sleep(group, transport);

@@ -1,0 +1,104 @@
+/* contract_meter.c - meter and choice over a transport, and transfers that record themselves. */
+#include <string.h>
+
+#include "base/timeline.h"
+#include "comm/transport.h"
+#include "tests/comm/contract.h"
+#include "tests/comm/rig.h"
+
+enum { MESSAGES = 6 };
+
+static status_t measure(struct group *group, const char *transport, struct device *device,
+                        void *stream)
+{
+    static const size_t bytes[] = {4096, 300000};
+    struct meter_options options = {
+        .device = device, .stream = stream, .bytes = bytes, .sizes = 2, .slots = 3};
+    struct meter *meter;
+    char why[256] = "";
+
+    TRY(meter_try(group, transport, &options, &meter, why, sizeof why));
+    EXPECT(meter != NULL, "%s", why);
+    for (int size = 0; size < options.sizes; size++) {
+        for (int way = METER_FORTH; way <= METER_ROUND; way++) {
+            double seconds = 0;
+            TRY(meter_time(meter, (enum meter_way)way, size, 10, &seconds));
+            EXPECT(seconds > 0, "way %d", way);
+        }
+        TRY(meter_verify(meter, size));
+    }
+    meter_destroy(meter);
+    return STATUS_OK;
+}
+
+static status_t choose(struct group *group, const char *transport, struct device *device,
+                       void *stream)
+{
+    const char *const names[] = {transport, NULL};
+    const char *chosen = "";
+    char line[512];
+
+    TRY(choose_measured(group, names, device, stream, &chosen, line, sizeof line));
+    EXPECT(strcmp(chosen, transport) == 0 && strstr(line, " GB/s at 32 MiB, ") != NULL, "%s", line);
+    return STATUS_OK;
+}
+
+static status_t exchange(struct rig *rig)
+{
+    int rank = group_rank(rig->group);
+
+    for (int64_t m = 0; m < MESSAGES; m++) {
+        if (rank == 0) {
+            TRY(wire_put(rig->wire, 0, (int)(m % 2), m, rig_source(rig, 0, 0)));
+            TRY(wire_sent(rig->wire, 0, m));
+        } else if (rank == 1) {
+            TRY(wire_post(rig->wire, 0, (int)(m % 2), m));
+            TRY(wire_wait(rig->wire, 0, (int)(m % 2), m, NULL));
+        }
+    }
+    return rig_settle(rig);
+}
+
+/* Only what the transport has streams of its own for. */
+static status_t record(struct group *group, const char *transport)
+{
+    struct wire_channel channel = {0, 1, 100000, 2, NULL};
+    struct timeline *timeline;
+    struct rig rig;
+
+    TRY(rig_open(&rig, group, transport, &channel, 1, 1, 0));
+    TRY(timeline_create(rig.device, 2 * MESSAGES, &timeline));
+    TRY(timeline_start(timeline));
+    wire_time(rig.wire, timeline);
+    TRY(exchange(&rig));
+    wire_time(rig.wire, NULL);
+    TRY(timeline_resolve(timeline));
+    bool sends = group_rank(group) == 0 && rig.on_gpu && strcmp(transport, "ipc") == 0;
+    EXPECT(timeline_count(timeline) == (sends ? MESSAGES : 0) || strcmp(transport, "nccl") == 0,
+           "%zu transfers", timeline_count(timeline));
+    for (size_t i = 0; i < timeline_count(timeline); i++) {
+        const struct timeline_span *span = timeline_span(timeline, i);
+        EXPECT(strcmp(span->category, "transfer") == 0 && span->end > span->begin &&
+                   strstr(span->note, "to rank 1, channel 0") != NULL,
+               "%s %s: %lld ns", span->name, span->note, (long long)(span->end - span->begin));
+    }
+    timeline_destroy(timeline);
+    TRY(group_barrier(group));
+    rig_close(&rig);
+    return STATUS_OK;
+}
+
+status_t contract_meter(struct group *group, const char *transport)
+{
+    struct device *own = NULL, *device = group->device;
+
+    if (device == NULL) {
+        TRY(device_open(DEVICE_HOST, 0, &own));
+        device = own;
+    }
+    TRY(measure(group, transport, device, group->stream));
+    TRY(choose(group, transport, device, group->stream));
+    TRY(record(group, transport));
+    device_close(own);
+    return STATUS_OK;
+}
