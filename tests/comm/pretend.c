@@ -3,7 +3,7 @@
  *
  * A stream is a thread with a queue of finite length; now and then it rests, so that whoever does not
  * wait for it comes too early. Memory of the device is shared memory that other processes can map. All
- * is forgetful of errors: what fails here ends the program.
+ * is forgetful of errors: what fails here ends the program. There are PRETEND_GPUS of them, else enough.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -17,16 +17,22 @@
 
 #include "base/device.h"
 #include "base/trace.h"
+#include "tests/comm/pretend.h"
 
 enum {
+    GPUS = 64,
+    ALIGN = 256,
     QUEUE = 1000,    /* operations, then the caller waits */
     REST_US = 200,   /* at most, every fourth operation */
     POLL_US = 20,    /* while a stream or a caller waits */
     SHARES = 1 << 12 /* allocations and imports */
 };
+#define MEMORY ((size_t)8 << 30) /* of a GPU */
 
 struct device {
     enum device_kind kind;
+    int index;
+    size_t used; /* MEMORY_DEVICE */
 };
 
 struct device_event {
@@ -35,7 +41,16 @@ struct device_event {
     atomic_int users;                    /* the owner and what is enqueued */
 };
 
-enum work_kind { WORK_COPY, WORK_FILL, WORK_WRITE, WORK_WAIT, WORK_RECORD, WORK_EVENT, WORK_END };
+enum work_kind {
+    WORK_COPY,
+    WORK_FILL,
+    WORK_WRITE,
+    WORK_WAIT,
+    WORK_RECORD,
+    WORK_EVENT,
+    WORK_LAUNCH,
+    WORK_END
+};
 
 struct work {
     enum work_kind kind;
@@ -45,6 +60,7 @@ struct work {
     uint32_t value;
     struct device_event *event;
     uint64_t turn; /* of the event */
+    void (*run)(void *arguments);
 };
 
 struct stream {
@@ -104,6 +120,10 @@ static void work_run(const struct work *work)
             rest_us(POLL_US);
         }
         event_leave(work->event);
+        break;
+    case WORK_LAUNCH:
+        work->run(work->dst);
+        free(work->dst);
         break;
     case WORK_END:
         break;
@@ -203,6 +223,12 @@ status_t device_word_wait(struct device *device, uint32_t *word, uint32_t value,
     return enqueue(stream, (struct work){.kind = WORK_WAIT, .dst = word, .value = value});
 }
 
+void pretend_launch(void *stream, void (*run)(void *arguments), void *arguments)
+{
+    CHECK(stream, "an operation without a stream");
+    (void)enqueue(stream, (struct work){.kind = WORK_LAUNCH, .run = run, .dst = arguments});
+}
+
 /* ---- events ---- */
 
 status_t device_event_create(struct device *device, bool timed, struct device_event **out)
@@ -258,24 +284,32 @@ status_t device_event_elapsed(struct device *device, struct device_event *begin,
                               struct device_event *end, double *out_ms)
 {
     (void)device;
-    *out_ms = (double)(end->ns - begin->ns) / 1e6;
+    CHECK(begin->done == begin->recorded && end->done == end->recorded, "events under way");
+    *out_ms = (double)(end->ns - begin->ns) * 1e-6;
     return STATUS_OK;
 }
 
 /* ---- the device and its memory ---- */
 
+bool device_built(enum device_kind kind)
+{
+    return kind == DEVICE_HOST || kind == DEVICE_CUDA;
+}
+
 int device_count(enum device_kind kind, char *why, size_t size)
 {
+    const char *gpus = getenv("PRETEND_GPUS");
+
     (void)kind, (void)why, (void)size;
-    return 1;
+    return gpus ? atoi(gpus) : GPUS;
 }
 
 status_t device_open(enum device_kind kind, int index, struct device **out)
 {
-    (void)index;
     *out = calloc(1, sizeof **out);
     CHECK(*out, "no memory for a device");
     (*out)->kind = kind;
+    (*out)->index = index;
     return STATUS_OK;
 }
 
@@ -295,6 +329,19 @@ enum device_kind device_kind(const struct device *device)
     return device->kind;
 }
 
+void device_info(const struct device *device, struct device_info *out)
+{
+    *out = (struct device_info){.name = "a GPU of threads", .bytes = MEMORY};
+    snprintf(out->bus, sizeof out->bus, "%04d:00:00.0", device->index);
+}
+
+status_t device_memory(struct device *device, size_t *free_bytes, size_t *total_bytes)
+{
+    *free_bytes = MEMORY - device->used;
+    *total_bytes = MEMORY;
+    return STATUS_OK;
+}
+
 static struct share *share_vacant(void)
 {
     for (int i = 0; i < SHARES; i++) {
@@ -310,9 +357,8 @@ status_t device_alloc(struct device *device, enum memory_kind kind, size_t bytes
 {
     struct share *mine;
 
-    (void)device;
     if (kind != MEMORY_DEVICE) {
-        *out = malloc(bytes);
+        *out = aligned_alloc(ALIGN, (bytes + ALIGN - 1) / ALIGN * ALIGN);
         CHECK(*out, "no memory for %s", what);
         return STATUS_OK;
     }
@@ -322,6 +368,7 @@ status_t device_alloc(struct device *device, enum memory_kind kind, size_t bytes
     mine->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, mine->fd, 0);
     CHECK(mine->base != MAP_FAILED, "no memory for %s", what);
     mine->bytes = bytes;
+    device->used += bytes;
     *out = mine->base;
     return STATUS_OK;
 }
@@ -339,11 +386,11 @@ static struct share *share_around(const void *memory)
 
 void device_free(struct device *device, enum memory_kind kind, void *memory)
 {
-    (void)device;
     if (kind != MEMORY_DEVICE) {
         free(memory);
     } else if (memory) {
         struct share *mine = share_around(memory);
+        device->used -= mine->bytes;
         munmap(mine->base, mine->bytes);
         close(mine->fd);
         mine->base = NULL;

@@ -1,0 +1,54 @@
+#!/bin/bash
+# Runs on GPUs of threads, where the host is ahead and results come late: the losses, norms, held-out
+# losses and weights of the host to the last digit, every step in metrics.jsonl and in order.
+source "$(dirname "$0")/pretend.sh"
+tiny_data
+tiny_run
+
+# A ramp of the batch, an evaluation between steps, documents that do not see each other.
+few=(optimizer.steps=9 data.valid_every=4 optimizer.ramp_from=2 optimizer.ramp=0.5
+    data.mask_documents=true data.eod=10 logging.sample_tokens=4)
+run 0 "$MUDDPIPE" train run.yaml device=cpu logging.run=host "${few[@]}"
+sample=$(grep '^sample ' out)
+
+told() { # RUN: what does not depend on time
+    cut -d, -f1-6 "$1/metrics.jsonl"
+    grep -o '"heldout_loss":[^,}]*' "$1/metrics.jsonl"
+    grep -o 'held-out loss .*' "$1/rank-0.log"
+}
+
+as_on_host() { # RUN
+    cmp <(told "$1") <(told host) || fail "$1: other figures than on the host"
+    cmp "$1/model/model.safetensors" host/model/model.safetensors || fail "$1: other weights"
+    (($(grep -c '^step .* loss ' out) == 9)) || fail "$1: not a line for each step"
+}
+
+for n in 1 2 4; do
+    for transport in $wires; do
+        name=$transport-$n
+        run_pretend 0 "$n" "$transport" train run.yaml logging.run="$name" "${few[@]}"
+        as_on_host "$name"
+        [[ $(grep '^sample ' out) == "$sample" ]] || fail "$name: another sample"
+        if ((n == 1)); then
+            break
+        fi
+    done
+done
+
+# Recording stops and starts streams between steps.
+run_pretend 0 2 ipc train run.yaml logging.run=traced "${few[@]}" profile.first_step=3 profile.steps=3
+as_on_host traced
+says "time of a step by operation, rank 0, mean of steps 3 to 5" "norm exchange" "host ahead by"
+python3 - <<'END' || fail "no sound trace"
+import json
+for rank in range(2):
+    trace = json.load(open(f"traced/trace/rank-{rank}.json"))
+    assert trace["rank"] == rank and trace["steps"] == 3 and trace["complete"]
+    names = {s["category"] for s in trace["sums"]}
+    assert {"gemm forward", "norm exchange", "wait plain", "wait dense", "messages"} <= names, names
+END
+
+# More ranks than GPUs.
+PRETEND_GPUS=1 run_pretend 0 2 ipc train run.yaml logging.run=shared "${few[@]}"
+as_on_host shared
+says "2 ranks share 1 GPU of this host and take turns"
