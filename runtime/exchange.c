@@ -142,16 +142,17 @@ __attribute__((format(printf, 3, 4))) static status_t refuse(struct exchanged *o
 }
 
 /* The first rank that reported a failure ends all; it said itself why. */
-static status_t end_with(const struct trainer *trainer, int64_t step, const struct sums *sums,
+static status_t end_with(const struct exchange_request *request, const struct sums *sums,
                          struct exchanged *out)
 {
-    if (trainer->failed != STATUS_OK) {
-        return trainer->failed;
+    if (request->report.failed != 0) {
+        return (status_t)request->report.failed;
     }
     return refuse(out, STATUS_PEER,
                   "step %lld: rank %d failed (%s), so this run ends before this step's update; the "
                   "message of rank %d says why",
-                  (long long)step, sums->failed_rank, status_name(sums->failed), sums->failed_rank);
+                  (long long)request->step, sums->failed_rank, status_name(sums->failed),
+                  sums->failed_rank);
 }
 
 static void add_losses(struct sums *sums, const double *losses, int count)
@@ -195,7 +196,7 @@ static status_t judge(const struct trainer *trainer, const struct exchange_reque
     struct step_result *result = &out->result;
     if (sums->failed_rank >= 0) {
         out->has_cost = false;
-        return end_with(trainer, request->step, sums, out);
+        return end_with(request, sums, out);
     }
     if (sums->bad >= 0) {
         return refuse(
@@ -245,6 +246,8 @@ void exchange_resolve(struct trainer *trainer, double *own, const struct exchang
     }
 }
 
+static void tell_last_cost(struct trainer *trainer, int64_t refused);
+
 /* What an exchange told, to whoever follows the run; then its status. */
 static status_t deliver(struct trainer *trainer, const struct exchanged *exchanged, bool flush)
 {
@@ -256,7 +259,30 @@ static status_t deliver(struct trainer *trainer, const struct exchanged *exchang
         trainer->on_known(trainer->known_arg, good ? &exchanged->result : NULL,
                           exchanged->has_cost ? &exchanged->cost : NULL);
     }
+    if (trainer->device && exchanged->status == STATUS_NUMERIC) {
+        tell_last_cost(trainer, exchanged->step);
+    }
     return exchanged->why[0] ? FAIL(exchanged->status, "%s", exchanged->why) : exchanged->status;
+}
+
+/* A step that all ranks refused ends the run, and the cost of the one before has not been told: by a round
+ * of its own, which the exchanger leaves to us, since it refuses all that follow. */
+static void tell_last_cost(struct trainer *trainer, int64_t refused)
+{
+    struct exchange *exchange = &trainer->exchange;
+    double *own = exchange->own[refused % WALKS_AHEAD];
+    struct exchanged exchanged;
+    if (atomic_load(&trainer->step) == refused && /* else it was to ride on the step after */
+        trainer_cost_of(trainer, refused - 1) != STATUS_OK) {
+        return;
+    }
+    struct exchange_request request = {.step = refused - 1 + WALKS_AHEAD,
+                                       .microbatches = 1,
+                                       .report = trainer->last,
+                                       .flush = true};
+    memset(own, 0, exchange->own_count * sizeof *own);
+    exchange_resolve(trainer, own, &request, &exchanged);
+    (void)deliver(trainer, &exchanged, true);
 }
 
 status_t exchange_collect(struct trainer *trainer, int64_t step)

@@ -177,6 +177,7 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
         status = create_wire(stage, options->transport);
     }
     if (status != STATUS_OK) {
+        (void)stage_drain(stage);
         stage_destroy(stage);
         return status;
     }

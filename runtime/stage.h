@@ -38,20 +38,21 @@ struct walked {
     struct device_event **begin, **end; /* [waits] around what may hold up the stream */
     bool *dense;                        /* [waits] of a dense shipment */
     int waits;
+    struct plan *_Atomic plan; /* that it walks */
 };
 struct ahead {
     struct walked walked[WALKS_AHEAD];
     int64_t walks;     /* enqueued so far */
-    uint32_t *reached; /* pinned: operation that the stream waits in, plus 1; 0 between walks */
+    uint32_t *reached; /* pinned: what the stream waits in (place_of); 0 between walks */
     int waits;         /* most of a walk */
     void *pinned;
 };
 
 struct stage {
     const struct model *model;
-    struct plan *plan;     /* with all microbatches: what memory was made for */
-    struct plan *active;   /* of the walk: the same, or one of `shorter` */
-    struct plan **shorter; /* [microbatches] made when first wanted; [m] has m microbatches */
+    struct plan *plan;           /* with all microbatches: what memory was made for */
+    struct plan *_Atomic active; /* of the walk: the same, or one of `shorter` */
+    struct plan **shorter;       /* [microbatches] made when first wanted; [m] has m microbatches */
     struct plan_options plan_options;
     struct part *part;
     struct wire *wire; /* NULL with one rank */
@@ -112,8 +113,11 @@ MUST_USE status_t ahead_stalls(struct stage *stage, int64_t walk, int64_t *out_p
 MUST_USE status_t stage_settle(struct stage *stage);
 /* The device has not come to an end within the deadline: gives up, says so. Any thread. */
 status_t stage_too_late(struct stage *stage);
-/* What this rank, or its stream, does now; NULL between walks. Any thread. */
-const struct op *stage_doing(const struct stage *stage);
+/* Waits until the stream has nothing left to do, so that memory can go, whatever became of the group:
+ * gives up after the deadline. False if the stream stands still even so. */
+bool stage_drain(struct stage *stage);
+/* What this rank, or its stream, does now, of which plan; NULL between walks. Any thread. */
+const struct op *stage_doing(const struct stage *stage, const struct plan **out_plan);
 
 /* On a device, before anything is sent: runs every operation of one microbatch. A kernel's first launch
  * loads it, which may wait for all streams of the device (for ever, behind one that waits for a peer),

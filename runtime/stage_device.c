@@ -8,6 +8,7 @@
 
 enum { TOKEN_LISTS = 4 };
 enum { NAP_LEAST = 20000, NAP_MOST = 200000 }; /* ns between looks at a device */
+#define GRACE INT64_C(2000000000)              /* ns for a stream whose waits have been released */
 
 static size_t tokens_of(const struct stage *stage)
 {
@@ -129,23 +130,38 @@ status_t stage_check_room(const struct stage *stage)
 
 /* ---- waiting for the device ---- */
 
-const struct op *stage_doing(const struct stage *stage)
+/* An operation of a walk as one word, never 0. */
+static uint32_t place_of(const struct stage *stage, const struct walked *walked,
+                         const struct op *op)
+{
+    uint32_t index = (uint32_t)(op - stage->active->rank[stage->rank].op);
+    return (index + 1) * WALKS_AHEAD + (uint32_t)(walked - stage->ahead.walked);
+}
+
+const struct op *stage_doing(const struct stage *stage, const struct plan **out_plan)
 {
     const struct op *op = atomic_load_explicit(&stage->now, memory_order_acquire);
+    *out_plan = stage->active;
     if (!stage->device || !stage->ahead.reached) {
         return op;
     }
-    uint32_t reached = __atomic_load_n(stage->ahead.reached, __ATOMIC_ACQUIRE);
-    const struct rank_plan *list = &stage->active->rank[stage->rank];
-    return reached > 0 && reached <= (uint32_t)list->ops ? &list->op[reached - 1] : op;
+    uint32_t place = __atomic_load_n(stage->ahead.reached, __ATOMIC_ACQUIRE);
+    const struct plan *plan = stage->ahead.walked[place % WALKS_AHEAD].plan;
+    uint32_t index = place / WALKS_AHEAD - 1;
+    if (place == 0 || index >= (uint32_t)plan->rank[stage->rank].ops) {
+        return op;
+    }
+    *out_plan = plan;
+    return &plan->rank[stage->rank].op[index];
 }
 
 status_t stage_too_late(struct stage *stage)
 {
     char what[160] = "the end of a step", reason[256];
-    const struct op *op = stage_doing(stage);
+    const struct plan *plan;
+    const struct op *op = stage_doing(stage, &plan);
     if (op) {
-        op_print(stage->active, op, what, sizeof what);
+        op_print(plan, op, what, sizeof what);
     }
     snprintf(reason, sizeof reason,
              "rank %d: the GPU has waited longer than health.deadline_s allows (%s)", stage->rank,
@@ -188,6 +204,39 @@ status_t stage_settle(struct stage *stage)
     return status == STATUS_OK ? group_check(stage->group) : status;
 }
 
+static bool drain(struct stage *stage, struct device_event *event)
+{
+    int64_t until = group_deadline(stage->group);
+    bool lost = false, done = false;
+    for (;;) {
+        if (device_event_done(stage->device, event, &done) != STATUS_OK || done) {
+            return done;
+        }
+        if (!lost && group_check(stage->group) != STATUS_OK) {
+            lost = true;
+            until = trace_now() + GRACE;
+        } else if (trace_now() > until) {
+            if (lost) {
+                return false;
+            }
+            (void)stage_too_late(stage);
+        }
+        nanosleep(&(struct timespec){0, NAP_MOST}, NULL);
+    }
+}
+
+bool stage_drain(struct stage *stage)
+{
+    struct device_event *event;
+    if (!stage->device || device_event_create(stage->device, false, &event) != STATUS_OK) {
+        return !stage->device;
+    }
+    bool done = device_event_record(stage->device, event, stage->stream) == STATUS_OK &&
+                drain(stage, event);
+    device_event_destroy(stage->device, event);
+    return done;
+}
+
 /* ---- a walk ---- */
 
 status_t ahead_begin(struct stage *stage, struct walked **out)
@@ -198,6 +247,7 @@ status_t ahead_begin(struct stage *stage, struct walked **out)
         TRY(await(stage, walked->done));
     }
     walked->waits = 0;
+    walked->plan = stage->active;
     *out = walked;
     return STATUS_OK;
 }
@@ -212,10 +262,10 @@ status_t ahead_end(struct stage *stage, struct walked *walked)
 
 status_t ahead_wait_begin(struct stage *stage, struct walked *walked, const struct op *op)
 {
-    uint32_t index = (uint32_t)(op - stage->active->rank[stage->rank].op);
     CHECK(walked->waits < stage->ahead.waits, "more than %d waits in a walk", stage->ahead.waits);
     walked->dense[walked->waits] = !stage->active->shipment[op->shipment].plain;
-    TRY(device_word_write(stage->device, stage->ahead.reached, index + 1, stage->stream));
+    TRY(device_word_write(stage->device, stage->ahead.reached, place_of(stage, walked, op),
+                          stage->stream));
     return device_event_record(stage->device, walked->begin[walked->waits], stage->stream);
 }
 

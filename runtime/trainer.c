@@ -188,11 +188,12 @@ static void describe(void *argument, char *buffer, size_t size)
     struct trainer *trainer = argument;
     const struct stage *stage = atomic_load_explicit(&trainer->walking, memory_order_acquire);
     const char *purpose = stage ? stage->purpose : "";
-    const struct op *op = stage ? stage_doing(stage) : NULL;
+    const struct plan *plan = NULL;
+    const struct op *op = stage ? stage_doing(stage, &plan) : NULL;
     char operation[160];
     snprintf(operation, sizeof operation, "between %s", purpose[0] ? "walks" : "steps");
     if (op) {
-        op_print(stage->active, op, operation, sizeof operation);
+        op_print(plan, op, operation, sizeof operation);
     }
     snprintf(buffer, size, "step %lld: %s%s%s", (long long)atomic_load(&trainer->step), purpose,
              purpose[0] ? ": " : "", operation);
@@ -264,7 +265,13 @@ void trainer_destroy(struct trainer *trainer)
     if (!trainer) {
         return;
     }
+    struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
     group_watch(trainer->group, NULL, NULL);
+    if (stage && !stage_drain(stage)) {
+        log_warn("the stream of rank %d does not end: its memory goes with the process",
+                 group_rank(trainer->group));
+        return;
+    }
     exchange_destroy(trainer);
     profile_destroy(trainer);
     card_close(trainer);
