@@ -504,9 +504,13 @@ void wire_time_begin(struct wire *wire, void *stream, const char *name, int chan
 {
     if (wire->timeline != NULL) {
         const struct wire_channel *c = &wire->channel[channel];
+        bool sends = c->from == wire->group->rank;
+        char title[64];
+        snprintf(title, sizeof title, sends ? "to rank %d" : "from rank %d",
+                 sends ? c->to : c->from);
+        timeline_track(wire->timeline, stream, title);
         timeline_begin(wire->timeline, stream, name, "transfer");
-        timeline_note(wire->timeline, "to rank %d, channel %d, message %" PRId64, c->to, channel,
-                      message);
+        timeline_note(wire->timeline, "channel %d, message %" PRId64, channel, message);
     }
 }
 

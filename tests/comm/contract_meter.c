@@ -79,7 +79,8 @@ static status_t record(struct group *group, const char *transport)
     for (size_t i = 0; i < timeline_count(timeline); i++) {
         const struct timeline_span *span = timeline_span(timeline, i);
         EXPECT(strcmp(span->category, "transfer") == 0 && span->end > span->begin &&
-                   strstr(span->note, "to rank 1, channel 0") != NULL,
+                   strcmp(timeline_title(timeline, span->track), "to rank 1") == 0 &&
+                   strstr(span->note, "channel 0") != NULL,
                "%s %s: %lld ns", span->name, span->note, (long long)(span->end - span->begin));
     }
     timeline_destroy(timeline);
