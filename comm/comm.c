@@ -14,8 +14,6 @@
 #include "base/trace.h"
 #include "comm/transport.h"
 
-enum { NAME_SIZE = 64 };
-
 static const struct wire_class *const wire_classes[] = {
 #ifdef COMM_HAVE_UCX
     &ucx_wire_class,
@@ -472,6 +470,7 @@ status_t wire_create(struct group *group, const char *transport,
     TRY_GOTO(copy_channels(wire, channels), free_wire);
     if (count > 0) {
         wire->class = find_class(transport);
+        wire->streamed = wire_on_gpu(wire) && wire->class->streams;
         TRY_GOTO(wire->class->create(wire), free_wire);
         enlist(wire);
     }
@@ -491,7 +490,7 @@ void wire_use_device(struct group *group, struct device *device, void *stream)
 
 bool wire_is_streamed(const struct wire *wire)
 {
-    return wire->device != NULL && (wire->class == NULL || wire->class->streams);
+    return wire_on_gpu(wire) && (wire->class == NULL || wire->streamed);
 }
 
 void wire_time(struct wire *wire, struct timeline *timeline)
@@ -547,9 +546,8 @@ static void check_slot(const struct wire_channel *c, int channel, int slot)
 static status_t let_run_dry(struct wire *wire)
 {
     TRY(group_check(wire->group));
-    return wire->device != NULL && !wire->class->streams
-               ? device_stream_sync(wire->device, wire->stream)
-               : STATUS_OK;
+    return wire->device != NULL && !wire->streamed ? device_stream_sync(wire->device, wire->stream)
+                                                   : STATUS_OK;
 }
 
 status_t wire_expect(struct wire *wire, int from, const int *channel, int count)

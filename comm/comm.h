@@ -11,8 +11,8 @@
  *         Transports: ipc (copies between the GPUs of a host, in the order of streams), ucx (tag
  *         messages into receives posted ahead), mpi (the same over MPI point to point), threads
  *         (copies). A put never blocks the caller, whether or not the slot has been
- *         posted. Messages of a channel are numbered by the caller and land in the order of the
- *         posts, which must be the order of the puts (plan_check proves it).
+ *         posted. Messages of a channel are numbered by the caller, upwards, and land in the order
+ *         of the posts, which must be the order of the puts (plan_check proves it).
  *
  * Nothing here spins: a waiting rank sleeps (its cores belong to working ranks) and every wait ends
  * by completion, by STATUS_PEER when a rank died, stopped or reported failure, or by STATUS_TIMEOUT
@@ -148,6 +148,9 @@ MUST_USE status_t wire_create(struct group *group, const char *transport,
  * group_check. */
 void wire_use_device(struct group *group, struct device *device, void *stream);
 bool wire_is_streamed(const struct wire *wire);
+/* Host memory that a wire of a GPU has pinned on this rank: its words and, where tensors pass through
+ * host memory, their buffers. */
+size_t wire_pinned_bytes(const struct wire *wire);
 /* The puts of one walk of rank `from` to this one, in their order there: channel [count], the same in
  * every walk until it is said again. For transports that can only receive in the order of the puts
  * (nccl); to be called before the first post, and between walks. */

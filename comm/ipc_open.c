@@ -37,18 +37,16 @@ static status_t check_layout(const struct wire *wire)
     return STATUS_OK;
 }
 
-/* Streams that share a queue of the GPU wait for each other, which no plan knows of. */
-static status_t check_queues(int lanes)
+status_t wire_check_queues(const char *transport, int streams)
 {
     const char *text = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
     int queues = text != NULL ? atoi(text) : QUEUES_DEFAULT;
 
-    if (lanes + 1 > queues) {
-        return FAIL(
-            STATUS_UNSUPPORTED,
-            "transport ipc has %d streams here that may wait, but the GPU has %d queues for "
-            "them; set CUDA_DEVICE_MAX_CONNECTIONS=32",
-            lanes + 1, queues);
+    if (streams > queues) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "transport %s has %d streams here that may wait, but the GPU has %d queues for "
+                    "them; set CUDA_DEVICE_MAX_CONNECTIONS=32",
+                    transport, streams, queues);
     }
     return STATUS_OK;
 }
@@ -146,7 +144,7 @@ static status_t prepare(struct ipc_wire *self)
     for (int i = 0; i < wire->count; i++) {
         TRY(prepare_channel(self, i, &lanes));
     }
-    TRY(check_queues(lanes));
+    TRY(wire_check_queues("ipc", lanes + 1));
     TRY(board_create(wire->device, board_lines(wire, wire->group->rank), &self->own));
     place_words(self, &self->own, wire->group->rank);
     set_words(self);

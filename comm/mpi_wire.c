@@ -181,7 +181,7 @@ static void *progress(void *arg)
     struct mpi_wire *self = arg;
     int64_t nap = NAP_SHORTEST;
 
-    log_set_rank(self->pump.wire->group->rank);
+    pump_enter(&self->pump);
     for (;;) {
         bool stop;
         struct ticket *queue = pump_take(&self->pump, &stop);
@@ -195,7 +195,12 @@ static void *progress(void *arg)
             return NULL;
         }
         if (busy) {
+            pump_moved(&self->pump);
             nap = NAP_SHORTEST;
+            continue;
+        }
+        if (pump_watches(&self->pump)) {
+            pump_nap(&self->pump);
             continue;
         }
         doze(self, self->active > 0 ? nap : 0);
@@ -294,6 +299,9 @@ static status_t mpi_wire_create(struct wire *wire)
     sleep_init(self);
     TRY_GOTO(pump_init(&self->pump, wire, mpi_wake), free_self);
     TRY_GOTO(check_sizes(self), free_self);
+    if (wire_on_gpu(wire)) {
+        TRY_GOTO(pump_use_streams(&self->pump, "transport mpi"), free_self);
+    }
     TRY_GOTO(mpi_check(MPI_Comm_idup(MPI_COMM_WORLD, &self->comm, &request), "a communicator"),
              free_self);
     TRY(mpi_settle(wire->group, &request, 1)); /* MPI still writes into `self` then */
@@ -345,10 +353,12 @@ static void mpi_wire_destroy(struct wire *wire)
 
 const struct wire_class mpi_wire_class = {
     .name = "mpi",
+    .streams = true,
     .create = mpi_wire_create,
     .destroy = mpi_wire_destroy,
     .post = pump_post,
     .put = pump_put,
     .wait = pump_wait,
     .sent = pump_sent,
+    .release = pump_release,
 };

@@ -61,16 +61,12 @@ void pump_fini(struct pump *pump)
         if (pump->arrival != NULL) {
             free(pump->arrival[i]);
         }
-        for (struct ticket *t = pump->departure != NULL ? pump->departure[i] : NULL, *older;
-             t != NULL; t = older) {
-            older = t->older;
-            free(t);
-        }
     }
-    for (struct ticket *t = pump->spare, *older; t != NULL; t = older) {
-        older = t->older;
+    for (struct ticket *t = pump->made, *made; t != NULL; t = made) {
+        made = t->made;
         free(t);
     }
+    streams_free(pump);
     free(pump->arrival);
     free(pump->departure);
     free(pump->ahead);
@@ -100,6 +96,9 @@ struct ticket *pump_take(struct pump *pump, bool *out_stop)
     pump->queue = NULL;
     pump->queue_end = &pump->queue;
     *out_stop = pump->stop;
+    if (pump->streams != NULL) {
+        queue = streams_due(pump, queue);
+    }
     pthread_mutex_unlock(mutex);
     return queue;
 }
@@ -110,6 +109,10 @@ void pump_finish(struct ticket *ticket, int64_t put, bool good)
     int64_t now = trace_now();
 
     pthread_mutex_lock(wire->group->bell.mutex);
+    if (ticket->state != TICKET_MOVING) { /* broken before */
+        pthread_mutex_unlock(wire->group->bell.mutex);
+        return;
+    }
     ticket->landed = now;
     if (!ticket->sending) {
         put -= ticket->pump->ahead[wire->channel[ticket->channel].from];
@@ -117,13 +120,20 @@ void pump_finish(struct ticket *ticket, int64_t put, bool good)
         wire->counts[ticket->channel].messages += good;
         wire->counts[ticket->channel].bytes += good ? (int64_t)ticket->bytes : 0;
     }
-    ticket->state = good ? TICKET_DONE : TICKET_BROKEN;
-    bell_ring(&wire->group->bell);
+    if (ticket->pump->streams != NULL) {
+        streams_finish(ticket, good);
+    } else {
+        ticket->state = good ? TICKET_DONE : TICKET_BROKEN;
+        bell_ring(&wire->group->bell);
+    }
     pthread_mutex_unlock(wire->group->bell.mutex);
 }
 
 void pump_stop(struct pump *pump)
 {
+    if (pump->streams != NULL) {
+        streams_drain(pump);
+    }
     pthread_mutex_lock(pump->wire->group->bell.mutex);
     pump->stop = true;
     pthread_mutex_unlock(pump->wire->group->bell.mutex);
@@ -132,8 +142,8 @@ void pump_stop(struct pump *pump)
 
 /* ---- the main thread's side ---- */
 
-static void enqueue(struct pump *pump, struct ticket *ticket)
-{ /* mutex held */
+void pump_enqueue(struct pump *pump, struct ticket *ticket)
+{
     ticket->state = TICKET_MOVING;
     ticket->next = NULL;
     *pump->queue_end = ticket;
@@ -143,14 +153,17 @@ static void enqueue(struct pump *pump, struct ticket *ticket)
 status_t pump_post(struct wire *wire, int channel, int slot, int64_t message)
 {
     struct pump *pump = pump_of(wire);
-    struct ticket *ticket = &pump->arrival[channel][slot];
 
+    if (pump->streams != NULL) {
+        return streams_post(pump, channel, slot, message);
+    }
+    struct ticket *ticket = &pump->arrival[channel][slot];
     pthread_mutex_lock(wire->group->bell.mutex);
     CHECK(ticket->state == TICKET_IDLE,
           "slot %d of channel %d posted for message %" PRId64 " still holds message %" PRId64, slot,
           channel, message, ticket->message);
     ticket->message = message;
-    enqueue(pump, ticket);
+    pump_enqueue(pump, ticket);
     pthread_mutex_unlock(wire->group->bell.mutex);
     pump->wake(pump);
     return STATUS_OK;
@@ -173,31 +186,47 @@ static void reap(struct pump *pump, int channel)
     }
 }
 
+struct ticket *pump_ticket(struct pump *pump, int channel, int slot, int64_t message)
+{
+    struct ticket *ticket = pump->spare;
+
+    if (ticket != NULL) {
+        pump->spare = ticket->older;
+    } else {
+        ticket = malloc(sizeof *ticket);
+        if (ticket == NULL) {
+            return NULL;
+        }
+        ticket->made = pump->made;
+        pump->made = ticket;
+    }
+    *ticket = (struct ticket){.made = ticket->made,
+                              .pump = pump,
+                              .channel = channel,
+                              .slot = slot,
+                              .message = message,
+                              .bytes = pump->wire->channel[channel].bytes};
+    return ticket;
+}
+
 status_t pump_put(struct wire *wire, int channel, int slot, int64_t message, const void *source)
 {
     struct pump *pump = pump_of(wire);
     int64_t now = trace_now();
 
+    if (pump->streams != NULL) {
+        return streams_put(pump, channel, slot, message, source);
+    }
     pthread_mutex_lock(wire->group->bell.mutex);
     reap(pump, channel);
-    struct ticket *ticket = pump->spare;
+    struct ticket *ticket = pump_ticket(pump, channel, slot, message);
     if (ticket != NULL) {
-        pump->spare = ticket->older;
-    } else {
-        ticket = malloc(sizeof *ticket);
-    }
-    if (ticket != NULL) {
-        *ticket = (struct ticket){.pump = pump,
-                                  .sending = true,
-                                  .channel = channel,
-                                  .slot = slot,
-                                  .message = message,
-                                  .data = (void *)(uintptr_t)source,
-                                  .bytes = wire->channel[channel].bytes,
-                                  .put = now,
-                                  .older = pump->departure[channel]};
+        ticket->sending = true;
+        ticket->data = (void *)(uintptr_t)source;
+        ticket->put = now;
+        ticket->older = pump->departure[channel];
         pump->departure[channel] = ticket;
-        enqueue(pump, ticket);
+        pump_enqueue(pump, ticket);
         wire->counts[channel].messages++;
         wire->counts[channel].bytes += (int64_t)ticket->bytes;
     }
@@ -228,8 +257,12 @@ static status_t settle(struct wire *wire, struct ticket *ticket, const char *ver
 status_t pump_wait(struct wire *wire, int channel, int slot, int64_t message,
                    struct wire_stamp *out_stamp)
 {
-    struct ticket *ticket = &pump_of(wire)->arrival[channel][slot];
+    struct pump *pump = pump_of(wire);
 
+    if (pump->streams != NULL) {
+        return streams_wait(pump, channel, slot, message);
+    }
+    struct ticket *ticket = &pump->arrival[channel][slot];
     pthread_mutex_lock(wire->group->bell.mutex);
     CHECK(ticket->state != TICKET_IDLE && ticket->message == message,
           "wait for message %" PRId64 " in slot %d of channel %d, which was not posted for it",
@@ -248,6 +281,9 @@ status_t pump_sent(struct wire *wire, int channel, int64_t message)
     struct pump *pump = pump_of(wire);
     status_t status = STATUS_OK;
 
+    if (pump->streams != NULL) {
+        return streams_sent(pump, channel, message);
+    }
     pthread_mutex_lock(wire->group->bell.mutex);
     struct ticket *ticket = pump->departure[channel];
     while (ticket != NULL && ticket->message != message) {

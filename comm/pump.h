@@ -10,6 +10,18 @@
  * A ticket of an arrival belongs to its slot; tickets of departures are kept and used again. All
  * fields are under the bell's mutex but those marked (thread), which the progress thread has alone
  * while the ticket is MOVING.
+ *
+ * On a GPU the verbs are a stream's (pump_stream.c): between the two threads stand words of pinned
+ * memory. A verb queues its ticket and makes the stream write a word when it gets there, for which
+ * the thread looks; a wait makes the stream wait for a word that the thread writes when the message
+ * is through. Nobody but the thread ever waits for the stream.
+ *
+ *     stream   reached: posts and puts that it has passed      -> thread: starts what is due
+ *     thread   landed [slot], left [channel]: message + 1      -> stream: goes on
+ *
+ * A library that cannot touch a GPU's memory is given pinned buffers instead (staged): a stream for
+ * each receiver copies sources into them, one stream copies arrivals out of them, so that the
+ * stream that computes waits for no copy but those it needs.
  */
 #ifndef COMM_PUMP_H
 #define COMM_PUMP_H
@@ -19,8 +31,9 @@
 enum ticket_state { TICKET_IDLE, TICKET_MOVING, TICKET_DONE, TICKET_BROKEN };
 
 struct ticket {
-    struct ticket *next;  /* in the queue, then (thread) in a list of the backend's */
-    struct ticket *older; /* departures under way of this channel */
+    struct ticket *next;  /* in the queue or its lane, then (thread) in a list of the backend's */
+    struct ticket *older; /* departures under way of this channel, or spare */
+    struct ticket *made;  /* all but those of slots */
     struct pump *pump;
     enum ticket_state state;
     bool sending;
@@ -32,7 +45,15 @@ struct ticket {
     void *request;       /* (thread) the backend's */
     int64_t header[2];   /* (thread) the backend's */
     int pending;         /* (thread) the backend's */
+
+    /* of a stream's verb */
+    struct ticket *newer; /* departures under way of this channel */
+    int lane;
+    const uint32_t *word; /* to be started when it has reached `due` */
+    uint32_t due;
 };
+
+struct pump_streams; /* pump_stream.c */
 
 struct pump {
     struct wire *wire;
@@ -41,27 +62,58 @@ struct pump {
     bool stop;
     struct ticket **arrival;   /* [count] -> [slots]; NULL where this rank does not receive */
     struct ticket **departure; /* [count] newest first */
-    struct ticket *spare;
-    int64_t *ahead; /* [ranks] ns by which each rank's clock is ahead of ours */
+    struct ticket *spare, *made;
+    int64_t *ahead;               /* [ranks] ns by which each rank's clock is ahead of ours */
+    struct pump_streams *streams; /* NULL: the verbs are the host's */
 };
 
 status_t pump_init(struct pump *pump, struct wire *wire, void (*wake)(struct pump *pump));
+/* Makes the verbs those of the wire's stream, before the progress thread starts. `staged`: why the
+ * library is to be given pinned host memory ("UCX without CUDA"), or NULL if it can touch the GPU's. */
+status_t pump_use_streams(struct pump *pump, const char *staged);
 void pump_fini(struct pump *pump); /* the progress thread has ended */
 void pump_stop(struct pump *pump); /* asks the progress thread to end */
 
-/* The progress thread: all queued tickets, oldest first, linked by `next`; NULL if none. */
+/* ---- the progress thread ---- */
+
+void pump_enter(struct pump *pump); /* first of all */
+/* All tickets to be started now, oldest first, linked by `next`; NULL if none. */
 struct ticket *pump_take(struct pump *pump, bool *out_stop);
 /* `put` of an arrival: when it was put, in the sender's clock. Rings the bell. */
 void pump_finish(struct ticket *ticket, int64_t put, bool good);
+/* True while a stream is to be watched, and a while after something happened: instead of sleeping until
+ * it is woken, the thread then calls pump_nap between two looks, short when that was just now. */
+bool pump_watches(const struct pump *pump);
+void pump_nap(struct pump *pump);
+void pump_moved(struct pump *pump); /* the library did something */
 
-/* The verbs of a wire class whose state begins with a struct pump. */
+/* ---- the verbs of a wire class whose state begins with a struct pump ---- */
+
 status_t pump_post(struct wire *wire, int channel, int slot, int64_t message);
 status_t pump_put(struct wire *wire, int channel, int slot, int64_t message, const void *source);
 status_t pump_wait(struct wire *wire, int channel, int slot, int64_t message,
                    struct wire_stamp *out_stamp);
 status_t pump_sent(struct wire *wire, int channel, int64_t message);
+void pump_release(struct wire *wire);
 
 /* True for the ranks that share a channel with this one; [ranks]. */
 void pump_peers(const struct wire *wire, bool *out_talks);
+
+/* ---- pump.c and pump_stream.c for each other; bell.mutex held unless said otherwise ---- */
+
+/* A ticket of `channel` to fill in, from the spare ones; NULL when out of memory. */
+struct ticket *pump_ticket(struct pump *pump, int channel, int slot, int64_t message);
+void pump_enqueue(struct pump *pump, struct ticket *ticket);
+
+void streams_free(struct pump *pump);
+void streams_drain(struct pump *pump); /* not held: lets departures leave */
+/* Lines up `queue` and returns what its streams have reached. */
+struct ticket *streams_due(struct pump *pump, struct ticket *queue);
+void streams_finish(struct ticket *ticket, bool good);
+status_t streams_post(struct pump *pump, int channel, int slot, int64_t message); /* not held */
+status_t streams_put(struct pump *pump, int channel, int slot, int64_t message,
+                     const void *source);                                         /* not held */
+status_t streams_wait(struct pump *pump, int channel, int slot, int64_t message); /* not held */
+status_t streams_sent(struct pump *pump, int channel, int64_t message);           /* not held */
 
 #endif

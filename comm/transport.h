@@ -7,6 +7,7 @@
  *     health.c  who is alive              ucx.c         "ucx"
  *                                         ipc*.c        "ipc"
  *     pump.c    tickets between a rank's main thread and a wire's progress thread (mpi, ucx)
+ *     pump_stream.c   the same where the verbs are a stream's
  *
  * A rank sleeps in one way only: on its group's bell, a mutex with a condition. Whoever completes
  * something that it may wait for rings it, and so does whoever learns that a peer is lost.
@@ -20,6 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/device.h"
 #include "base/status.h"
 #include "base/timeline.h"
 #include "comm/comm.h"
@@ -114,6 +116,8 @@ struct wire {
     struct wire_channel *channel; /* [count] copies; slot arrays too */
     void **addresses;             /* all slot arrays of this rank */
     struct wire_count *counts;    /* [count] under the bell's mutex */
+    bool streamed;                /* as the class says, on a GPU; its create may deny it */
+    size_t pinned;                /* bytes of host memory, see wire_pinned_bytes */
     void *state;                  /* of the class */
 };
 
@@ -124,6 +128,15 @@ status_t wire_give_up(struct wire *wire, int channel, int64_t message, const cha
 /* A transfer in a stream of the transport's own begins; timeline_end(wire->timeline) ends it. */
 void wire_time_begin(struct wire *wire, void *stream, const char *name, int channel,
                      int64_t message);
+
+static inline bool wire_on_gpu(const struct wire *wire) /* slots and sources are */
+{
+    return wire->device != NULL && device_kind(wire->device) != DEVICE_HOST;
+}
+
+/* Streams that share a queue of the GPU wait for each other, which no plan knows of: refuses more
+ * streams that may wait than there are queues. */
+status_t wire_check_queues(const char *transport, int streams);
 
 extern const struct wire_class loop_wire_class;
 extern const struct wire_class mpi_wire_class;

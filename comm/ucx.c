@@ -42,6 +42,9 @@ enum {
 
 enum { HELLO, GOODBYE }; /* words of a greeting */
 
+/* Of ucs/config/global_opts.h, which in some versions is GNU C. */
+ucs_status_t ucs_global_opts_set_value(const char *name, const char *value);
+
 struct ucx_wire {
     struct pump pump; /* first: pump.c finds it as the wire's state */
     ucp_context_h context;
@@ -50,7 +53,8 @@ struct ucx_wire {
     int worker_fd, wake_fd;
     pthread_t thread;
     bool running;
-    struct ticket *posted; /* receives under way, to cancel at the end (thread) */
+    ucs_memory_type_t memory; /* of what tickets point at; UNKNOWN: UCX finds out */
+    struct ticket *posted;    /* receives under way, to cancel at the end (thread) */
 };
 
 static status_t ucx_check(ucs_status_t code, const char *what)
@@ -141,9 +145,11 @@ static void on_landed(void *request, ucs_status_t code, const ucp_tag_recv_info_
 static void start_send(struct ucx_wire *self, struct ticket *ticket)
 {
     ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA,
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                        UCP_OP_ATTR_FIELD_MEMORY_TYPE,
         .cb.send = on_sent,
         .user_data = ticket,
+        .memory_type = self->memory,
     };
     int to = self->pump.wire->channel[ticket->channel].to;
     ucs_status_ptr_t request =
@@ -159,10 +165,11 @@ static void start_send(struct ucx_wire *self, struct ticket *ticket)
 static void start_receive(struct ucx_wire *self, struct ticket *ticket)
 {
     ucp_request_param_t param = {
-        .op_attr_mask =
-            UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
+        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                        UCP_OP_ATTR_FIELD_MEMORY_TYPE | UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
         .cb.recv = on_landed,
         .user_data = ticket,
+        .memory_type = self->memory,
     };
 
     ticket->next = self->posted;
@@ -199,20 +206,20 @@ static void *progress(void *arg)
     struct ucx_wire *self = arg;
     struct pollfd fds[] = {{.fd = self->worker_fd, .events = POLLIN},
                            {.fd = self->wake_fd, .events = POLLIN}};
-    struct group *group = self->pump.wire->group;
     uint64_t woken;
 
-    log_set_rank(group->rank);
-    /* ucp_worker_arm asks CUDA for events, which crashes in a thread without a context. */
-    if (group->device != NULL && device_bind(group->device) != STATUS_OK) {
-        log_error("the progress thread of the wire goes on without its device");
-    }
+    pump_enter(&self->pump);
     for (;;) {
         bool stop = start_queued(self);
         if (stop) {
             return NULL;
         }
         if (ucp_worker_progress(self->worker) != 0) {
+            pump_moved(&self->pump);
+            continue;
+        }
+        if (pump_watches(&self->pump)) { /* unarmed: that would put callbacks into CUDA's streams */
+            pump_nap(&self->pump);
             continue;
         }
         if (ucp_worker_arm(self->worker) == UCS_ERR_BUSY) {
@@ -272,8 +279,11 @@ static status_t open_worker(struct ucx_wire *self)
 
     release_signals();
     /* Buffers on a GPU were there before ucp_init, and what UCX has not seen allocated, its cache of
-     * memory types takes for the host's: it would crash copying it. Ask the driver each time. */
-    setenv("UCX_MEMTYPE_CACHE", "n", 0);
+     * memory types takes for the host's: it would crash copying it. (The environment was read when
+     * the library was loaded.) */
+    if (getenv("UCX_MEMTYPE_CACHE") == NULL) {
+        TRY(ucx_check(ucs_global_opts_set_value("MEMTYPE_CACHE", "n"), "to ask for memory types"));
+    }
     TRY(ucx_check(ucp_config_read(NULL, NULL, &config), "its settings"));
     ucs_status_t code = ucp_init(&params, config, &self->context);
     ucp_config_release(config);
@@ -288,6 +298,41 @@ static status_t open_worker(struct ucx_wire *self)
                     strerror(errno));
     }
     return STATUS_OK;
+}
+
+static bool is_set(const char *name, const char *value)
+{
+    const char *text = getenv(name);
+    return text != NULL && strcmp(text, value) == 0;
+}
+
+/* On a GPU: whose memory UCX is to move. MUDDPIPE_UCX_STAGED=1 has all pass through the host's, 0 trusts
+ * UCX with the GPU's whatever it says. There the host waits at every message, unless
+ * MUDDPIPE_UCX_STREAMS=1: README.md says why. */
+static status_t use_gpu(struct ucx_wire *self)
+{
+    ucp_context_attr_t attributes = {.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES};
+    struct wire *wire = self->pump.wire;
+    const char *staged = NULL;
+
+    self->memory = UCS_MEMORY_TYPE_UNKNOWN;
+    if (!wire_on_gpu(wire)) {
+        return STATUS_OK;
+    }
+    TRY(ucx_check(ucp_context_query(self->context, &attributes), "to tell its memory types"));
+    bool cuda = (attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA)) != 0;
+    if (is_set("MUDDPIPE_UCX_STAGED", "1")) {
+        staged = "MUDDPIPE_UCX_STAGED=1";
+    } else if (!cuda && !is_set("MUDDPIPE_UCX_STAGED", "0")) {
+        staged = "UCX without CUDA";
+    }
+    if (staged != NULL) {
+        self->memory = UCS_MEMORY_TYPE_HOST;
+    } else if (cuda) {
+        self->memory = UCS_MEMORY_TYPE_CUDA;
+    }
+    wire->streamed = staged != NULL || is_set("MUDDPIPE_UCX_STREAMS", "1");
+    return wire->streamed ? pump_use_streams(&self->pump, staged) : STATUS_OK;
 }
 
 static status_t open_endpoints(struct ucx_wire *self, const unsigned char *addresses,
@@ -455,6 +500,7 @@ static status_t ucx_create(struct wire *wire)
         goto free_self;
     }
     TRY_GOTO(open_worker(self), free_self);
+    TRY_GOTO(use_gpu(self), free_self);
     TRY_GOTO(connect_peers(self), free_self);
     if (pthread_create(&self->thread, NULL, progress, self) != 0) {
         status = FAIL(STATUS_NOMEM, "the progress thread of the wire cannot be started");
@@ -475,10 +521,12 @@ static void ucx_destroy(struct wire *wire)
 
 const struct wire_class ucx_wire_class = {
     .name = "ucx",
+    .streams = true,
     .create = ucx_create,
     .destroy = ucx_destroy,
     .post = pump_post,
     .put = pump_put,
     .wait = pump_wait,
     .sent = pump_sent,
+    .release = pump_release,
 };
