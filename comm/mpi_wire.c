@@ -299,9 +299,8 @@ static status_t mpi_wire_create(struct wire *wire)
     sleep_init(self);
     TRY_GOTO(pump_init(&self->pump, wire, mpi_wake), free_self);
     TRY_GOTO(check_sizes(self), free_self);
-    if (wire_on_gpu(wire)) {
-        TRY_GOTO(pump_use_streams(&self->pump, "transport mpi"), free_self);
-    }
+    status = wire_on_gpu(wire) ? pump_use_streams(&self->pump, "transport mpi") : STATUS_OK;
+    TRY_GOTO(group_agree(wire->group, status), free_self); /* the rest takes all */
     TRY_GOTO(mpi_check(MPI_Comm_idup(MPI_COMM_WORLD, &self->comm, &request), "a communicator"),
              free_self);
     TRY(mpi_settle(wire->group, &request, 1)); /* MPI still writes into `self` then */

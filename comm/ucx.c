@@ -62,8 +62,9 @@ static status_t ucx_check(ucs_status_t code, const char *what)
     if (code == UCS_OK) {
         return STATUS_OK;
     }
-    return FAIL(STATUS_PEER, "UCX refused %s: %s (UCX_TLS and UCX_NET_DEVICES choose transports)",
-                what, ucs_status_string(code));
+    return FAIL(STATUS_UNSUPPORTED,
+                "UCX refused %s: %s (UCX_TLS and UCX_NET_DEVICES choose transports)", what,
+                ucs_status_string(code));
 }
 
 static ucp_tag_t make_tag(int channel, int64_t message, int64_t ns)
@@ -499,8 +500,11 @@ static status_t ucx_create(struct wire *wire)
                       wire->count, CONNECT_CHANNEL);
         goto free_self;
     }
-    TRY_GOTO(open_worker(self), free_self);
-    TRY_GOTO(use_gpu(self), free_self);
+    status = open_worker(self);
+    if (status == STATUS_OK) {
+        status = use_gpu(self);
+    }
+    TRY_GOTO(group_agree(wire->group, status), free_self); /* the rest takes all */
     TRY_GOTO(connect_peers(self), free_self);
     if (pthread_create(&self->thread, NULL, progress, self) != 0) {
         status = FAIL(STATUS_NOMEM, "the progress thread of the wire cannot be started");

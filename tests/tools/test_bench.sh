@@ -29,6 +29,13 @@ run 0 "$MUDDPIPE" bench comm device=cpu parallel.transport=threads parallel.pp=2
 says "transport threads" "one way"
 [[ $(rows threads.jsonl threads) == 10 ]] || fail "threads.jsonl: not ten rows"
 
+# What one rank cannot use is out on all, with that rank's reason.
+if [[ $wires == *ucx* ]]; then
+    run 0 mpirun -n 1 "$MUDDPIPE" bench comm device=cpu --repeats 1 : \
+        -n 1 env UCX_TLS=nothing "$MUDDPIPE" bench comm device=cpu --repeats 1
+    says "transport ucx cannot be used here: UCX refused" "transport mpi" "host, 100 messages"
+fi
+
 run 1 "$MUDDPIPE" bench comm device=cpu
 says "start two"
 run 1 mpirun -n 2 "$MUDDPIPE" bench comm device=cpu --repeats 1 --json no/such/folder
