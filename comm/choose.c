@@ -119,7 +119,8 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
             name++;
         }
         bool hosts = group->local_size < group->size && strcmp(preference->name, "nccl") == 0;
-        if (!*name || (preference->last_resort && best && !hosts)) {
+        bool strange = strcmp(preference->name, "threads") == 0 && !group->class->threads;
+        if (!*name || strange || (preference->last_resort && best && !hosts)) {
             continue;
         }
         struct speed speed;
