@@ -140,6 +140,11 @@ status_t group_check(struct group *group)
     return group->failed ? group_lost(group) : STATUS_OK;
 }
 
+bool group_is_lost(const struct group *group)
+{
+    return group->failed;
+}
+
 void group_give_up(struct group *group, const char *reason)
 {
     group_fail(group, false, reason);

@@ -86,6 +86,7 @@ void group_watch(struct group *group, group_describe_fn describe, void *arg);
 
 /* STATUS_PEER if a peer is lost, and says so once; STATUS_OK otherwise. Any thread. */
 MUST_USE status_t group_check(struct group *group);
+bool group_is_lost(const struct group *group); /* the same without a word */
 /* This rank cannot go on (a wait of a stream has outlasted the deadline, say): everything that waits
  * here ends as if a peer were lost, for the reason given. Any thread. */
 void group_give_up(struct group *group, const char *reason);

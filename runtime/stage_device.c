@@ -212,7 +212,7 @@ static bool drain(struct stage *stage, struct device_event *event)
         if (device_event_done(stage->device, event, &done) != STATUS_OK || done) {
             return done;
         }
-        if (!lost && group_check(stage->group) != STATUS_OK) {
+        if (!lost && group_is_lost(stage->group)) {
             lost = true;
             until = trace_now() + GRACE;
         } else if (trace_now() > until) {

@@ -266,8 +266,9 @@ void trainer_destroy(struct trainer *trainer)
         return;
     }
     struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    bool idle = !stage || stage_drain(stage);
     group_watch(trainer->group, NULL, NULL);
-    if (stage && !stage_drain(stage)) {
+    if (!idle) {
         log_warn("the stream of rank %d does not end: its memory goes with the process",
                  group_rank(trainer->group));
         return;
