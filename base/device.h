@@ -34,6 +34,7 @@ struct device_info {
     int multiprocessors; /* 0 on the host */
     size_t bytes;        /* memory; 0 on the host */
     int driver, runtime; /* 13000 for CUDA 13.0; 0 on the host */
+    unsigned char card[16]; /* the same bytes in every process that uses this GPU, in no other */
 };
 
 struct device;

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/device_internal.h"
 #include "base/log.h"
@@ -252,6 +253,8 @@ static status_t info_read(struct device *device)
     info->capability = properties.major * 10 + properties.minor;
     info->multiprocessors = properties.multiProcessorCount;
     info->bytes = properties.totalGlobalMem;
+    _Static_assert(sizeof info->card == sizeof properties.uuid, "a UUID");
+    memcpy(info->card, &properties.uuid, sizeof info->card);
     return STATUS_OK;
 }
 

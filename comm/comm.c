@@ -19,6 +19,9 @@ static const struct wire_class *const wire_classes[] = {
     &ucx_wire_class,
 #endif
     &ipc_wire_class,
+#ifdef COMM_HAVE_NCCL
+    &nccl_wire_class,
+#endif
     &mpi_wire_class,
     &loop_wire_class,
 };
@@ -28,7 +31,13 @@ const char *const wire_transports[] = {
 #ifdef COMM_HAVE_UCX
     "ucx",
 #endif
-    "mpi", "ipc", "threads", NULL,
+    "mpi",
+    "ipc",
+#ifdef COMM_HAVE_NCCL
+    "nccl",
+#endif
+    "threads",
+    NULL,
 };
 
 /* ---- bell ---- */
@@ -355,6 +364,11 @@ static status_t check_transport(const struct group *group, const char *name)
         if (strcmp(name, "ucx") == 0) {
             return FAIL(STATUS_UNSUPPORTED, "transport ucx is not in this build (UCX was not found "
                                             "when it was configured); use mpi");
+        }
+        if (strcmp(name, "nccl") == 0) {
+            return FAIL(STATUS_UNSUPPORTED,
+                        "transport nccl is not in this build (CUDA or nccl.h was "
+                        "not found when it was configured); use ipc, ucx or mpi");
         }
         print_transports(names, sizeof names);
         return FAIL(STATUS_INVALID, "unknown transport '%s'; there are %s", name, names);

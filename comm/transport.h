@@ -6,6 +6,7 @@
  *     mpi.c     group of processes        mpi_wire.c    "mpi"
  *     health.c  who is alive              ucx.c         "ucx"
  *                                         ipc*.c        "ipc"
+ *                                         nccl*.c       "nccl"
  *     pump.c    tickets between a rank's main thread and a wire's progress thread (mpi, ucx)
  *     pump_stream.c   the same where the verbs are a stream's
  *
@@ -142,6 +143,7 @@ extern const struct wire_class loop_wire_class;
 extern const struct wire_class mpi_wire_class;
 extern const struct wire_class ucx_wire_class;
 extern const struct wire_class ipc_wire_class;
+extern const struct wire_class nccl_wire_class;
 
 /* choose.c: the best of those among `names` that work; `line`: what each reached, or why not. */
 status_t choose_measured(struct group *group, const char *const *names, struct device *device,

@@ -1,0 +1,489 @@
+/* nccl_connect.c - pairs and their communicators: made, connected by a first message, and ended.
+ *
+ * NCCL blocks without a limit while it connects and while it ends, so a thread of its own does both,
+ * and the rank's main thread sleeps on the bell until it is done, a peer is lost, or time is up. What
+ * such a thread still holds then is left to it: the process ends soon.
+ */
+#include "comm/nccl_house.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/trace.h"
+
+enum {
+    CTAS = 4, /* most a message may take from the GEMMs; NCCL_MAX_CTAS overrides it */
+    TOKEN_BYTES = 256,
+    NAP = 200000, /* ns */
+    CLOSE_S = 3   /* for the last messages, then for NCCL's own ending */
+};
+
+/* ---- pairs ---- */
+
+/* The pairs of ranks that talk, in the order in which all ranks connect them: by distance, so that many
+ * can be under way at once. They follow from the channels, which are the same everywhere. */
+struct pair_walk {
+    const bool *talks; /* [size * size] at from * size + to */
+    int size, distance, from;
+};
+
+static void fill_talks(const struct wire *wire, bool *talks)
+{
+    for (int i = 0; i < wire->count; i++) {
+        talks[wire->channel[i].from * wire->group->size + wire->channel[i].to] = true;
+    }
+}
+
+static bool next_pair(struct pair_walk *walk, int *out_from, int *out_to)
+{
+    for (; walk->distance < walk->size; walk->distance++, walk->from = 0) {
+        while (walk->from < walk->size) {
+            int from = walk->from++, to = (from + walk->distance) % walk->size;
+            if (walk->talks[from * walk->size + to]) {
+                *out_from = from;
+                *out_to = to;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static struct nccl_pair *find_pair(struct nccl_wire *self, int from, int to)
+{
+    for (int i = 0; i < self->pairs; i++) {
+        if (self->pair[i].from == from && self->pair[i].to == to) {
+            return &self->pair[i];
+        }
+    }
+    return NULL;
+}
+
+/* ---- who takes part ---- */
+
+struct member {
+    unsigned char card[16];
+    char name[64], bus[16];
+    int release;
+};
+
+static status_t compare_members(const struct wire *wire, const struct member *all,
+                                const bool *talks)
+{
+    int size = wire->group->size;
+
+    for (int a = 0; a < size; a++) {
+        for (int b = a + 1; b < size; b++) {
+            if (!talks[a * size + b] && !talks[b * size + a]) {
+                continue;
+            }
+            if (memcmp(all[a].card, all[b].card, sizeof all[a].card) == 0) {
+                return FAIL(
+                    STATUS_UNSUPPORTED,
+                    "ranks %d and %d are both on one GPU (%s, %s), which NCCL refuses; start "
+                    "one rank a GPU, or use parallel.transport ipc or ucx",
+                    a, b, all[a].name, all[a].bus);
+            }
+            if (all[a].release != all[b].release) {
+                return FAIL(STATUS_UNSUPPORTED,
+                            "rank %d has NCCL release %d and rank %d has %d; let all load the same "
+                            "(LD_LIBRARY_PATH)",
+                            a, all[a].release, b, all[b].release);
+            }
+        }
+    }
+    return STATUS_OK;
+}
+
+status_t nccl_check_device(const struct device *device)
+{
+    if (device == NULL || device_kind(device) != DEVICE_CUDA) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "transport nccl moves memory of GPUs, and this rank computes "
+                    "on the host; use ucx or mpi");
+    }
+    return nccl_load();
+}
+
+/* All ranks find the same. */
+static status_t check_members(const struct wire *wire, const bool *talks)
+{
+    struct member own = {.release = 0};
+    struct device_info info;
+
+    TRY(group_agree(wire->group, nccl_check_device(wire->device)));
+    device_info(wire->device, &info);
+    memcpy(own.card, info.card, sizeof own.card);
+    memcpy(own.bus, info.bus, sizeof own.bus);
+    memcpy(own.name, info.name, sizeof own.name - 1);
+    own.release = nccl.release;
+    struct member *all = calloc((size_t)wire->group->size, sizeof *all);
+    if (all == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory to compare the GPUs of %d ranks", wire->group->size);
+    }
+    status_t status = group_allgather(wire->group, &own, sizeof own, all);
+    if (status == STATUS_OK) {
+        status = compare_members(wire, all, talks);
+    }
+    free(all);
+    return status;
+}
+
+/* ---- what a pair has on this side ---- */
+
+static status_t create_pair(struct nccl_wire *self, int from, int to)
+{
+    struct nccl_pair *pair = &self->pair[self->pairs++];
+
+    pair->from = from;
+    pair->to = to;
+    pair->sends = from == self->group->rank;
+    TRY(device_stream_create(self->device, true, &pair->stream));
+    TRY(device_event_create(self->device, false, &pair->mark));
+    for (int i = 0; i < NCCL_DEPTH; i++) {
+        TRY(device_event_create(self->device, false, &pair->turn[i].end));
+    }
+    for (int i = 0; i < self->wire->count; i++) {
+        const struct wire_channel *c = &self->wire->channel[i];
+        pair->slots += c->from == from && c->to == to ? c->slots : 0;
+    }
+    pair->posted = calloc((size_t)pair->slots, sizeof *pair->posted);
+    if (pair->posted == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for %d slots", pair->slots);
+    }
+    return pair->sends ? nccl_check(nccl.unique_id(&pair->id), "has no name for a communicator",
+                                    from, to)
+                       : STATUS_OK;
+}
+
+static status_t create_arrivals(struct wire *wire, int channel)
+{
+    struct nccl_wire *self = wire->state;
+    struct nccl_channel *own = &self->channel[channel];
+    int slots = wire->channel[channel].slots;
+
+    own->posted = calloc((size_t)slots, sizeof *own->posted);
+    own->arrival = calloc((size_t)slots, sizeof *own->arrival);
+    if (own->posted == NULL || own->arrival == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for %d slots of channel %d", slots, channel);
+    }
+    for (int k = 0; k < slots; k++) {
+        TRY(device_event_create(wire->device, false, &own->arrival[k].vacant));
+    }
+    return STATUS_OK;
+}
+
+static status_t create_pairs(struct nccl_wire *self, const bool *talks)
+{
+    struct wire *wire = self->wire;
+    int rank = wire->group->rank;
+    struct pair_walk walk = {.talks = talks, .size = wire->group->size, .distance = 1};
+
+    for (int from, to; next_pair(&walk, &from, &to);) {
+        if (from == rank || to == rank) {
+            TRY(create_pair(self, from, to));
+        }
+    }
+    for (int i = 0; i < wire->count; i++) {
+        const struct wire_channel *c = &wire->channel[i];
+        self->channel[i].pair = find_pair(self, c->from, c->to);
+        self->channel[i].newest = -1;
+        TRY(c->to == rank ? create_arrivals(wire, i) : STATUS_OK);
+    }
+    return device_alloc(wire->device, MEMORY_DEVICE, TOKEN_BYTES, "first messages", &self->token);
+}
+
+/* Names come from the senders, each sender's in the order of the walk. */
+static void take_names(struct nccl_wire *self, const bool *talks, size_t *first,
+                       const ncclUniqueId *all)
+{
+    struct pair_walk walk = {.talks = talks, .size = self->group->size, .distance = 1};
+
+    for (int from, to; next_pair(&walk, &from, &to);) {
+        struct nccl_pair *pair = find_pair(self, from, to);
+        const ncclUniqueId *name = &all[first[from]++];
+        if (pair != NULL) {
+            pair->id = *name;
+        }
+    }
+}
+
+static status_t share_names(struct nccl_wire *self, const bool *talks)
+{
+    size_t size = (size_t)self->group->size, mine = 0;
+    size_t *counts = calloc(size, sizeof *counts), *first = calloc(size + 1, sizeof *first);
+    ncclUniqueId *all = calloc(size * size, sizeof *all), *own = calloc(size, sizeof *own);
+    status_t status;
+
+    if (counts == NULL || first == NULL || all == NULL || own == NULL) {
+        status = FAIL(STATUS_NOMEM, "no memory to name the pairs of %zu ranks", size);
+        goto free_lists;
+    }
+    for (size_t from = 0; from < size; from++) {
+        for (size_t to = 0; to < size; to++) {
+            counts[from] += talks[from * size + to] ? sizeof *all : 0;
+        }
+        first[from + 1] = first[from] + counts[from] / sizeof *all;
+    }
+    for (int i = 0; i < self->pairs; i++) {
+        if (self->pair[i].sends) {
+            own[mine++] = self->pair[i].id;
+        }
+    }
+    TRY_GOTO(group_allgatherv(self->group, own, counts, all), free_lists);
+    take_names(self, talks, first, all);
+
+free_lists:
+    free(counts);
+    free(first);
+    free(all);
+    free(own);
+    return status;
+}
+
+/* ---- a thread that may block ---- */
+
+static void finish(struct nccl_wire *self, status_t result)
+{
+    int running = APART_RUNNING;
+
+    self->result = result;
+    if (atomic_compare_exchange_strong(&self->apart, &running, APART_FINISHED)) {
+        pthread_mutex_lock(self->group->bell.mutex);
+        bell_ring(&self->group->bell);
+        pthread_mutex_unlock(self->group->bell.mutex);
+    }
+}
+
+/* True if the thread has come to its end by `until` and no peer was lost meanwhile; otherwise the thread
+ * keeps `self` for ever. */
+static bool run_apart(struct nccl_wire *self, void *(*body)(void *), int64_t until)
+{
+    struct group *group = self->group;
+    int running = APART_RUNNING;
+    pthread_t thread;
+
+    self->apart = APART_RUNNING;
+    if (pthread_create(&thread, NULL, body, self) != 0) {
+        log_error("rank %d: no thread for NCCL to run in", group->rank);
+        return false;
+    }
+    pthread_mutex_lock(group->bell.mutex);
+    while (self->apart == APART_RUNNING && !group->failed && bell_sleep(&group->bell, until)) {
+    }
+    pthread_mutex_unlock(group->bell.mutex);
+    if (atomic_compare_exchange_strong(&self->apart, &running, APART_FORSAKEN)) {
+        pthread_detach(thread);
+        return false;
+    }
+    pthread_join(thread, NULL);
+    return true;
+}
+
+static status_t init_pair(struct nccl_pair *pair)
+{
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+
+    config.maxCTAs = CTAS;
+    return nccl_check(
+        nccl.init(&pair->comm, 2, pair->id, pair->sends ? NCCL_SENDER : NCCL_RECEIVER, &config),
+        "cannot connect", pair->from, pair->to);
+}
+
+/* NCCL sets its buffers up at the first message. */
+static status_t greet(const struct nccl_wire *self, const struct nccl_pair *pair)
+{
+    ncclResult_t result =
+        pair->sends ? nccl.send(self->token, 1, ncclInt8, NCCL_RECEIVER, pair->comm, pair->stream)
+                    : nccl.recv(self->token, 1, ncclInt8, NCCL_SENDER, pair->comm, pair->stream);
+
+    TRY(nccl_check(result, "cannot move a first message", pair->from, pair->to));
+    return device_stream_sync(self->device, pair->stream);
+}
+
+static status_t connect_pairs(struct nccl_wire *self)
+{
+    TRY(device_bind(self->device));
+    for (int i = 0; i < self->pairs; i++) {
+        TRY(init_pair(&self->pair[i]));
+    }
+    for (int i = 0; i < self->pairs; i++) {
+        TRY(greet(self, &self->pair[i]));
+    }
+    return STATUS_OK;
+}
+
+static void *connect_apart(void *arg)
+{
+    struct nccl_wire *self = arg;
+
+    log_set_rank(self->group->rank);
+    finish(self, connect_pairs(self));
+    return NULL;
+}
+
+static status_t say_unconnected(const struct wire *wire)
+{
+    if (wire->group->failed) {
+        return group_lost(wire->group);
+    }
+    return FAIL(STATUS_TIMEOUT,
+                "NCCL could not connect rank %d with its peers within %g s; NCCL_DEBUG=INFO shows "
+                "how far it came, NCCL_SOCKET_IFNAME chooses the network that it connects over",
+                wire->group->rank, wire->group->options.deadline_s);
+}
+
+/* ---- creation and destruction ---- */
+
+static void free_arrivals(struct wire *wire, int channel)
+{
+    struct nccl_wire *self = wire->state;
+    struct nccl_channel *own = &self->channel[channel];
+
+    for (int k = 0; own->arrival != NULL && k < wire->channel[channel].slots; k++) {
+        device_event_destroy(wire->device, own->arrival[k].vacant);
+    }
+    free(own->arrival);
+    free(own->posted);
+}
+
+/* All but the communicators. */
+static void nccl_free(struct wire *wire)
+{
+    struct nccl_wire *self = wire->state;
+
+    if (self == NULL) {
+        return;
+    }
+    for (int i = 0; i < wire->count; i++) {
+        free_arrivals(wire, i);
+    }
+    for (int i = 0; i < self->pairs; i++) {
+        struct nccl_pair *pair = &self->pair[i];
+        for (int k = 0; k < NCCL_DEPTH; k++) {
+            device_event_destroy(wire->device, pair->turn[k].end);
+        }
+        device_event_destroy(wire->device, pair->mark);
+        device_stream_destroy(wire->device, pair->stream);
+        free(pair->posted);
+        free(pair->expected);
+    }
+    if (self->token != NULL) {
+        device_free(wire->device, MEMORY_DEVICE, self->token);
+    }
+    free(self->pair);
+    free(self->channel);
+    free(self);
+}
+
+static status_t prepare(struct nccl_wire *self, bool *talks)
+{
+    fill_talks(self->wire, talks);
+    TRY(check_members(self->wire, talks));
+    TRY(group_agree(self->group, create_pairs(self, talks)));
+    return share_names(self, talks);
+}
+
+static struct nccl_wire *nccl_alloc(struct wire *wire)
+{
+    struct nccl_wire *self = calloc(1, sizeof *self);
+    struct nccl_pair *pair = calloc(2 * (size_t)wire->group->size, sizeof *pair);
+    struct nccl_channel *channel = calloc((size_t)wire->count, sizeof *channel);
+
+    if (self == NULL || pair == NULL || channel == NULL) {
+        free(self);
+        free(pair);
+        free(channel);
+        return NULL;
+    }
+    *self = (struct nccl_wire){.wire = wire,
+                               .group = wire->group,
+                               .device = wire->device,
+                               .pair = pair,
+                               .channel = channel};
+    return self;
+}
+
+status_t nccl_connect(struct wire *wire)
+{
+    size_t size = (size_t)wire->group->size;
+    bool *talks = calloc(size * size, sizeof *talks);
+    struct nccl_wire *self = nccl_alloc(wire);
+
+    wire->state = self;
+    status_t status = talks != NULL && self != NULL
+                          ? prepare(self, talks)
+                          : FAIL(STATUS_NOMEM, "no memory for a wire over NCCL");
+    free(talks);
+    if (status != STATUS_OK) {
+        nccl_free(wire);
+        return status;
+    }
+    if (!run_apart(self, connect_apart, group_deadline(wire->group))) {
+        return say_unconnected(wire);
+    }
+    if (self->result == STATUS_OK) {
+        log_debug("NCCL release %d, headers %d: %d pairs of rank %d, at most %d CTAs a message",
+                  nccl.release, NCCL_VERSION_CODE, self->pairs, wire->group->rank, CTAS);
+    }
+    return self->result; /* after a failure NCCL may still use what is ours: nothing is freed */
+}
+
+static bool is_idle(const struct nccl_wire *self, const struct nccl_pair *pair)
+{
+    int64_t until = trace_now() + CLOSE_S * INT64_C(1000000000);
+    bool done = false;
+
+    if (device_event_record(self->device, pair->mark, pair->stream) != STATUS_OK) {
+        return false;
+    }
+    while (device_event_done(self->device, pair->mark, &done) == STATUS_OK && !done &&
+           !self->group->failed && trace_now() < until) {
+        nanosleep(&(struct timespec){0, NAP}, NULL);
+    }
+    return done;
+}
+
+static void *close_apart(void *arg)
+{
+    struct nccl_wire *self = arg;
+    status_t status;
+
+    log_set_rank(self->group->rank);
+    TRY_GOTO(device_bind(self->device), say_finished);
+    for (int i = 0; i < self->pairs; i++) {
+        struct nccl_pair *pair = &self->pair[i];
+        TRY_GOTO(nccl_check(nccl.finalize(pair->comm), "cannot end", pair->from, pair->to),
+                 say_finished);
+        TRY_GOTO(nccl_check(nccl.destroy(pair->comm), "cannot end", pair->from, pair->to),
+                 say_finished);
+    }
+
+say_finished:
+    finish(self, status);
+    return NULL;
+}
+
+/* A kernel that waits for its peer cannot be ended, and freeing the memory that it may write into would
+ * wait for it: after a failure the process ends here. */
+void nccl_disconnect(struct wire *wire)
+{
+    struct nccl_wire *self = wire->state;
+
+    for (int i = 0; i < self->pairs; i++) {
+        struct nccl_pair *pair = &self->pair[i];
+        if (!is_idle(self, pair)) {
+            log_error("rank %d ends now: messages from rank %d to rank %d are still under way, and "
+                      "NCCL cannot withdraw them",
+                      wire->group->rank, pair->from, pair->to);
+            group_abandon(wire->group, 1);
+        }
+    }
+    if (!run_apart(self, close_apart, trace_now() + CLOSE_S * INT64_C(1000000000))) {
+        log_debug("NCCL has not ended within %d s and is left to the end of the process", CLOSE_S);
+        return; /* the thread still uses `self` */
+    }
+    nccl_free(wire);
+}

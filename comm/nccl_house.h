@@ -1,0 +1,113 @@
+/* nccl_house.h - what the files of the transport "nccl" share; the only header that sees NCCL.
+ *
+ *     nccl_library.c   the library, loaded when the transport is first asked for
+ *     nccl_connect.c   pairs, their communicators, and their end
+ *     nccl.c           the verbs
+ *
+ * A pair is one direction between two ranks: a communicator of these two (the sender is its rank 0), a
+ * stream of its own, and in it the messages of all channels in the order in which they are put.
+ */
+#ifndef COMM_NCCL_HOUSE_H
+#define COMM_NCCL_HOUSE_H
+
+#include <nccl.h>
+
+#include "base/device.h"
+#include "comm/transport.h"
+
+/* ---- the library ---- */
+
+#define NCCL_FUNCTIONS(X)                                                                          \
+    X(version, ncclGetVersion)                                                                     \
+    X(error_string, ncclGetErrorString)                                                            \
+    X(last_error, ncclGetLastError)                                                                \
+    X(async_error, ncclCommGetAsyncError)                                                          \
+    X(unique_id, ncclGetUniqueId)                                                                  \
+    X(init, ncclCommInitRankConfig)                                                                \
+    X(send, ncclSend)                                                                              \
+    X(recv, ncclRecv)                                                                              \
+    X(finalize, ncclCommFinalize)                                                                  \
+    X(destroy, ncclCommDestroy)
+
+struct nccl_library {
+    void *loaded;
+    int release; /* 22803 for 2.28.3 */
+#define NCCL_MEMBER(name, symbol) __typeof__(&symbol) name;
+    NCCL_FUNCTIONS(NCCL_MEMBER)
+#undef NCCL_MEMBER
+};
+
+extern struct nccl_library nccl; /* by nccl_load */
+
+MUST_USE status_t nccl_load(void);
+/* STATUS_INTERNAL, whereupon a rank leaves without waiting for the others, with what NCCL says. */
+MUST_USE status_t nccl_check(ncclResult_t result, const char *doing, int from, int to);
+
+/* ---- a wire ---- */
+
+/* Messages of a pair that may be under way. Where a stream is full the CUDA runtime blocks, and nothing
+ * could end that, so we stop before. */
+enum { NCCL_DEPTH = 256 };
+
+struct nccl_turn {            /* the n-th message of a pair that was handed to NCCL, at n % NCCL_DEPTH */
+    struct device_event *end; /* in the pair's stream */
+    int channel;
+    int64_t message;
+};
+
+struct nccl_pair {
+    int from, to;
+    bool sends; /* this rank is `from` */
+    ncclUniqueId id;
+    ncclComm_t comm;
+    void *stream;
+    struct device_event *mark; /* of the moment; what waits for it is enqueued at once */
+    struct nccl_turn turn[NCCL_DEPTH];
+    int64_t turns; /* so far; one whose place was taken by another has ended */
+
+    /* Receiving: the channels of a walk's puts in their order, which repeats; none: that of the posts. */
+    int *expected; /* [expected_count] */
+    int expected_count, next;
+    int *posted; /* [slots] ring of the channels whose posts await their turn */
+    int slots, first, waiting;
+};
+
+enum arrival_state { ARRIVAL_IDLE, ARRIVAL_POSTED, ARRIVAL_ISSUED };
+
+struct nccl_arrival { /* a slot */
+    enum arrival_state state;
+    int64_t message, turn;
+    struct device_event *vacant;
+};
+
+struct nccl_channel {
+    struct nccl_pair *pair;       /* NULL: not of this rank */
+    struct nccl_arrival *arrival; /* [slots] where this rank receives */
+    int *posted;                  /* [slots] ring of slots whose receive is not issued yet */
+    int first, waiting;
+    int64_t newest; /* message put; -1 = none */
+};
+
+enum apart_state { APART_RUNNING, APART_FINISHED, APART_FORSAKEN };
+
+struct nccl_wire {
+    struct wire *wire;
+    struct group *group;
+    struct device *device;
+    struct nccl_pair *pair; /* [pairs] of this rank, in an order that all ranks share */
+    int pairs;
+    struct nccl_channel *channel; /* [count] */
+    void *token;                  /* what the first message of a pair carries */
+
+    atomic_int apart; /* enum apart_state of the thread in which NCCL may block */
+    status_t result;  /* of that thread, once finished */
+};
+
+enum { NCCL_SENDER, NCCL_RECEIVER }; /* ranks in a pair's communicator */
+
+/* What needs no other rank: a GPU and the library. */
+MUST_USE status_t nccl_check_device(const struct device *device);
+MUST_USE status_t nccl_connect(struct wire *wire);
+void nccl_disconnect(struct wire *wire);
+
+#endif
