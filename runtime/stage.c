@@ -104,6 +104,28 @@ static status_t create_slots(struct stage *stage)
     return STATUS_OK;
 }
 
+/* Tells the wire in which order the other ranks put what comes here. */
+static status_t expect_puts(struct stage *stage)
+{
+    const struct plan *plan = stage->active;
+    for (int from = 0; stage->wire && from < plan->ranks; from++) {
+        const struct rank_plan *sender = &plan->rank[from];
+        int *shipment = calloc((size_t)sender->ops + 1, sizeof *shipment), count = 0;
+        if (!shipment) {
+            return FAIL(STATUS_NOMEM, "no memory for the order of %d operations", sender->ops);
+        }
+        for (int i = 0; from != stage->rank && i < sender->ops; i++) {
+            if (sender->op[i].kind == OP_PUT && receives(stage, sender->op[i].shipment)) {
+                shipment[count++] = sender->op[i].shipment;
+            }
+        }
+        status_t status = wire_expect(stage->wire, from, shipment, count);
+        free(shipment);
+        TRY(status);
+    }
+    return STATUS_OK;
+}
+
 static status_t create_wire(struct stage *stage, const char *transport)
 {
     int shipments = stage->plan->shipments;
@@ -125,7 +147,7 @@ static status_t create_wire(struct stage *stage, const char *transport)
     wire_use_device(stage->group, stage->device, stage->stream);
     status_t status = wire_create(stage->group, transport, channel, shipments, &stage->wire);
     free(channel);
-    return status;
+    return status == STATUS_OK ? expect_puts(stage) : status;
 }
 
 status_t stage_create(const struct stage_options *options, struct stage **out)
@@ -248,20 +270,22 @@ status_t stage_check_traffic(const struct stage *stage)
 /* Slots and frames of a plan with fewer microbatches are never more. */
 status_t stage_set_microbatches(struct stage *stage, int microbatches)
 {
+    struct plan **plan = &stage->plan;
     CHECK(microbatches > 0 && microbatches <= stage->plan->microbatches,
           "%d microbatches in a stage made for %d", microbatches, stage->plan->microbatches);
-    if (microbatches == stage->plan->microbatches) {
-        stage->active = stage->plan;
-        return STATUS_OK;
+    if (microbatches < stage->plan->microbatches) {
+        plan = &stage->shorter[microbatches];
     }
-    struct plan **shorter = &stage->shorter[microbatches];
-    if (!*shorter) {
+    if (!*plan) {
         struct plan_options options = stage->plan_options;
         options.microbatches = microbatches;
-        TRY(plan_create(stage->plan->graph, &options, shorter));
+        TRY(plan_create(stage->plan->graph, &options, plan));
     }
-    stage->active = *shorter;
-    return STATUS_OK;
+    if (*plan == stage->active) {
+        return STATUS_OK;
+    }
+    stage->active = *plan;
+    return expect_puts(stage);
 }
 
 status_t stage_read_loss(struct stage *stage)
