@@ -173,8 +173,7 @@ static status_t nccl_expect(struct wire *wire, int from, const int *channel, int
     CHECK(pair->next == 0 && pair->waiting == 0,
           "the puts of rank %d are told anew in the middle of a walk", from);
     for (int i = 0; i < count; i++) {
-        CHECK(channel[i] >= 0 && channel[i] < wire->count &&
-                  self->channel[channel[i]].pair == pair,
+        CHECK(channel[i] >= 0 && channel[i] < wire->count && self->channel[channel[i]].pair == pair,
               "channel %d is not from rank %d to rank %d", channel[i], from, wire->group->rank);
     }
     int *copy = malloc(((size_t)count + 1) * sizeof *copy);
@@ -229,7 +228,8 @@ static status_t await_issue(struct wire *wire, int channel, const struct nccl_ar
     while (arrival->state == ARRIVAL_POSTED) {
         if (next_posted(self_of(wire), pair) < 0) {
             return FAIL(STATUS_INTERNAL,
-                        "message %" PRId64 " of channel %d is awaited before its turn: rank %d puts "
+                        "message %" PRId64
+                        " of channel %d is awaited before its turn: rank %d puts "
                         "one of channel %d first, which has no slot yet",
                         arrival->message, channel, pair->from, pair->expected[pair->next]);
         }

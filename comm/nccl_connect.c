@@ -153,9 +153,9 @@ static status_t create_pair(struct nccl_wire *self, int from, int to)
     if (pair->posted == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d slots", pair->slots);
     }
-    return pair->sends ? nccl_check(nccl.unique_id(&pair->id), "has no name for a communicator",
-                                    from, to)
-                       : STATUS_OK;
+    return pair->sends
+               ? nccl_check(nccl.unique_id(&pair->id), "has no name for a communicator", from, to)
+               : STATUS_OK;
 }
 
 static status_t create_arrivals(struct wire *wire, int channel)

@@ -49,7 +49,7 @@ MUST_USE status_t nccl_check(ncclResult_t result, const char *doing, int from, i
  * could end that, so we stop before. */
 enum { NCCL_DEPTH = 256 };
 
-struct nccl_turn {            /* the n-th message of a pair that was handed to NCCL, at n % NCCL_DEPTH */
+struct nccl_turn { /* the n-th message of a pair that was handed to NCCL, at n % NCCL_DEPTH */
     struct device_event *end; /* in the pair's stream */
     int channel;
     int64_t message;

@@ -153,6 +153,26 @@ static status_t take_round(struct rig *rig, int64_t m, int rounds, int64_t begin
     return STATUS_OK;
 }
 
+/* A round's puts of every rank, in the order of send_round. */
+static status_t expect_round(struct rig *rig)
+{
+    int *channel = calloc((size_t)rig->count + 1, sizeof *channel);
+    status_t status = STATUS_OK;
+
+    EXPECT(channel != NULL, "out of memory");
+    for (int from = 0; from < group_size(rig->group) && status == STATUS_OK; from++) {
+        int count = 0;
+        for (int i = 0; i < rig->count; i++) {
+            if (rig->channel[i].from == from && rig->channel[i].to == group_rank(rig->group)) {
+                channel[count++] = i;
+            }
+        }
+        status = wire_expect(rig->wire, from, channel, count);
+    }
+    free(channel);
+    return status;
+}
+
 /* All pairs, both directions, several sizes at once: `rounds` messages of every channel through its
  * slots, one source each that is overwritten as soon as it has left. */
 static status_t exchange_rounds(struct rig *rig, int rounds)
@@ -163,6 +183,7 @@ static status_t exchange_rounds(struct rig *rig, int rounds)
     TRY(group_barrier(rig->group));
     begin = trace_now();
     TRY(group_barrier(rig->group));
+    TRY(expect_round(rig));
     for (int i = 0; i < rig->count; i++) {
         for (int k = 0; rig->channel[i].to == rank && k < rig->channel[i].slots; k++) {
             TRY(wire_post(rig->wire, i, k, k));

@@ -10,7 +10,7 @@
  *     ranks stuck              the main thread does not notice that a peer is lost
  *
  * With `--device cuda` behind it, buffers are on the GPU of the local rank and the verbs belong to a
- * stream; without a GPU that is skipped.
+ * stream; without a GPU, or for nccl without one a rank, that is skipped.
  *
  * HEARTBEAT and DEADLINE (seconds) set the group's options, START the time to start in, LATE how long
  * rank 0 rests before, having said "late PID". "ready RANK PID" on stdout, one line a rank,
@@ -203,6 +203,11 @@ int main(int argc, char **argv)
         return 1;
     }
     log_set_rank(group_rank(group));
+    if (gpu && argc > 4 && strcmp(argv[2], "nccl") == 0 && group_local_size(group) > gpus) {
+        printf("skipped: nccl for %d ranks on %d GPUs\n", group_local_size(group), gpus);
+        group_close(group);
+        return 77;
+    }
     if (use_device(group, gpu, gpus, &device, &stream) != STATUS_OK ||
         run(group, argv[1], argc > 2 ? argv[2] : "mpi", argc > 3 ? argv[3] : "") != STATUS_OK) {
         group_abandon(group, 4);

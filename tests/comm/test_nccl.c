@@ -88,11 +88,10 @@ static void begin(struct scene *scene, bool sending)
     struct device *device = scene->self.device;
     scene->pair = (struct nccl_pair){.from = sending, .to = !sending, .sends = sending};
     assert_ok(device_event_create(device, false, &scene->pair.mark));
-    if (sending) {
-        scene->pair.departure = calloc(NCCL_DEPTH, sizeof *scene->pair.departure);
-        for (int i = 0; i < NCCL_DEPTH; i++) {
-            assert_ok(device_event_create(device, false, &scene->pair.departure[i].left));
-        }
+    scene->pair.slots = CHANNELS * SLOTS;
+    scene->pair.posted = calloc(CHANNELS * SLOTS, sizeof(int));
+    for (int i = 0; i < NCCL_DEPTH; i++) {
+        assert_ok(device_event_create(device, false, &scene->pair.turn[i].end));
     }
     for (int c = 0; c < CHANNELS; c++) {
         for (int k = 0; k < SLOTS; k++) {
@@ -106,7 +105,6 @@ static void begin(struct scene *scene, bool sending)
         scene->own[c].arrival = calloc(SLOTS, sizeof(struct nccl_arrival));
         for (int k = 0; k < SLOTS; k++) {
             assert_ok(device_event_create(device, false, &scene->own[c].arrival[k].vacant));
-            assert_ok(device_event_create(device, false, &scene->own[c].arrival[k].landed));
         }
     }
     scene->self.wire = &scene->wire;
@@ -128,16 +126,15 @@ static void end(struct scene *scene)
     for (int c = 0; c < CHANNELS; c++) {
         for (int k = 0; k < SLOTS; k++) {
             device_event_destroy(scene->self.device, scene->own[c].arrival[k].vacant);
-            device_event_destroy(scene->self.device, scene->own[c].arrival[k].landed);
         }
         free(scene->own[c].posted);
         free(scene->own[c].arrival);
     }
-    for (int i = 0; scene->pair.departure != NULL && i < NCCL_DEPTH; i++) {
-        device_event_destroy(scene->self.device, scene->pair.departure[i].left);
+    for (int i = 0; i < NCCL_DEPTH; i++) {
+        device_event_destroy(scene->self.device, scene->pair.turn[i].end);
     }
     device_event_destroy(scene->self.device, scene->pair.mark);
-    free(scene->pair.departure);
+    free(scene->pair.posted);
     free(scene->pair.expected);
     device_close(scene->self.device);
     group_fini(&scene->group);
@@ -199,6 +196,12 @@ static void test_unexpected(void **state)
     assert_ok(wire_post(&scene.wire, 0, 0, 1));
     assert_ok(wire_post(&scene.wire, 2, 0, 6));
     assert_received(&scene, order, 3);
+    for (int m = 1; m < 3 * NCCL_DEPTH; m++) { /* the events serve again */
+        assert_ok(wire_wait(&scene.wire, 0, m % 2 == 0, m, NULL));
+        assert_ok(wire_post(&scene.wire, 0, m % 2, m + 1));
+    }
+    assert_ok(wire_wait(&scene.wire, 2, 1, 5, NULL)); /* long after it landed */
+    assert_int_equal(scene.counts[0].messages, 3 * NCCL_DEPTH - 1);
     end(&scene);
 }
 
