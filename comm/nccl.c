@@ -1,18 +1,21 @@
 /* nccl.c - the "nccl" transport: the verbs, all of which only enqueue.
  *
- *     put    the pair's stream waits for the wire's (the source has been written), sends, and marks
- *            an event for `sent`
- *     post   the wire's stream marks that the slot is vacant; once every message before it in the
- *            sender's order has been posted, the pair's stream waits for that mark, receives, and
- *            marks an event for `wait`
+ *     put    the pair's stream waits for the wire's (the source has been written), sends, and says
+ *            that it has, which is what `sent` waits for
+ *     post   the wire's stream says that the slot is vacant; once every message before it in the
+ *            sender's order has been posted, the pair's stream waits for that, receives, and says
+ *            so, which is what `wait` waits for
  *
  * NCCL's messages carry no names: the n-th receive of a pair gets what was sent n-th. The order of the
  * sends is told by wire_expect; without it, it is taken to be the order of the posts.
  *
  * A send or a receive is a kernel. It holds CTAs from its start until both ends have met, so a receive
- * that is posted long before its message takes them from the GEMMs all that time. Nothing ends a
- * kernel whose peer is lost (ncclCommAbort cannot be relied on after a fault): there is no release, and
- * the liveness thread ends the process.
+ * that is posted long before its message takes them from the GEMMs all that time. And it can make
+ * CUDA's host calls wait that load a kernel at its first use: whoever uses this transport launches every
+ * kernel once before the first post.
+ *
+ * Nothing ends a kernel whose peer is lost (ncclCommAbort cannot be relied on after a fault). The wire's
+ * stream is released; the pair's is left behind, and the process ends with it.
  */
 #include "comm/nccl_house.h"
 
@@ -23,7 +26,10 @@
 
 #include "base/trace.h"
 
-enum { NAP = 50000 }; /* ns */
+enum {
+    NAP = 50000,       /* ns */
+    RELEASED = 1 << 30 /* messages beyond all that are waited for */
+};
 
 static struct nccl_wire *self_of(const struct wire *wire)
 {
@@ -47,31 +53,37 @@ static status_t check_pair(const struct nccl_pair *pair)
     return nccl_check(error, "lost the connection", pair->from, pair->to);
 }
 
-/* ---- turns ---- */
+/* ---- marks of the wire's stream, ends of the pair's ---- */
 
-static status_t has_room(const struct wire *wire, const struct nccl_pair *pair, bool *out)
+int64_t nccl_under_way(const struct nccl_pair *pair)
 {
-    *out = true;
-    return pair->turns >= NCCL_DEPTH
-               ? device_event_done(wire->device, pair->turn[pair->turns % NCCL_DEPTH].end, out)
-               : STATUS_OK;
+    uint32_t ended = __atomic_load_n(&pair->words->ends, __ATOMIC_ACQUIRE);
+
+    return (int32_t)((uint32_t)pair->turns - ended);
+}
+
+static bool has_room(const struct nccl_pair *pair)
+{
+    return nccl_under_way(pair) < NCCL_DEPTH;
+}
+
+static status_t mark(struct wire *wire, struct nccl_pair *pair)
+{
+    pair->marks++;
+    return device_word_write(wire->device, &pair->words->marks, (uint32_t)pair->marks,
+                             wire->stream);
 }
 
 static status_t end_turn(struct wire *wire, struct nccl_pair *pair, int channel, int64_t message)
 {
-    struct nccl_turn *turn = &pair->turn[pair->turns % NCCL_DEPTH];
-
-    turn->channel = channel;
-    turn->message = message;
     pair->turns++;
-    return device_event_record(wire->device, turn->end, pair->stream);
+    pair->turn[pair->turns % NCCL_DEPTH] = (struct nccl_turn){channel, message};
+    return device_word_write(wire->device, &pair->words->ends, (uint32_t)pair->turns, pair->stream);
 }
 
-static status_t await_turn(struct wire *wire, const struct nccl_pair *pair, int64_t turn)
+static status_t await_end(struct wire *wire, const struct nccl_pair *pair, int64_t turn)
 {
-    return pair->turns - turn > NCCL_DEPTH
-               ? STATUS_OK
-               : device_event_wait(wire->device, pair->turn[turn % NCCL_DEPTH].end, wire->stream);
+    return device_word_wait(wire->device, &pair->words->ends, (uint32_t)turn, wire->stream);
 }
 
 /* ---- receiving ---- */
@@ -87,13 +99,14 @@ static status_t issue(struct wire *wire, int channel)
 
     own->first = (own->first + 1) % c->slots;
     own->waiting--;
-    TRY(device_event_wait(wire->device, arrival->vacant, pair->stream));
+    TRY(device_word_wait(wire->device, &pair->words->marks, (uint32_t)arrival->mark, pair->stream));
     TRY(nccl_check(
         nccl.recv(c->slot[slot], c->bytes, ncclInt8, NCCL_SENDER, pair->comm, pair->stream),
         "cannot receive", pair->from, pair->to));
     arrival->state = ARRIVAL_ISSUED;
+    TRY(end_turn(wire, pair, channel, arrival->message));
     arrival->turn = pair->turns;
-    return end_turn(wire, pair, channel, arrival->message);
+    return STATUS_OK;
 }
 
 /* The channel of the pair's next message, if that has been posted; else -1. */
@@ -119,13 +132,8 @@ static void step(struct nccl_pair *pair)
 /* As many receives as have been posted, in the order of the peer's puts. */
 static status_t issue_posted(struct wire *wire, struct nccl_pair *pair)
 {
-    bool room = true;
-
-    for (int channel; (channel = next_posted(self_of(wire), pair)) >= 0; step(pair)) {
-        TRY(has_room(wire, pair, &room));
-        if (!room) {
-            break;
-        }
+    for (int channel; (channel = next_posted(self_of(wire), pair)) >= 0 && has_room(pair);
+         step(pair)) {
         TRY(issue(wire, channel));
     }
     return STATUS_OK;
@@ -141,9 +149,8 @@ static status_t nccl_post(struct wire *wire, int channel, int slot, int64_t mess
           "slot %d of channel %d posted for message %" PRId64 " still holds message %" PRId64, slot,
           channel, message, arrival->message);
     TRY(check_pair(pair));
-    TRY(device_event_record(wire->device, arrival->vacant, wire->stream));
-    arrival->state = ARRIVAL_POSTED;
-    arrival->message = message;
+    TRY(mark(wire, pair));
+    *arrival = (struct nccl_arrival){ARRIVAL_POSTED, message, pair->marks, 0};
     own->posted[(own->first + own->waiting++) % wire->channel[channel].slots] = slot;
     if (pair->expected_count == 0) {
         pair->posted[(pair->first + pair->waiting++) % pair->slots] = channel;
@@ -208,14 +215,11 @@ static status_t rest(struct wire *wire, int channel, int64_t message, const char
 
 static status_t await_room(struct wire *wire, const struct nccl_pair *pair)
 {
+    const struct nccl_turn *oldest = &pair->turn[(pair->turns + 1) % NCCL_DEPTH];
     int64_t until = group_deadline(wire->group);
-    const struct nccl_turn *oldest = &pair->turn[pair->turns % NCCL_DEPTH];
-    bool room;
 
-    TRY(has_room(wire, pair, &room));
-    while (!room) {
+    while (!has_room(pair)) {
         TRY(rest(wire, oldest->channel, oldest->message, "left", until));
-        TRY(has_room(wire, pair, &room));
     }
     return STATUS_OK;
 }
@@ -249,7 +253,7 @@ static status_t nccl_wait(struct wire *wire, int channel, int slot, int64_t mess
           "message %" PRId64 " of channel %d awaited in slot %d, which is not posted for it",
           message, channel, slot);
     TRY(await_issue(wire, channel, arrival));
-    TRY(await_turn(wire, own->pair, arrival->turn));
+    TRY(await_end(wire, own->pair, arrival->turn));
     arrival->state = ARRIVAL_IDLE;
     count_message(wire, channel);
     return STATUS_OK;
@@ -266,8 +270,8 @@ static status_t nccl_put(struct wire *wire, int channel, int slot, int64_t messa
     (void)slot; /* the receiver names it in its post */
     TRY(check_pair(pair));
     TRY(await_room(wire, pair));
-    TRY(device_event_record(wire->device, pair->mark, wire->stream));
-    TRY(device_event_wait(wire->device, pair->mark, pair->stream));
+    TRY(mark(wire, pair));
+    TRY(device_word_wait(wire->device, &pair->words->marks, (uint32_t)pair->marks, pair->stream));
     TRY(nccl_check(nccl.send(source, wire->channel[channel].bytes, ncclInt8, NCCL_RECEIVER,
                              pair->comm, pair->stream),
                    "cannot send", pair->from, pair->to));
@@ -280,17 +284,27 @@ static status_t nccl_sent(struct wire *wire, int channel, int64_t message)
 {
     const struct nccl_channel *own = &self_of(wire)->channel[channel];
     const struct nccl_pair *pair = own->pair;
-    int64_t oldest = pair->turns > NCCL_DEPTH ? pair->turns - NCCL_DEPTH : 0;
 
     CHECK(message <= own->newest, "message %" PRId64 " of channel %d was never put", message,
           channel);
-    for (int64_t i = pair->turns - 1; i >= oldest; i--) {
+    for (int64_t i = pair->turns, last = i - nccl_under_way(pair); i > last; i--) {
         const struct nccl_turn *turn = &pair->turn[i % NCCL_DEPTH];
         if (turn->channel == channel && turn->message == message) {
-            return await_turn(wire, pair, i);
+            return await_end(wire, pair, i);
         }
     }
-    return STATUS_OK; /* long ago */
+    return STATUS_OK; /* it has left */
+}
+
+/* What has ended since may say so again and be waited for again: nobody believes the results, and no
+ * host waits for the stream alone. */
+static void nccl_release(struct wire *wire)
+{
+    struct nccl_wire *self = self_of(wire);
+
+    for (int i = 0; i < self->pairs; i++) {
+        __atomic_fetch_add(&self->pair[i].words->ends, RELEASED, __ATOMIC_RELEASE);
+    }
 }
 
 const struct wire_class nccl_wire_class = {
@@ -303,4 +317,5 @@ const struct wire_class nccl_wire_class = {
     .wait = nccl_wait,
     .sent = nccl_sent,
     .expect = nccl_expect,
+    .release = nccl_release,
 };

@@ -16,8 +16,9 @@
 enum {
     CTAS = 4, /* most a message may take from the GEMMs; NCCL_MAX_CTAS overrides it */
     TOKEN_BYTES = 256,
-    NAP = 200000, /* ns */
-    CLOSE_S = 3   /* for the last messages, then for NCCL's own ending */
+    NAP = 200000,     /* ns */
+    GLANCE = 5000000, /* ns; at what no longer comes */
+    CLOSE_S = 3       /* for the last messages, then for NCCL's own ending */
 };
 
 /* ---- pairs ---- */
@@ -141,10 +142,6 @@ static status_t create_pair(struct nccl_wire *self, int from, int to)
     pair->to = to;
     pair->sends = from == self->group->rank;
     TRY(device_stream_create(self->device, true, &pair->stream));
-    TRY(device_event_create(self->device, false, &pair->mark));
-    for (int i = 0; i < NCCL_DEPTH; i++) {
-        TRY(device_event_create(self->device, false, &pair->turn[i].end));
-    }
     for (int i = 0; i < self->wire->count; i++) {
         const struct wire_channel *c = &self->wire->channel[i];
         pair->slots += c->from == from && c->to == to ? c->slots : 0;
@@ -158,19 +155,29 @@ static status_t create_pair(struct nccl_wire *self, int from, int to)
                : STATUS_OK;
 }
 
-static status_t create_arrivals(struct wire *wire, int channel)
+static status_t create_arrivals(struct nccl_wire *self, int channel)
 {
-    struct nccl_wire *self = wire->state;
     struct nccl_channel *own = &self->channel[channel];
-    int slots = wire->channel[channel].slots;
+    int slots = self->wire->channel[channel].slots;
 
     own->posted = calloc((size_t)slots, sizeof *own->posted);
     own->arrival = calloc((size_t)slots, sizeof *own->arrival);
     if (own->posted == NULL || own->arrival == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d slots of channel %d", slots, channel);
     }
-    for (int k = 0; k < slots; k++) {
-        TRY(device_event_create(wire->device, false, &own->arrival[k].vacant));
+    return STATUS_OK;
+}
+
+static status_t create_words(struct nccl_wire *self)
+{
+    size_t bytes = ((size_t)self->pairs + 1) * sizeof *self->words;
+    void *memory;
+
+    TRY(device_alloc(self->device, MEMORY_PINNED, bytes, "words between streams", &memory));
+    memset(memory, 0, bytes);
+    self->words = memory;
+    for (int i = 0; i < self->pairs; i++) {
+        self->pair[i].words = &self->words[i];
     }
     return STATUS_OK;
 }
@@ -190,9 +197,11 @@ static status_t create_pairs(struct nccl_wire *self, const bool *talks)
         const struct wire_channel *c = &wire->channel[i];
         self->channel[i].pair = find_pair(self, c->from, c->to);
         self->channel[i].newest = -1;
-        TRY(c->to == rank ? create_arrivals(wire, i) : STATUS_OK);
+        TRY(c->to == rank ? create_arrivals(self, i) : STATUS_OK);
     }
-    return device_alloc(wire->device, MEMORY_DEVICE, TOKEN_BYTES, "first messages", &self->token);
+    TRY(device_event_create(self->device, false, &self->last));
+    TRY(device_alloc(self->device, MEMORY_DEVICE, TOKEN_BYTES, "first messages", &self->token));
+    return create_words(self);
 }
 
 /* Names come from the senders, each sender's in the order of the walk. */
@@ -337,42 +346,21 @@ static status_t say_unconnected(const struct wire *wire)
 
 /* ---- creation and destruction ---- */
 
-static void free_arrivals(struct wire *wire, int channel)
-{
-    struct nccl_wire *self = wire->state;
-    struct nccl_channel *own = &self->channel[channel];
-
-    for (int k = 0; own->arrival != NULL && k < wire->channel[channel].slots; k++) {
-        device_event_destroy(wire->device, own->arrival[k].vacant);
-    }
-    free(own->arrival);
-    free(own->posted);
-}
-
 /* All but the communicators. */
-static void nccl_free(struct wire *wire)
+static void nccl_free(struct nccl_wire *self)
 {
-    struct nccl_wire *self = wire->state;
-
-    if (self == NULL) {
-        return;
-    }
-    for (int i = 0; i < wire->count; i++) {
-        free_arrivals(wire, i);
+    for (int i = 0; i < self->wire->count; i++) {
+        free(self->channel[i].arrival);
+        free(self->channel[i].posted);
     }
     for (int i = 0; i < self->pairs; i++) {
-        struct nccl_pair *pair = &self->pair[i];
-        for (int k = 0; k < NCCL_DEPTH; k++) {
-            device_event_destroy(wire->device, pair->turn[k].end);
-        }
-        device_event_destroy(wire->device, pair->mark);
-        device_stream_destroy(wire->device, pair->stream);
-        free(pair->posted);
-        free(pair->expected);
+        device_stream_destroy(self->device, self->pair[i].stream);
+        free(self->pair[i].posted);
+        free(self->pair[i].expected);
     }
-    if (self->token != NULL) {
-        device_free(wire->device, MEMORY_DEVICE, self->token);
-    }
+    device_event_destroy(self->device, self->last);
+    device_free(self->device, MEMORY_DEVICE, self->token);
+    device_free(self->device, MEMORY_PINNED, self->words);
     free(self->pair);
     free(self->channel);
     free(self);
@@ -418,7 +406,9 @@ status_t nccl_connect(struct wire *wire)
                           : FAIL(STATUS_NOMEM, "no memory for a wire over NCCL");
     free(talks);
     if (status != STATUS_OK) {
-        nccl_free(wire);
+        if (self != NULL) {
+            nccl_free(self);
+        }
         return status;
     }
     if (!run_apart(self, connect_apart, group_deadline(wire->group))) {
@@ -431,16 +421,17 @@ status_t nccl_connect(struct wire *wire)
     return self->result; /* after a failure NCCL may still use what is ours: nothing is freed */
 }
 
+/* By an event, for words may have been released. */
 static bool is_idle(const struct nccl_wire *self, const struct nccl_pair *pair)
 {
-    int64_t until = trace_now() + CLOSE_S * INT64_C(1000000000);
+    int64_t begin = trace_now();
     bool done = false;
 
-    if (device_event_record(self->device, pair->mark, pair->stream) != STATUS_OK) {
+    if (device_event_record(self->device, self->last, pair->stream) != STATUS_OK) {
         return false;
     }
-    while (device_event_done(self->device, pair->mark, &done) == STATUS_OK && !done &&
-           !self->group->failed && trace_now() < until) {
+    while (device_event_done(self->device, self->last, &done) == STATUS_OK && !done &&
+           trace_now() - begin < (self->group->failed ? GLANCE : CLOSE_S * INT64_C(1000000000))) {
         nanosleep(&(struct timespec){0, NAP}, NULL);
     }
     return done;
@@ -485,5 +476,5 @@ void nccl_disconnect(struct wire *wire)
         log_debug("NCCL has not ended within %d s and is left to the end of the process", CLOSE_S);
         return; /* the thread still uses `self` */
     }
-    nccl_free(wire);
+    nccl_free(self);
 }

@@ -45,12 +45,23 @@ MUST_USE status_t nccl_check(ncclResult_t result, const char *doing, int from, i
 
 /* ---- a wire ---- */
 
-/* Messages of a pair that may be under way. Where a stream is full the CUDA runtime blocks, and nothing
- * could end that, so we stop before. */
-enum { NCCL_DEPTH = 256 };
+/* Messages of a pair that may be under way. A stream holds some hundreds; where it is full CUDA would
+ * block, and nothing could end that, so we stop before. */
+enum { NCCL_DEPTH = 128 };
 
-struct nccl_turn { /* the n-th message of a pair that was handed to NCCL, at n % NCCL_DEPTH */
-    struct device_event *end; /* in the pair's stream */
+enum { NCCL_LINE = 64 }; /* bytes between words */
+
+/* The wire's stream and the pair's wait for each other by words, which go on when they are told to, as
+ * events would not. */
+struct nccl_words {
+    uint32_t
+        marks; /* sources written, slots vacated: puts or posts that the wire's stream has reached */
+    unsigned char apart[NCCL_LINE - sizeof(uint32_t)];
+    uint32_t ends; /* messages that have left or landed */
+    unsigned char behind[NCCL_LINE - sizeof(uint32_t)];
+};
+
+struct nccl_turn { /* the message handed to NCCL as the n-th, n from 1, at n % NCCL_DEPTH */
     int channel;
     int64_t message;
 };
@@ -61,9 +72,9 @@ struct nccl_pair {
     ncclUniqueId id;
     ncclComm_t comm;
     void *stream;
-    struct device_event *mark; /* of the moment; what waits for it is enqueued at once */
+    struct nccl_words *words; /* pinned */
+    int64_t marks, turns;     /* enqueued so far */
     struct nccl_turn turn[NCCL_DEPTH];
-    int64_t turns; /* so far; one whose place was taken by another has ended */
 
     /* Receiving: the channels of a walk's puts in their order, which repeats; none: that of the posts. */
     int *expected; /* [expected_count] */
@@ -76,8 +87,7 @@ enum arrival_state { ARRIVAL_IDLE, ARRIVAL_POSTED, ARRIVAL_ISSUED };
 
 struct nccl_arrival { /* a slot */
     enum arrival_state state;
-    int64_t message, turn;
-    struct device_event *vacant;
+    int64_t message, mark, turn;
 };
 
 struct nccl_channel {
@@ -97,7 +107,9 @@ struct nccl_wire {
     struct nccl_pair *pair; /* [pairs] of this rank, in an order that all ranks share */
     int pairs;
     struct nccl_channel *channel; /* [count] */
+    struct nccl_words *words;     /* [pairs] */
     void *token;                  /* what the first message of a pair carries */
+    struct device_event *last;    /* behind all that a pair's stream holds */
 
     atomic_int apart; /* enum apart_state of the thread in which NCCL may block */
     status_t result;  /* of that thread, once finished */
@@ -107,6 +119,8 @@ enum { NCCL_SENDER, NCCL_RECEIVER }; /* ranks in a pair's communicator */
 
 /* What needs no other rank: a GPU and the library. */
 MUST_USE status_t nccl_check_device(const struct device *device);
+/* Messages of the pair that have not ended. */
+int64_t nccl_under_way(const struct nccl_pair *pair);
 MUST_USE status_t nccl_connect(struct wire *wire);
 void nccl_disconnect(struct wire *wire);
 

@@ -1,5 +1,6 @@
 /* test_nccl.c - the verbs of the transport "nccl" without a GPU: a library that writes down what it is
- * asked for, and streams of the host, where all is done at once. */
+ * asked for, and a device that writes down which words its streams wait for. Messages end when the test
+ * says so. */
 #include "tests/test.h"
 
 #ifdef COMM_HAVE_NCCL
@@ -9,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/device_internal.h"
 #include "base/log.h"
 #include "comm/nccl_house.h"
 
@@ -58,6 +60,39 @@ static const char *fake_detail(ncclComm_t comm)
     return "socket closed";
 }
 
+/* ---- streams ---- */
+
+struct word_call {
+    const uint32_t *word;
+    uint32_t value;
+    void *stream;
+};
+
+static struct word_call writes[CALLS], waits[CALLS];
+static int write_count, wait_count;
+
+static status_t fake_write(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    (void)device;
+    writes[write_count++ % CALLS] = (struct word_call){word, value, stream};
+    return STATUS_OK;
+}
+
+static status_t fake_wait(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    (void)device;
+    waits[wait_count++ % CALLS] = (struct word_call){word, value, stream};
+    return STATUS_OK;
+}
+
+static void assert_call(const struct word_call *call, const uint32_t *word, uint32_t value,
+                        const void *stream)
+{
+    assert_ptr_equal(call->word, word);
+    assert_int_equal(call->value, value);
+    assert_ptr_equal(call->stream, stream);
+}
+
 /* Rank 1 of two, whose three channels come from rank 0 or, with `sends`, go there. */
 struct scene {
     struct group group;
@@ -68,15 +103,19 @@ struct scene {
     int64_t memory[CHANNELS][SLOTS];
     struct nccl_wire self;
     struct nccl_pair pair;
+    struct nccl_words words;
     struct nccl_channel own[CHANNELS];
+    struct device_ops ops;
+    struct device device;
+    char wires, pairs; /* streams */
 };
 
 static void begin(struct scene *scene, bool sending)
 {
-    static const struct group_options options = {.deadline_s = 1};
+    static const struct group_options options = {.deadline_s = 0.2};
 
     memset(scene, 0, sizeof *scene);
-    sends = receives = 0;
+    sends = receives = write_count = wait_count = 0;
     trouble = ncclSuccess;
     nccl.send = fake_send;
     nccl.recv = fake_recv;
@@ -84,37 +123,39 @@ static void begin(struct scene *scene, bool sending)
     nccl.error_string = fake_text;
     nccl.last_error = fake_detail;
     group_init(&scene->group, NULL, 1, 2, &options, NULL);
-    assert_ok(device_open(DEVICE_HOST, 0, &scene->self.device));
-    struct device *device = scene->self.device;
-    scene->pair = (struct nccl_pair){.from = sending, .to = !sending, .sends = sending};
-    assert_ok(device_event_create(device, false, &scene->pair.mark));
-    scene->pair.slots = CHANNELS * SLOTS;
-    scene->pair.posted = calloc(CHANNELS * SLOTS, sizeof(int));
-    for (int i = 0; i < NCCL_DEPTH; i++) {
-        assert_ok(device_event_create(device, false, &scene->pair.turn[i].end));
-    }
+    scene->ops = device_host_ops;
+    scene->ops.word_write = fake_write;
+    scene->ops.word_wait = fake_wait;
+    scene->device.ops = &scene->ops;
+    scene->pair = (struct nccl_pair){.from = sending,
+                                     .to = !sending,
+                                     .sends = sending,
+                                     .stream = &scene->pairs,
+                                     .words = &scene->words,
+                                     .slots = CHANNELS * SLOTS,
+                                     .posted = calloc(CHANNELS * SLOTS, sizeof(int))};
     for (int c = 0; c < CHANNELS; c++) {
         for (int k = 0; k < SLOTS; k++) {
             scene->slot[c][k] = &scene->memory[c][k];
         }
         scene->channel[c] =
             (struct wire_channel){sending, !sending, 8, SLOTS, sending ? NULL : scene->slot[c]};
-        scene->own[c].pair = &scene->pair;
-        scene->own[c].newest = -1;
-        scene->own[c].posted = calloc(SLOTS, sizeof(int));
-        scene->own[c].arrival = calloc(SLOTS, sizeof(struct nccl_arrival));
-        for (int k = 0; k < SLOTS; k++) {
-            assert_ok(device_event_create(device, false, &scene->own[c].arrival[k].vacant));
-        }
+        scene->own[c] =
+            (struct nccl_channel){.pair = &scene->pair,
+                                  .newest = -1,
+                                  .posted = calloc(SLOTS, sizeof(int)),
+                                  .arrival = calloc(SLOTS, sizeof(struct nccl_arrival))};
     }
-    scene->self.wire = &scene->wire;
-    scene->self.group = &scene->group;
-    scene->self.pair = &scene->pair;
-    scene->self.pairs = 1;
-    scene->self.channel = scene->own;
+    scene->self = (struct nccl_wire){.wire = &scene->wire,
+                                     .group = &scene->group,
+                                     .device = &scene->device,
+                                     .pair = &scene->pair,
+                                     .pairs = 1,
+                                     .channel = scene->own};
     scene->wire = (struct wire){.class = &nccl_wire_class,
                                 .group = &scene->group,
-                                .device = device,
+                                .device = &scene->device,
+                                .stream = &scene->wires,
                                 .count = CHANNELS,
                                 .channel = scene->channel,
                                 .counts = scene->counts,
@@ -124,19 +165,11 @@ static void begin(struct scene *scene, bool sending)
 static void end(struct scene *scene)
 {
     for (int c = 0; c < CHANNELS; c++) {
-        for (int k = 0; k < SLOTS; k++) {
-            device_event_destroy(scene->self.device, scene->own[c].arrival[k].vacant);
-        }
         free(scene->own[c].posted);
         free(scene->own[c].arrival);
     }
-    for (int i = 0; i < NCCL_DEPTH; i++) {
-        device_event_destroy(scene->self.device, scene->pair.turn[i].end);
-    }
-    device_event_destroy(scene->self.device, scene->pair.mark);
     free(scene->pair.posted);
     free(scene->pair.expected);
-    device_close(scene->self.device);
     group_fini(&scene->group);
 }
 
@@ -196,12 +229,47 @@ static void test_unexpected(void **state)
     assert_ok(wire_post(&scene.wire, 0, 0, 1));
     assert_ok(wire_post(&scene.wire, 2, 0, 6));
     assert_received(&scene, order, 3);
-    for (int m = 1; m < 3 * NCCL_DEPTH; m++) { /* the events serve again */
-        assert_ok(wire_wait(&scene.wire, 0, m % 2 == 0, m, NULL));
-        assert_ok(wire_post(&scene.wire, 0, m % 2, m + 1));
-    }
-    assert_ok(wire_wait(&scene.wire, 2, 1, 5, NULL)); /* long after it landed */
-    assert_int_equal(scene.counts[0].messages, 3 * NCCL_DEPTH - 1);
+    end(&scene);
+}
+
+/* Whose stream says what, and who waits for it. */
+static void test_words(void **state)
+{
+    static const int walk[] = {1, 0};
+    struct scene scene;
+    int64_t source;
+
+    (void)state;
+    begin(&scene, false);
+    assert_ok(wire_expect(&scene.wire, 0, walk, 2));
+    assert_ok(wire_post(&scene.wire, 0, 0, 3)); /* second in turn */
+    assert_ok(wire_post(&scene.wire, 1, 0, 3));
+    assert_ok(wire_wait(&scene.wire, 0, 0, 3, NULL));
+    assert_int_equal(write_count, 4);
+    assert_int_equal(wait_count, 3);
+    assert_call(&writes[0], &scene.words.marks, 1, &scene.wires);
+    assert_call(&writes[1], &scene.words.marks, 2, &scene.wires);
+    assert_call(&waits[0], &scene.words.marks, 2, &scene.pairs); /* of channel 1 */
+    assert_call(&writes[2], &scene.words.ends, 1, &scene.pairs);
+    assert_call(&waits[1], &scene.words.marks, 1, &scene.pairs);
+    assert_call(&writes[3], &scene.words.ends, 2, &scene.pairs);
+    assert_call(&waits[2], &scene.words.ends, 2, &scene.wires);
+    end(&scene);
+
+    begin(&scene, true);
+    assert_ok(wire_put(&scene.wire, 2, 0, 9, &source));
+    assert_ok(wire_put(&scene.wire, 0, 0, 4, &source));
+    assert_ok(wire_sent(&scene.wire, 2, 9));
+    assert_call(&writes[0], &scene.words.marks, 1, &scene.wires);
+    assert_call(&waits[0], &scene.words.marks, 1, &scene.pairs);
+    assert_call(&writes[1], &scene.words.ends, 1, &scene.pairs);
+    assert_call(&waits[1], &scene.words.marks, 2, &scene.pairs);
+    assert_call(&waits[2], &scene.words.ends, 1, &scene.wires);
+    scene.words.ends = 2;
+    assert_ok(wire_sent(&scene.wire, 0, 4)); /* has left: nothing to wait for */
+    assert_int_equal(wait_count, 3);
+    nccl_wire_class.release(&scene.wire);
+    assert_true((int32_t)(scene.words.ends - (uint32_t)scene.pair.turns) > 1 << 20);
     end(&scene);
 }
 
@@ -224,21 +292,56 @@ static void test_turn(void **state)
     end(&scene);
 }
 
-static void test_puts(void **state)
+/* As many as a stream holds, and no more before some have ended. */
+static void test_depth(void **state)
 {
     struct scene scene;
     int64_t source[2];
+    char text[1024];
 
     (void)state;
     begin(&scene, true);
-    for (int m = 0; m < 3 * NCCL_DEPTH; m++) {
+    for (int m = 0; m < NCCL_DEPTH; m++) {
         assert_ok(wire_put(&scene.wire, m % 2, m % SLOTS, m / 2, &source[m % 2]));
         assert_ptr_equal(sent[m], &source[m % 2]);
     }
-    assert_int_equal(sends, 3 * NCCL_DEPTH);
-    assert_ok(wire_sent(&scene.wire, 0, 0)); /* its event has served another put since */
-    assert_ok(wire_sent(&scene.wire, 1, 3 * NCCL_DEPTH / 2 - 1));
-    assert_int_equal(scene.counts[1].messages, 3 * NCCL_DEPTH / 2);
+    log_capture(text, sizeof text);
+    assert_status(wire_put(&scene.wire, 2, 0, 0, &source), STATUS_TIMEOUT);
+    log_capture(NULL, 0);
+    assert_non_null(strstr(text, "message 0 of channel 0 (rank 1 to rank 0"));
+    scene.words.ends = 1;
+    assert_ok(wire_put(&scene.wire, 2, 0, 0, &source));
+    assert_int_equal(sends, NCCL_DEPTH + 1);
+    wait_count = 0;
+    assert_ok(wire_sent(&scene.wire, 1, NCCL_DEPTH / 2 - 1));
+    assert_ok(wire_sent(&scene.wire, 1, 0)); /* the oldest that has not left */
+    assert_call(&waits[0], &scene.words.ends, NCCL_DEPTH, &scene.wires);
+    assert_call(&waits[1], &scene.words.ends, 2, &scene.wires);
+    assert_int_equal(scene.counts[1].messages, NCCL_DEPTH / 2);
+    end(&scene);
+}
+
+/* Receives beyond that are held back, and issued when whoever waits for one looks again. */
+static void test_held_back(void **state)
+{
+    struct scene scene;
+
+    (void)state;
+    begin(&scene, false);
+    for (int m = 0; m < NCCL_DEPTH + 2; m++) { /* waited for in the stream; nothing lands yet */
+        assert_ok(wire_post(&scene.wire, 0, m % SLOTS, m));
+        if (m < NCCL_DEPTH) {
+            assert_ok(wire_wait(&scene.wire, 0, m % SLOTS, m, NULL));
+        }
+    }
+    assert_int_equal(receives, NCCL_DEPTH);
+    log_capture((char[1024]){0}, 1024);
+    assert_status(wire_wait(&scene.wire, 0, 0, NCCL_DEPTH, NULL), STATUS_TIMEOUT);
+    log_capture(NULL, 0);
+    scene.words.ends = 1;
+    assert_ok(wire_wait(&scene.wire, 0, 0, NCCL_DEPTH, NULL));
+    assert_int_equal(receives, NCCL_DEPTH + 1);
+    assert_call(&waits[wait_count - 1], &scene.words.ends, NCCL_DEPTH + 1, &scene.wires);
     end(&scene);
 }
 
@@ -269,7 +372,7 @@ static void test_host(void **state)
     (void)state;
     begin(&scene, true);
     log_capture(text, sizeof text);
-    assert_status(nccl_check_device(scene.self.device), STATUS_UNSUPPORTED);
+    assert_status(nccl_check_device(&scene.device), STATUS_UNSUPPORTED);
     assert_status(nccl_check_device(NULL), STATUS_UNSUPPORTED);
     log_capture(NULL, 0);
     assert_non_null(strstr(text, "this rank computes on the host; use ucx or mpi"));
@@ -280,7 +383,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_expected), cmocka_unit_test(test_unexpected),
-        cmocka_unit_test(test_turn),     cmocka_unit_test(test_puts),
+        cmocka_unit_test(test_words),    cmocka_unit_test(test_turn),
+        cmocka_unit_test(test_depth),    cmocka_unit_test(test_held_back),
         cmocka_unit_test(test_trouble),  cmocka_unit_test(test_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
