@@ -22,8 +22,7 @@ static const struct wire_class *const wire_classes[] = {
 #ifdef COMM_HAVE_NCCL
     &nccl_wire_class,
 #endif
-    &mpi_wire_class,
-    &loop_wire_class,
+    &mpi_wire_class,  &loop_wire_class,
 };
 enum { WIRE_CLASSES = sizeof wire_classes / sizeof wire_classes[0] };
 
@@ -31,13 +30,11 @@ const char *const wire_transports[] = {
 #ifdef COMM_HAVE_UCX
     "ucx",
 #endif
-    "mpi",
-    "ipc",
+    "mpi",     "ipc",
 #ifdef COMM_HAVE_NCCL
     "nccl",
 #endif
-    "threads",
-    NULL,
+    "threads", NULL,
 };
 
 /* ---- bell ---- */

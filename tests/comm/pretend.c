@@ -333,6 +333,7 @@ void device_info(const struct device *device, struct device_info *out)
 {
     *out = (struct device_info){.name = "a GPU of threads", .bytes = MEMORY};
     snprintf(out->bus, sizeof out->bus, "%04d:00:00.0", device->index);
+    out->card[0] = (unsigned char)device->index;
 }
 
 status_t device_memory(struct device *device, size_t *free_bytes, size_t *total_bytes)

@@ -203,7 +203,8 @@ int main(int argc, char **argv)
         return 1;
     }
     log_set_rank(group_rank(group));
-    if (gpu && argc > 4 && strcmp(argv[2], "nccl") == 0 && group_local_size(group) > gpus) {
+    if (gpu && strcmp(argv[2], "nccl") == 0 && strcmp(argv[1], "refuse") != 0 &&
+        group_local_size(group) > gpus) {
         printf("skipped: nccl for %d ranks on %d GPUs\n", group_local_size(group), gpus);
         group_close(group);
         return 77;
