@@ -29,11 +29,11 @@ enum memory_kind {
 
 struct device_info {
     char name[128];
-    char bus[24];        /* PCI: "0000:1B:00.0"; "" on the host */
-    int capability;      /* 90 for sm_90; 0 on the host */
-    int multiprocessors; /* 0 on the host */
-    size_t bytes;        /* memory; 0 on the host */
-    int driver, runtime; /* 13000 for CUDA 13.0; 0 on the host */
+    char bus[24];           /* PCI: "0000:1B:00.0"; "" on the host */
+    int capability;         /* 90 for sm_90; 0 on the host */
+    int multiprocessors;    /* 0 on the host */
+    size_t bytes;           /* memory; 0 on the host */
+    int driver, runtime;    /* 13000 for CUDA 13.0; 0 on the host */
     unsigned char card[16]; /* the same bytes in every process that uses this GPU, in no other */
 };
 

@@ -66,7 +66,7 @@ static struct nccl_pair *find_pair(struct nccl_wire *self, int from, int to)
 
 struct member {
     unsigned char card[16];
-    char name[64], bus[16];
+    char name[64], bus[24];
     int release;
 };
 
