@@ -44,13 +44,15 @@ static void count_message(struct wire *wire, int channel)
     pthread_mutex_unlock(wire->group->bell.mutex);
 }
 
-/* What went wrong outside of our calls: a network, a thread of NCCL's. */
+/* What went wrong outside of our calls: a network, a thread of NCCL's. STATUS_INTERNAL here and below, for
+ * then a rank leaves without waiting for the others. */
 static status_t check_pair(const struct nccl_pair *pair)
 {
     ncclResult_t error = ncclSuccess;
 
-    TRY(nccl_check(nccl.async_error(pair->comm, &error), "does not answer", pair->from, pair->to));
-    return nccl_check(error, "lost the connection", pair->from, pair->to);
+    TRY(nccl_check(nccl.async_error(pair->comm, &error), STATUS_INTERNAL, "does not answer",
+                   pair->from, pair->to));
+    return nccl_check(error, STATUS_INTERNAL, "lost the connection", pair->from, pair->to);
 }
 
 /* ---- marks of the wire's stream, ends of the pair's ---- */
@@ -102,7 +104,7 @@ static status_t issue(struct wire *wire, int channel)
     TRY(device_word_wait(wire->device, &pair->words->marks, (uint32_t)arrival->mark, pair->stream));
     TRY(nccl_check(
         nccl.recv(c->slot[slot], c->bytes, ncclInt8, NCCL_SENDER, pair->comm, pair->stream),
-        "cannot receive", pair->from, pair->to));
+        STATUS_INTERNAL, "cannot receive", pair->from, pair->to));
     arrival->state = ARRIVAL_ISSUED;
     TRY(end_turn(wire, pair, channel, arrival->message));
     arrival->turn = pair->turns;
@@ -274,7 +276,7 @@ static status_t nccl_put(struct wire *wire, int channel, int slot, int64_t messa
     TRY(device_word_wait(wire->device, &pair->words->marks, (uint32_t)pair->marks, pair->stream));
     TRY(nccl_check(nccl.send(source, wire->channel[channel].bytes, ncclInt8, NCCL_RECEIVER,
                              pair->comm, pair->stream),
-                   "cannot send", pair->from, pair->to));
+                   STATUS_INTERNAL, "cannot send", pair->from, pair->to));
     own->newest = message;
     count_message(wire, channel);
     return end_turn(wire, pair, channel, message);

@@ -150,9 +150,9 @@ static status_t create_pair(struct nccl_wire *self, int from, int to)
     if (pair->posted == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d slots", pair->slots);
     }
-    return pair->sends
-               ? nccl_check(nccl.unique_id(&pair->id), "has no name for a communicator", from, to)
-               : STATUS_OK;
+    return pair->sends ? nccl_check(nccl.unique_id(&pair->id), STATUS_UNSUPPORTED,
+                                    "has no name for a communicator", from, to)
+                       : STATUS_OK;
 }
 
 static status_t create_arrivals(struct nccl_wire *self, int channel)
@@ -298,7 +298,7 @@ static status_t init_pair(struct nccl_pair *pair)
     config.maxCTAs = CTAS;
     return nccl_check(
         nccl.init(&pair->comm, 2, pair->id, pair->sends ? NCCL_SENDER : NCCL_RECEIVER, &config),
-        "cannot connect", pair->from, pair->to);
+        STATUS_UNSUPPORTED, "cannot connect", pair->from, pair->to);
 }
 
 /* NCCL sets its buffers up at the first message. */
@@ -308,7 +308,8 @@ static status_t greet(const struct nccl_wire *self, const struct nccl_pair *pair
         pair->sends ? nccl.send(self->token, 1, ncclInt8, NCCL_RECEIVER, pair->comm, pair->stream)
                     : nccl.recv(self->token, 1, ncclInt8, NCCL_SENDER, pair->comm, pair->stream);
 
-    TRY(nccl_check(result, "cannot move a first message", pair->from, pair->to));
+    TRY(nccl_check(result, STATUS_UNSUPPORTED, "cannot move a first message", pair->from,
+                   pair->to));
     return device_stream_sync(self->device, pair->stream);
 }
 
@@ -329,19 +330,32 @@ static void *connect_apart(void *arg)
     struct nccl_wire *self = arg;
 
     log_set_rank(self->group->rank);
+    log_capture(self->said, sizeof self->said);
     finish(self, connect_pairs(self));
     return NULL;
 }
 
-static status_t say_unconnected(const struct wire *wire)
+/* All together, so that another transport can be tried. What failed is left as it is: NCCL may still use
+ * it. */
+static status_t connect_all(struct nccl_wire *self)
 {
-    if (wire->group->failed) {
-        return group_lost(wire->group);
+    struct group *group = self->group;
+    bool finished = run_apart(self, connect_apart, group_deadline(group));
+
+    if (!finished && group->failed) {
+        return group_lost(group);
     }
-    return FAIL(STATUS_TIMEOUT,
-                "NCCL could not connect rank %d with its peers within %g s; NCCL_DEBUG=INFO shows "
-                "how far it came, NCCL_SOCKET_IFNAME chooses the network that it connects over",
-                wire->group->rank, wire->group->options.deadline_s);
+    if (!finished) {
+        return FAIL(STATUS_TIMEOUT,
+                    "NCCL could not connect rank %d with its peers within %g s; NCCL_DEBUG=INFO "
+                    "shows how far it came, NCCL_SOCKET_IFNAME chooses the network that it "
+                    "connects over",
+                    group->rank, group->options.deadline_s);
+    }
+    return group_agree(
+        group, self->result == STATUS_OK
+                   ? STATUS_OK
+                   : FAIL(self->result, "%.*s", (int)strcspn(self->said, "\n"), self->said));
 }
 
 /* ---- creation and destruction ---- */
@@ -411,14 +425,10 @@ status_t nccl_connect(struct wire *wire)
         }
         return status;
     }
-    if (!run_apart(self, connect_apart, group_deadline(wire->group))) {
-        return say_unconnected(wire);
-    }
-    if (self->result == STATUS_OK) {
-        log_debug("NCCL release %d, headers %d: %d pairs of rank %d, at most %d CTAs a message",
-                  nccl.release, NCCL_VERSION_CODE, self->pairs, wire->group->rank, CTAS);
-    }
-    return self->result; /* after a failure NCCL may still use what is ours: nothing is freed */
+    TRY(connect_all(self));
+    log_debug("NCCL release %d, headers %d: %d pairs of rank %d, at most %d CTAs a message",
+              nccl.release, NCCL_VERSION_CODE, self->pairs, wire->group->rank, CTAS);
+    return STATUS_OK;
 }
 
 /* By an event, for words may have been released. */
@@ -446,9 +456,11 @@ static void *close_apart(void *arg)
     TRY_GOTO(device_bind(self->device), say_finished);
     for (int i = 0; i < self->pairs; i++) {
         struct nccl_pair *pair = &self->pair[i];
-        TRY_GOTO(nccl_check(nccl.finalize(pair->comm), "cannot end", pair->from, pair->to),
+        TRY_GOTO(nccl_check(nccl.finalize(pair->comm), STATUS_INTERNAL, "cannot end", pair->from,
+                            pair->to),
                  say_finished);
-        TRY_GOTO(nccl_check(nccl.destroy(pair->comm), "cannot end", pair->from, pair->to),
+        TRY_GOTO(nccl_check(nccl.destroy(pair->comm), STATUS_INTERNAL, "cannot end", pair->from,
+                            pair->to),
                  say_finished);
     }
 

@@ -40,8 +40,9 @@ struct nccl_library {
 extern struct nccl_library nccl; /* by nccl_load */
 
 MUST_USE status_t nccl_load(void);
-/* STATUS_INTERNAL, whereupon a rank leaves without waiting for the others, with what NCCL says. */
-MUST_USE status_t nccl_check(ncclResult_t result, const char *doing, int from, int to);
+/* Unless it went well, `status` with what NCCL says. */
+MUST_USE status_t nccl_check(ncclResult_t result, status_t status, const char *doing, int from,
+                             int to);
 
 /* ---- a wire ---- */
 
@@ -113,6 +114,7 @@ struct nccl_wire {
 
     atomic_int apart; /* enum apart_state of the thread in which NCCL may block */
     status_t result;  /* of that thread, once finished */
+    char said[1024];  /* what it said, for a thread's own lines reach no log file */
 };
 
 enum { NCCL_SENDER, NCCL_RECEIVER }; /* ranks in a pair's communicator */

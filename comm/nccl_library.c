@@ -49,14 +49,14 @@ status_t nccl_load(void)
     return STATUS_OK;
 }
 
-status_t nccl_check(ncclResult_t result, const char *doing, int from, int to)
+status_t nccl_check(ncclResult_t result, status_t status, const char *doing, int from, int to)
 {
     if (result == ncclSuccess) {
         return STATUS_OK;
     }
     const char *detail = nccl.last_error(NULL);
     return FAIL(
-        STATUS_INTERNAL,
+        status,
         "NCCL %s, rank %d to rank %d: %s%s%s (NCCL_DEBUG=WARN tells more; parallel.transport "
         "ipc and ucx do without NCCL)",
         doing, from, to, nccl.error_string(result), detail != NULL && detail[0] != '\0' ? ": " : "",

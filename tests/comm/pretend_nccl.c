@@ -3,7 +3,8 @@
  *
  * A send and its receive meet in shared memory: the receive says that it is there, the send copies what
  * it has into a buffer and says so, the receive copies it out. As with NCCL, neither comes to an end
- * before the other has begun, the n-th meets the n-th, and nothing ends one whose peer is lost.
+ * before the other has begun, the n-th meets the n-th, and nothing ends one whose peer is lost. With
+ * PRETEND_REFUSAL in the environment nobody can connect.
  */
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -77,9 +78,10 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     struct ncclComm *self = calloc(1, sizeof *self);
     int fd = shm_open(id.internal, O_RDWR, 0600);
 
-    if (self == NULL || fd < 0 || ranks != 2 || config->maxCTAs < 1 ||
-        device_open(DEVICE_CUDA, 0, &self->device) != STATUS_OK) {
+    if (getenv("PRETEND_REFUSAL") != NULL || self == NULL || fd < 0 || ranks != 2 ||
+        config->maxCTAs < 1 || device_open(DEVICE_CUDA, 0, &self->device) != STATUS_OK) {
         free(self);
+        shm_unlink(id.internal);
         return ncclInvalidArgument;
     }
     self->rank = rank;
