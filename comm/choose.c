@@ -2,9 +2,9 @@
  *
  * On the host nothing is measured: ucx where it is built in, else mpi. On GPUs of one host ipc is taken
  * if it works: copy engines move the bytes and no thread of the host is in the loop, which nothing else
- * has; it is measured to be told. Otherwise ucx and nccl are compared; nccl, whose kernels take
- * multiprocessors from matrix products, must be faster by half to be taken. mpi goes through host memory
- * and is for where nothing else works.
+ * has; it is measured to be told. Otherwise it is ucx. mpi goes through host memory and is for where nothing
+ * else works. nccl would be compared with ucx, and have to be faster by half, for its kernels take
+ * multiprocessors from matrix products; until training has been run over it, it is for those who ask.
  */
 #include <stdio.h>
 #include <string.h>
@@ -140,6 +140,20 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
     return STATUS_OK;
 }
 
+enum { NAMES = 16 };
+
+/* What is tried by itself: all that are built in but nccl. */
+static void list_tried(const char *out[NAMES])
+{
+    int count = 0;
+    for (const char *const *name = wire_transports; *name && count < NAMES - 1; name++) {
+        if (strcmp(*name, "nccl") != 0) {
+            out[count++] = *name;
+        }
+    }
+    out[count] = NULL;
+}
+
 static const char *on_host(void)
 {
     for (const char *const *name = wire_transports; *name; name++) {
@@ -153,6 +167,7 @@ static const char *on_host(void)
 status_t transport_choose(struct group *group, struct device *device, void *stream,
                           const char **out)
 {
+    const char *names[NAMES];
     char line[1024];
     double patience = group->options.deadline_s;
     if (group->class->threads) {
@@ -163,9 +178,10 @@ status_t transport_choose(struct group *group, struct device *device, void *stre
         *out = on_host();
         return STATUS_OK;
     }
+    list_tried(names);
     group->options.deadline_s = patience > 0 && patience < patience_s ? patience : patience_s;
     status_t status =
-        choose_measured(group, wire_transports, device, stream, out, line, sizeof line);
+        choose_measured(group, names, device, stream, out, line, sizeof line);
     group->options.deadline_s = patience;
     if (status == STATUS_OK && group->rank == 0) {
         log_info("transport %s (%s)", *out, line);

@@ -274,9 +274,11 @@ static status_t nccl_put(struct wire *wire, int channel, int slot, int64_t messa
     TRY(await_room(wire, pair));
     TRY(mark(wire, pair));
     TRY(device_word_wait(wire->device, &pair->words->marks, (uint32_t)pair->marks, pair->stream));
-    TRY(nccl_check(nccl.send(source, wire->channel[channel].bytes, ncclInt8, NCCL_RECEIVER,
-                             pair->comm, pair->stream),
-                   STATUS_INTERNAL, "cannot send", pair->from, pair->to));
+    wire_time_begin(wire, pair->stream, "send", channel, message);
+    ncclResult_t result = nccl.send(source, wire->channel[channel].bytes, ncclInt8, NCCL_RECEIVER,
+                                    pair->comm, pair->stream);
+    timeline_end(wire->timeline);
+    TRY(nccl_check(result, STATUS_INTERNAL, "cannot send", pair->from, pair->to));
     own->newest = message;
     count_message(wire, channel);
     return end_turn(wire, pair, channel, message);

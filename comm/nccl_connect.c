@@ -14,7 +14,8 @@
 #include "base/trace.h"
 
 enum {
-    CTAS = 4, /* most a message may take from the GEMMs; NCCL_MAX_CTAS overrides it */
+    CTAS = 8,           /* most a message may take from the GEMMs; NCCL_MAX_CTAS overrides it */
+    QUEUES_DEFAULT = 8, /* of a GPU, unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise */
     TOKEN_BYTES = 256,
     NAP = 200000,     /* ns */
     GLANCE = 5000000, /* ns; at what no longer comes */
@@ -182,6 +183,21 @@ static status_t create_words(struct nccl_wire *self)
     return STATUS_OK;
 }
 
+/* A kernel at the head of a queue that waits for its peer holds up all streams that share the queue. */
+static status_t check_queues(int pairs)
+{
+    const char *text = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    int queues = text != NULL ? atoi(text) : QUEUES_DEFAULT;
+
+    if (pairs + 1 > queues) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "transport nccl has %d streams here, one for each rank and direction, but the "
+                    "GPU has %d queues for them; set CUDA_DEVICE_MAX_CONNECTIONS=32, or use ucx",
+                    pairs + 1, queues);
+    }
+    return STATUS_OK;
+}
+
 static status_t create_pairs(struct nccl_wire *self, const bool *talks)
 {
     struct wire *wire = self->wire;
@@ -199,6 +215,7 @@ static status_t create_pairs(struct nccl_wire *self, const bool *talks)
         self->channel[i].newest = -1;
         TRY(c->to == rank ? create_arrivals(self, i) : STATUS_OK);
     }
+    TRY(check_queues(self->pairs));
     TRY(device_event_create(self->device, false, &self->last));
     TRY(device_alloc(self->device, MEMORY_DEVICE, TOKEN_BYTES, "first messages", &self->token));
     return create_words(self);
