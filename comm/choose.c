@@ -180,8 +180,7 @@ status_t transport_choose(struct group *group, struct device *device, void *stre
     }
     list_tried(names);
     group->options.deadline_s = patience > 0 && patience < patience_s ? patience : patience_s;
-    status_t status =
-        choose_measured(group, names, device, stream, out, line, sizeof line);
+    status_t status = choose_measured(group, names, device, stream, out, line, sizeof line);
     group->options.deadline_s = patience;
     if (status == STATUS_OK && group->rank == 0) {
         log_info("transport %s (%s)", *out, line);
