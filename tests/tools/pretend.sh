@@ -2,6 +2,10 @@
 # GPUs, $MUDDPIPE the same on the host.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 wires="ipc $wires"
+if [[ -n ${PRETEND_NCCL:-} ]]; then # the folder of a libnccl.so.2 for such GPUs
+    export LD_LIBRARY_PATH=$PRETEND_NCCL${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    wires="$wires nccl"
+fi
 
 run_pretend() { # CODE N TRANSPORT arguments...: what it prints goes to the file out
     local code=$1 n=$2 transport=$3
