@@ -1,6 +1,7 @@
 /* transport.h - what the houses of comm/ share: the insides of a group and of a wire.
  *
- *     comm.c    the verbs of comm.h: checks arguments, then calls the class
+ *     group.c   the verbs of a group, and
+ *     wire.c    those of a wire: check arguments, then call the class
  *     alone.c   group of one
  *     loop.c    group of threads          loop_wire.c   "threads"
  *     mpi.c     group of processes        mpi_wire.c    "mpi"
@@ -92,7 +93,7 @@ void bell_ring(struct bell *bell); /* mutex held */
 struct wire_class {
     const char *name;
     bool threads; /* needs a threads group; otherwise an mpi group */
-    bool streams; /* on a device its verbs only enqueue; otherwise comm.c lets the stream run dry */
+    bool streams; /* on a device its verbs only enqueue; otherwise wire.c lets the stream run dry */
     status_t (*create)(struct wire *wire);
     void (*destroy)(struct wire *wire);
     status_t (*post)(struct wire *wire, int channel, int slot, int64_t message);
