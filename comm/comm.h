@@ -149,9 +149,13 @@ MUST_USE status_t wire_create(struct group *group, const char *transport,
  * group_check. */
 void wire_use_device(struct group *group, struct device *device, void *stream);
 bool wire_is_streamed(const struct wire *wire);
-/* Host memory that a wire of a GPU has pinned on this rank: its words and, where tensors pass through
- * host memory, their buffers. */
+/* Why tensors of a GPU pass through pinned memory of the host ("transport mpi", "UCX without CUDA"), or
+ * NULL if they do not. */
+const char *wire_staged(const struct wire *wire);
+/* Host memory that a wire of a GPU has pinned on this rank: all of it, and of that the buffers of a staged
+ * wire, one for each slot of a channel that begins or ends here. The rest are words. */
 size_t wire_pinned_bytes(const struct wire *wire);
+size_t wire_staging_bytes(const struct wire *wire);
 /* The puts of one walk of rank `from` to this one, in their order there: channel [count], the same in
  * every walk until it is said again. For transports that can only receive in the order of the puts
  * (nccl); to be called before the first post, and between walks. */
@@ -213,6 +217,7 @@ MUST_USE status_t meter_try(struct group *group, const char *transport,
 void meter_destroy(struct meter *meter);
 int meter_partner(const struct meter *meter); /* -1 = none */
 bool meter_is_streamed(const struct meter *meter);
+const char *meter_staged(const struct meter *meter); /* as wire_staged */
 /* `count` messages (METER_ROUND: there and back) of one size; on a streamed wire it only enqueues. */
 MUST_USE status_t meter_run(struct meter *meter, enum meter_way way, int size, int count,
                             const struct meter_pace *pace);

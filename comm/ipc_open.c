@@ -268,6 +268,8 @@ status_t ipc_create(struct wire *wire)
     status_t status = introduce(self);
     if (status != STATUS_OK) {
         ipc_free(self, false);
+    } else {
+        wire->pinned = self->own.bytes;
     }
     return status;
 }

@@ -207,6 +207,11 @@ bool meter_is_streamed(const struct meter *meter)
     return wire_is_streamed(meter->wire);
 }
 
+const char *meter_staged(const struct meter *meter)
+{
+    return wire_staged(meter->wire);
+}
+
 /* ---- messages ---- */
 
 /* One direction of a size, as this rank uses it. */

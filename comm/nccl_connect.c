@@ -177,6 +177,7 @@ static status_t create_words(struct nccl_wire *self)
     TRY(device_alloc(self->device, MEMORY_PINNED, bytes, "words between streams", &memory));
     memset(memory, 0, bytes);
     self->words = memory;
+    self->wire->pinned = bytes;
     for (int i = 0; i < self->pairs; i++) {
         self->pair[i].words = &self->words[i];
     }

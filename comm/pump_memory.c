@@ -1,5 +1,4 @@
 /* pump_memory.c - the words, staging buffers and streams of a pump whose verbs are a stream's. */
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -72,8 +71,10 @@ static status_t create_pinned(struct pump *pump)
     TRY(arena_create_on(&pump->streams->pinned, device_of(pump), MEMORY_PINNED, pump->wire->stream,
                         measure.used, "words and staging buffers of a wire"));
     lay_words(pump, &pump->streams->pinned);
+    size_t words = pump->streams->pinned.used;
     lay_buffers(pump, &pump->streams->pinned);
-    pump->wire->pinned = measure.used;
+    pump->wire->pinned = pump->streams->pinned.size;
+    pump->wire->staging = pump->streams->pinned.used - words;
     return device_stream_sync(device_of(pump), pump->wire->stream);
 }
 
@@ -132,22 +133,6 @@ static status_t create_copiers(struct pump *pump)
     return device_event_create(device_of(pump), false, &s->landed);
 }
 
-/* Once a process: every wire of it is alike. */
-static void say_staged(const struct pump *pump, const char *why)
-{
-    static atomic_bool said;
-
-    if (pump->wire->group->rank == 0 && !atomic_exchange(&said, true)) {
-        log_info("%s: tensors pass through host memory, %.1f MiB of it pinned on rank 0", why,
-                 (double)pump->wire->pinned / 0x1p20);
-    }
-}
-
-size_t wire_pinned_bytes(const struct wire *wire)
-{
-    return wire->pinned;
-}
-
 status_t pump_use_streams(struct pump *pump, const char *staged)
 {
     pump->streams = calloc(1, sizeof *pump->streams);
@@ -155,13 +140,10 @@ status_t pump_use_streams(struct pump *pump, const char *staged)
         return FAIL(STATUS_NOMEM, "no memory for the streams of a wire");
     }
     pump->streams->staged = staged != NULL;
+    pump->wire->staged = staged;
     TRY(create_tables(pump));
     TRY(create_pinned(pump));
-    if (staged != NULL) {
-        TRY(create_copiers(pump));
-        say_staged(pump, staged);
-    }
-    return STATUS_OK;
+    return staged != NULL ? create_copiers(pump) : STATUS_OK;
 }
 
 /* A source that has been copied may be long gone before its message is: it gets a second, and another

@@ -119,7 +119,8 @@ struct wire {
     void **addresses;             /* all slot arrays of this rank */
     struct wire_count *counts;    /* [count] under the bell's mutex */
     bool streamed;                /* as the class says, on a GPU; its create may deny it */
-    size_t pinned;                /* bytes of host memory, see wire_pinned_bytes */
+    const char *staged;           /* why, see wire_staged */
+    size_t pinned, staging;       /* bytes of host memory; staging is part of pinned */
     void *state;                  /* of the class */
 };
 

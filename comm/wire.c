@@ -212,6 +212,21 @@ bool wire_is_streamed(const struct wire *wire)
     return wire_on_gpu(wire) && (wire->class == NULL || wire->streamed);
 }
 
+const char *wire_staged(const struct wire *wire)
+{
+    return wire->staged;
+}
+
+size_t wire_pinned_bytes(const struct wire *wire)
+{
+    return wire->pinned;
+}
+
+size_t wire_staging_bytes(const struct wire *wire)
+{
+    return wire->staging;
+}
+
 void wire_time(struct wire *wire, struct timeline *timeline)
 {
     wire->timeline = timeline;

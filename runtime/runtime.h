@@ -159,6 +159,9 @@ struct trainer_memory {
     int64_t
         device_used; /* of the GPU's memory, by all that this rank did there, libraries too; 0 on
                             the host and where ranks share a GPU */
+    /* Of the host's memory, pinned by wires of a GPU: for tensors of training that pass through it, where
+     * they do; beside that for words, and for evaluation. */
+    int64_t staging_predicted, staging_used, pinned_beside;
 };
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
 int64_t trainer_memory_used(const struct trainer_memory *memory); /* workspace not counted */

@@ -167,6 +167,20 @@ static void print_summary(const struct training *training)
     print_shares(totals);
 }
 
+/* Nothing where no wire is of a GPU. */
+static void print_pinned(const struct trainer_memory *memory)
+{
+    char used[32], predicted[32], beside[32];
+    if (memory->staging_used + memory->pinned_beside > 0) {
+        print_size(memory->staging_used, used, sizeof used);
+        print_size(memory->staging_predicted, predicted, sizeof predicted);
+        print_size(memory->pinned_beside, beside, sizeof beside);
+        printf("%-15sits host: %s pinned for tensors on their way, %s predicted (and %s for words "
+               "and evaluation)\n",
+               "", used, predicted, beside);
+    }
+}
+
 /* Used beside predicted, for every rank. Collective. */
 static status_t print_memory(const struct training *training)
 {
@@ -187,6 +201,7 @@ static status_t print_memory(const struct training *training)
             printf("%-15sits GPU: %s taken, %s predicted with the workspace (%+.1f%%)\n", "", used,
                    predicted, 100 * ((double)all[rank].device_used / (double)expected - 1));
         }
+        print_pinned(&all[rank]);
     }
     return STATUS_OK;
 }

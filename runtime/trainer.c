@@ -182,6 +182,16 @@ static status_t load_weights(struct trainer *trainer, const char *path)
 
 static const char evaluation_purpose[] = "held-out evaluation";
 
+/* Of the first stage; all wires are alike. */
+static void say_staged(const struct stage *stage)
+{
+    const char *why = stage->wire ? wire_staged(stage->wire) : NULL;
+    if (why && stage->rank == 0) {
+        log_info("%s: tensors pass through host memory, %.1f MiB of it pinned on rank 0", why,
+                 (double)wire_staging_bytes(stage->wire) / 0x1p20);
+    }
+}
+
 /* What this rank is doing, for the liveness thread: atomics and constants only. */
 static void describe(void *argument, char *buffer, size_t size)
 {
@@ -241,6 +251,7 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
                             options->training ? &trainer->train : &trainer->evaluation);
     }
     if (status == STATUS_OK) {
+        say_staged(options->training ? trainer->train : trainer->evaluation);
         status = load_weights(trainer, options->weights);
         if (status == STATUS_OK && options->training) {
             status = exchange_create(trainer);
@@ -493,6 +504,21 @@ status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, do
     return STATUS_OK;
 }
 
+static int64_t pinned_by(const struct stage *stage)
+{
+    return stage && stage->wire ? (int64_t)wire_pinned_bytes(stage->wire) : 0;
+}
+
+static void memory_of_host(const struct trainer *trainer, const struct stage *stage,
+                           struct trainer_memory *out)
+{
+    bool staged = stage->wire && wire_staged(stage->wire);
+    out->staging_predicted = staged ? out->predicted.staging : 0;
+    out->staging_used = stage->wire ? (int64_t)wire_staging_bytes(stage->wire) : 0;
+    out->pinned_beside = pinned_by(trainer->train) + pinned_by(trainer->evaluation) +
+                         pinned_by(trainer->sampling) - out->staging_used;
+}
+
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
 {
     const struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
@@ -500,6 +526,7 @@ void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
     part_memory(stage->part, &out->used);
     out->arrivals_used = stage->arrival_bytes;
     out->gradient_slots_used = stage->gradient_bytes;
+    memory_of_host(trainer, stage, out);
     out->device_used = 0;
     size_t room = trainer->room, total;
     if (trainer->device && !trainer->shares_device &&

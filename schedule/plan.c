@@ -226,8 +226,12 @@ void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
     }
     for (int i = 0; i < plan->shipments; i++) {
         const struct shipment *s = &plan->shipment[i];
-        if (!s->backward && plan_rank_of(plan, s->to) == rank) {
+        bool arrives = plan_rank_of(plan, s->to) == rank;
+        if (!s->backward && arrives) {
             memory.arrivals += s->bytes * s->slots;
+        }
+        if (arrives || plan_rank_of(plan, s->from) == rank) {
+            memory.staging += s->bytes * s->slots;
         }
     }
     memory.optimizer = 2 * memory.gradients;

@@ -152,7 +152,7 @@ void plan_print_memory(const struct plan *plan, FILE *out)
     for (int i = 0; i < COLUMNS; i++) {
         fprintf(out, "  %10s", column[i]);
     }
-    fprintf(out, "  %10s  %16s\n", "all", "exactly");
+    fprintf(out, "  %10s  %16s  %10s\n", "all", "exactly", "staging");
     for (int rank = 0; rank < plan->ranks; rank++) {
         struct plan_memory m;
         plan_memory(plan, rank, &m);
@@ -165,8 +165,12 @@ void plan_print_memory(const struct plan *plan, FILE *out)
             fprintf(out, "  %10s", human_bytes(bytes[i], text));
             all += bytes[i];
         }
-        fprintf(out, "  %10s  %16" PRId64 "\n", human_bytes(all, text), all);
+        fprintf(out, "  %10s  %16" PRId64, human_bytes(all, text), all);
+        fprintf(out, "  %10s\n", human_bytes(m.staging, text));
     }
-    fprintf(out, "  frames: activations of the microbatches in flight; arrivals: slots for keys of "
-                 "other stages\n");
+    fprintf(out,
+            "  frames: activations of the microbatches in flight; arrivals: slots for keys of "
+            "other stages\n"
+            "  staging: not in `all`; host memory pinned where tensors of GPUs pass through it "
+            "(transport mpi, ucx without CUDA)\n");
 }

@@ -217,6 +217,9 @@ void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense);
 
 struct plan_memory { /* bytes, one rank */
     int64_t parameters, gradients, optimizer, frames, arrivals, gradient_slots, backward;
+    int64_t
+        staging; /* of the host beside a GPU: where tensors pass through it, a buffer for each slot at
+                        both ends of a shipment */
 };
 /* Shared bytes are the backward's, or without one the frames'. */
 void plan_memory(const struct plan *plan, int rank, struct plan_memory *out);

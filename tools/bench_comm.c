@@ -181,9 +181,12 @@ static status_t measure_transport(const struct bench_comm *bench)
         return STATUS_OK;
     }
     if (root) {
-        printf("transport %s%s\n", bench->transport,
+        const char *staged = meter_staged(meter);
+        printf("transport %s%s%s\n", bench->transport,
                on_gpu(bench) && !meter_is_streamed(meter) ? " (the host waits at every message)"
-                                                          : "");
+               : staged                                   ? ", through host memory: "
+                                                          : "",
+               staged ? staged : "");
     }
     status_t status = measure(bench, meter);
     meter_destroy(meter);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/arena.h"
 #include "base/log.h"
 #include "base/trace.h"
 #include "tests/comm/rig.h"
@@ -257,6 +258,28 @@ static status_t put_ahead(struct rig *rig, int ahead)
     return STATUS_OK;
 }
 
+/* Of host memory it has pinned buffers if it must, words if it is a stream's, and nothing else. */
+static status_t check_pinned(const struct rig *rig, const char *transport)
+{
+    const char *staged = wire_staged(rig->wire);
+    size_t buffers = 0, staging = wire_staging_bytes(rig->wire);
+    bool words = wire_pinned_bytes(rig->wire) > staging;
+    int rank = group_rank(rig->group);
+
+    for (int i = 0; i < rig->count; i++) {
+        const struct wire_channel *c = &rig->channel[i];
+        size_t bytes = (c->bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+        buffers += c->from == rank || c->to == rank ? (size_t)c->slots * bytes : 0;
+    }
+    EXPECT(staging == (staged != NULL ? buffers : 0), "%zu bytes of %zu, staged: %s", staging,
+           buffers, staged != NULL ? staged : "no");
+    EXPECT(words == (rig->on_gpu && rig->streamed), "%zu bytes in all",
+           wire_pinned_bytes(rig->wire));
+    EXPECT(strcmp(transport, "mpi") != 0 || (staged != NULL) == rig->on_gpu, "staged: %s",
+           staged != NULL ? staged : "no");
+    return STATUS_OK;
+}
+
 static status_t check_put_first(struct group *group, const char *transport, size_t bytes, int slots,
                                 int ahead)
 {
@@ -264,7 +287,10 @@ static status_t check_put_first(struct group *group, const char *transport, size
     struct rig rig;
 
     TRY(rig_open(&rig, group, transport, &channel, 1, ahead, ahead));
-    status_t status = put_ahead(&rig, ahead);
+    status_t status = check_pinned(&rig, transport);
+    if (status == STATUS_OK) {
+        status = put_ahead(&rig, ahead);
+    }
     if (status == STATUS_OK) {
         status = group_barrier(group);
     }
@@ -327,7 +353,10 @@ static status_t check_many_channels(struct group *group, const char *transport)
             (struct wire_channel){from, (from + 1 + i / size % (size - 1)) % size, 4, 1, NULL};
     }
     TRY_GOTO(rig_open(&rig, group, transport, channels, MANY, 1, 1), free_channels);
-    status = many_channels(&rig);
+    status = check_pinned(&rig, transport);
+    if (status == STATUS_OK) {
+        status = many_channels(&rig);
+    }
     rig_close(&rig);
 
 free_channels:

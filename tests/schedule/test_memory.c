@@ -25,7 +25,9 @@ static void test_memory(void **state)
     assert_int_equal(memory.arrivals, 0);
     /* X_0, X_1 and H_2 are received in 2 slots each, H_1 is local */
     assert_int_equal(memory.gradient_slots, (3 * 2 + 1) * GRAPH_KEY_BYTES);
+    assert_int_equal(memory.staging, 2 * 3 * 2 * GRAPH_KEY_BYTES); /* and their keys are sent */
     plan_memory(plan, 1, &memory);
+    assert_int_equal(memory.staging, 2 * 3 * 2 * GRAPH_KEY_BYTES);
     assert_int_equal(memory.frames, 2 * 8192);
     assert_int_equal(memory.arrivals, 3 * 2 * GRAPH_KEY_BYTES);
     /* X_0, X_1 and H_2 are sent from 2 slots each, X_2 is local */
@@ -60,6 +62,10 @@ static void test_memory_shared(void **state)
     assert_int_equal(memory.parameters, 4 * 4096);
     assert_int_equal(memory.gradients + memory.optimizer + memory.backward, 0);
     assert_int_equal(memory.frames, 2 * 4 * 64 + 40);
+    int64_t leaves = memory.staging;
+    plan_memory(plan, 1, &memory); /* nothing comes back */
+    assert_int_equal(leaves, memory.arrivals);
+    assert_int_equal(memory.staging, memory.arrivals);
     plan_destroy(plan);
     graph_test_destroy(graph);
 }

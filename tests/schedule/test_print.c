@@ -114,13 +114,15 @@ static const char traffic[] =
 static const char memory[] =
     "memory: bytes of every rank\n"
     "  rank  parameters   gradients   optimizer      frames    arrivals  grad slots    backwa"
-    "rd         all           exactly\n"
+    "rd         all           exactly     staging\n"
     "     0     8.0 KiB     8.0 KiB    16.0 KiB    32.0 KiB         0 B     2.0 KiB     1.0 K"
-    "iB    67.0 KiB             68560\n"
+    "iB    67.0 KiB             68560     3.9 KiB\n"
     "     1     8.0 KiB     8.0 KiB    16.0 KiB    16.0 KiB     2.0 KiB     4.9 KiB     1.0 K"
-    "iB    55.8 KiB             57176\n"
+    "iB    55.8 KiB             57176     3.9 KiB\n"
     "  frames: activations of the microbatches in flight; arrivals: slots for keys of other s"
-    "tages\n";
+    "tages\n"
+    "  staging: not in `all`; host memory pinned where tensors of GPUs pass through it (transp"
+    "ort mpi, ucx without CUDA)\n";
 /* The backward of a stage that makes the mean of layers 1 and 2 from a key of its own and one of the
  * stage before, where keys are normed and added to. */
 static const char ops_of_kinds[] =

@@ -23,6 +23,24 @@ as_on_host() { # RUN
     (($(grep -c '^step .* loss ' out) == 9)) || fail "$1: not a line for each step"
 }
 
+# The host memory that wires pin, rank by rank: what the plan says where tensors pass through it.
+pinned_as_planned() { # RANKS TRANSPORT
+    local planned
+    if [[ $2 == ipc || $2 == nccl ]]; then
+        planned=$(for ((i = 0; i < $1; i++)); do echo "0 B"; done)
+    else
+        planned=$(awk '$NF == "staging" { on = 1; next } $1 == "frames:" { on = 0 }
+                       on { print $(NF - 1), $NF }' out)
+        [[ $planned != *"0 B"* ]] || fail "no buffers planned: $planned"
+        says "tensors pass through host memory"
+    fi
+    [[ $(grep -c . <<<"$planned") == "$1" ]] || fail "not a figure for every rank: $planned"
+    cmp <(sed -n 's/^ *its host: \(.*\) pinned for tensors on their way, .*/\1/p' out) \
+        <(echo "$planned") || fail "$2: pinned otherwise than planned"
+    cmp <(sed -n 's/^ *its host: .* on their way, \(.*\) predicted (and [1-9].*/\1/p' out) \
+        <(echo "$planned") || fail "$2: predicted otherwise than planned"
+}
+
 for n in 1 2 4; do
     for transport in $wires; do
         name=$transport-$n
@@ -30,8 +48,10 @@ for n in 1 2 4; do
         as_on_host "$name"
         [[ $(grep '^sample ' out) == "$sample" ]] || fail "$name: another sample"
         if ((n == 1)); then
+            ! grep -q "its host:" out || fail "memory pinned by a wire without ranks to talk to"
             break
         fi
+        pinned_as_planned "$n" "$transport"
     done
 done
 
