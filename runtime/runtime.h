@@ -159,6 +159,9 @@ struct trainer_memory {
     int64_t
         device_used; /* of the GPU's memory, by all that this rank did there, libraries too; 0 on
                             the host and where ranks share a GPU */
+    int64_t
+        transport_used; /* of that, what the transport took for itself while it connected (NCCL's
+                               buffers); measured, not predicted */
     /* Of the host's memory, pinned by wires of a GPU: for tensors of training that pass through it, where
      * they do; beside that for words, and for evaluation. */
     int64_t staging_predicted, staging_used, pinned_beside;

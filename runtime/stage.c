@@ -126,6 +126,14 @@ static status_t expect_puts(struct stage *stage)
     return STATUS_OK;
 }
 
+/* Bytes free on the GPU; 0 on the host. */
+static int64_t room_of(const struct stage *stage)
+{
+    size_t room = 0, total;
+    return stage->device && device_memory(stage->device, &room, &total) == STATUS_OK ? (int64_t)room
+                                                                                     : 0;
+}
+
 static status_t create_wire(struct stage *stage, const char *transport)
 {
     int shipments = stage->plan->shipments;
@@ -145,7 +153,9 @@ static status_t create_wire(struct stage *stage, const char *transport)
                                            .slot = receives(stage, s) ? stage->arrival[s] : NULL};
     }
     wire_use_device(stage->group, stage->device, stage->stream);
+    int64_t before = room_of(stage);
     status_t status = wire_create(stage->group, transport, channel, shipments, &stage->wire);
+    stage->transport_bytes = before - room_of(stage);
     free(channel);
     return status == STATUS_OK ? expect_puts(stage) : status;
 }

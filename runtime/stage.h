@@ -64,6 +64,7 @@ struct stage {
     void ***gradient; /* [keys][slots] */
     struct arena memory;
     int64_t arrival_bytes, gradient_bytes; /* used */
+    int64_t transport_bytes;        /* of the GPU, taken by the transport while it connected */
     int64_t messages;               /* microbatches walked so far, which number the messages */
     _Atomic(const struct op *) now; /* for the liveness thread */
     const char *purpose;

@@ -181,6 +181,8 @@ static void print_pinned(const struct trainer_memory *memory)
     }
 }
 
+enum { WORTH_SAYING = 16 << 20 }; /* bytes of a GPU */
+
 /* Used beside predicted, for every rank. Collective. */
 static status_t print_memory(const struct training *training)
 {
@@ -188,7 +190,7 @@ static status_t print_memory(const struct training *training)
     trainer_memory(training->setup.trainer, &own);
     TRY(group_allgather(training->setup.group, &own, sizeof own, all));
     for (int rank = 0; training->root && rank < training->totals.ranks; rank++) {
-        char used[32], predicted[32], workspace[32];
+        char used[32], predicted[32], workspace[32], transport[64] = "";
         print_size(trainer_memory_used(&all[rank]), used, sizeof used);
         print_size(trainer_memory_predicted(&all[rank]), predicted, sizeof predicted);
         print_size(all[rank].used.workspace, workspace, sizeof workspace);
@@ -196,10 +198,15 @@ static status_t print_memory(const struct training *training)
                rank == 0 ? "memory" : "", used, predicted, workspace, rank);
         if (all[rank].device_used > 0) {
             int64_t expected = trainer_memory_predicted(&all[rank]) + all[rank].used.workspace;
-            print_size(all[rank].device_used, used, sizeof used);
+            int64_t taken = all[rank].device_used - all[rank].transport_used;
+            if (all[rank].transport_used >= WORTH_SAYING) {
+                print_size(all[rank].transport_used, used, sizeof used);
+                snprintf(transport, sizeof transport, "; the transport %s beside", used);
+            }
+            print_size(taken, used, sizeof used);
             print_size(expected, predicted, sizeof predicted);
-            printf("%-15sits GPU: %s taken, %s predicted with the workspace (%+.1f%%)\n", "", used,
-                   predicted, 100 * ((double)all[rank].device_used / (double)expected - 1));
+            printf("%-15sits GPU: %s taken, %s predicted with the workspace (%+.1f%%)%s\n", "",
+                   used, predicted, 100 * ((double)taken / (double)expected - 1), transport);
         }
         print_pinned(&all[rank]);
     }

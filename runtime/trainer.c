@@ -528,10 +528,12 @@ void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
     out->gradient_slots_used = stage->gradient_bytes;
     memory_of_host(trainer, stage, out);
     out->device_used = 0;
+    out->transport_used = 0;
     size_t room = trainer->room, total;
     if (trainer->device && !trainer->shares_device &&
         device_memory(trainer->device, &room, &total) == STATUS_OK) {
         out->device_used = (int64_t)trainer->room - (int64_t)room;
+        out->transport_used = stage->transport_bytes > 0 ? stage->transport_bytes : 0;
     }
 }
 
