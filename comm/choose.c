@@ -1,10 +1,9 @@
 /* choose.c - which transport carries the tensors of this job, where the user does not say.
  *
- * On the host nothing is measured: ucx where it is built in, else mpi. On GPUs of one host ipc is taken
- * if it works: copy engines move the bytes and no thread of the host is in the loop, which nothing else
- * has; it is measured to be told. Otherwise it is ucx. mpi goes through host memory and is for where nothing
- * else works. nccl would be compared with ucx, and have to be faster by half, for its kernels take
- * multiprocessors from matrix products; until training has been run over it, it is for those who ask.
+ * On the host nothing is measured: ucx where it is built in, else mpi. On GPUs the candidates are tried in
+ * their order. ipc settles it where it works, which is among the GPUs of one host: copy engines move the
+ * bytes and no thread of the host is in the loop, which nothing else has; it is measured to be told. Where
+ * it does not work all others are measured, and the quickest is taken.
  */
 #include <stdio.h>
 #include <string.h>
@@ -17,21 +16,40 @@ enum { SMALL, LARGE, SIZES, SLOTS = 4, ROUNDS = 50, MESSAGES = 8 };
 static const size_t bytes[SIZES] = {4096, (size_t)32 << 20};
 static const double patience_s = 30; /* of every wait here */
 
-static const struct preference {
+enum trial { ON_REQUEST, BETWEEN_HOSTS, ALWAYS }; /* when a candidate is tried by itself */
+
+static const struct candidate {
     const char *name;
-    double handicap;  /* its time of a message counts so many times */
-    bool last_resort; /* not tried where one before it works */
-} preferences[] = {
-    {"ipc", 1.0, false}, {"ucx", 1.0, true},      {"nccl", 1.5, true},
-    {"mpi", 1.0, true},  {"threads", 1.0, false},
+    enum trial trial;
+    double handicap; /* its time of a message counts so many times */
+    bool settles;    /* where it works, nothing behind it is measured */
+} candidates[] = {
+    {"ipc", ALWAYS, 1.0, true},
+    {"ucx", ALWAYS, 1.0, false},
+    {"mpi", ALWAYS, 1.0, false},
+    /* Quicker by half, for its kernels take multiprocessors from matrix products. To be tried
+     * BETWEEN_HOSTS once training has been run over it on GPUs. */
+    {"nccl", ON_REQUEST, 1.5, false},
 };
-enum { PREFERENCES = sizeof preferences / sizeof preferences[0] };
+enum { CANDIDATES = sizeof candidates / sizeof candidates[0] };
+
+static const struct candidate *find_candidate(const char *name)
+{
+    static const struct candidate other = {"", ON_REQUEST, 1.0, false};
+    for (int i = 0; i < CANDIDATES; i++) {
+        if (strcmp(candidates[i].name, name) == 0) {
+            return &candidates[i];
+        }
+    }
+    return &other;
+}
 
 /* ---- one candidate ---- */
 
 struct speed {
     double latency, message; /* seconds: of a small one, of a large one in a row */
     bool usable;
+    bool staged; /* tensors pass through host memory */
     char why[REASON_SIZE];
 };
 
@@ -68,6 +86,7 @@ static status_t measure_links(struct group *group, const char *name,
     if (status == STATUS_OK) {
         status = time_once(meter, METER_FORTH, LARGE, MESSAGES, &message);
     }
+    speed->staged = meter_staged(meter) != NULL;
     meter_destroy(meter);
     speed->latency = larger(speed->latency, round / 2);
     speed->message = larger(speed->message, message);
@@ -90,7 +109,7 @@ static status_t measure(struct group *group, const char *name, struct device *de
     return STATUS_OK;
 }
 
-/* "ipc: 362 GB/s at 32 MiB, 8 us" */
+/* "ipc 362 GB/s at 32 MiB, 8 us" */
 static void tell(const char *name, const struct speed *speed, char *line, size_t size)
 {
     size_t used = strlen(line);
@@ -98,13 +117,19 @@ static void tell(const char *name, const struct speed *speed, char *line, size_t
     if (!speed->usable) {
         snprintf(line + used, size - used, "%s%s cannot be used: %s", comma, name, speed->why);
     } else {
-        snprintf(line + used, size - used, "%s%s %.*f GB/s at 32 MiB, %.0f us", comma, name,
-                 speed->message < 1e-3 ? 0 : 1, (double)bytes[LARGE] / speed->message * 1e-9,
-                 speed->latency * 1e6);
+        snprintf(line + used, size - used, "%s%s%s %.*f GB/s at 32 MiB, %.0f us", comma, name,
+                 speed->staged ? " through host memory" : "", speed->message < 1e-3 ? 0 : 1,
+                 (double)bytes[LARGE] / speed->message * 1e-9, speed->latency * 1e6);
     }
 }
 
 /* ---- all ---- */
+
+static void add(const char *words, char *line, size_t size)
+{
+    size_t used = strlen(line);
+    snprintf(line + used, size - used, "%s", words);
+}
 
 status_t choose_measured(struct group *group, const char *const *names, struct device *device,
                          void *stream, const char **out, char *line, size_t size)
@@ -112,24 +137,19 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
     const char *best = NULL;
     double best_time = 0;
     line[0] = '\0';
-    for (int p = 0; p < PREFERENCES; p++) {
-        const struct preference *preference = &preferences[p];
-        const char *const *name = names;
-        while (*name && strcmp(*name, preference->name) != 0) {
-            name++;
-        }
-        bool hosts = group->local_size < group->size && strcmp(preference->name, "nccl") == 0;
-        bool strange = strcmp(preference->name, "threads") == 0 && !group->class->threads;
-        if (!*name || strange || (preference->last_resort && best && !hosts)) {
-            continue;
-        }
+    for (const char *const *name = names; *name; name++) {
+        const struct candidate *candidate = find_candidate(*name);
         struct speed speed;
         TRY(measure(group, *name, device, stream, &speed));
         tell(*name, &speed, line, size);
-        double each = (speed.latency + speed.message) * preference->handicap;
+        double each = (speed.latency + speed.message) * candidate->handicap;
         if (speed.usable && (!best || each < best_time)) {
             best = *name;
             best_time = each;
+        }
+        if (speed.usable && candidate->settles && name[1]) {
+            add("; it is taken where it works, so nothing else was measured", line, size);
+            break;
         }
     }
     if (!best) {
@@ -140,50 +160,64 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
     return STATUS_OK;
 }
 
-enum { NAMES = 16 };
-
-/* What is tried by itself: all that are built in but nccl. */
-static void list_tried(const char *out[NAMES])
+static bool is_built(const char *name)
 {
-    int count = 0;
-    for (const char *const *name = wire_transports; *name && count < NAMES - 1; name++) {
-        if (strcmp(*name, "nccl") != 0) {
-            out[count++] = *name;
-        }
+    const char *const *built = wire_transports;
+    while (*built && strcmp(*built, name) != 0) {
+        built++;
     }
-    out[count] = NULL;
+    return *built;
 }
 
-static const char *on_host(void)
+static status_t choose_on_gpus(struct group *group, struct device *device, void *stream,
+                               const char **out, char *why, size_t size)
 {
-    for (const char *const *name = wire_transports; *name; name++) {
-        if (strcmp(*name, "ucx") == 0) {
-            return *name;
+    const char *names[CANDIDATES + 1];
+    bool hosts = group->local_size < group->size;
+    double patience = group->options.deadline_s;
+    int count = 0;
+    for (int i = 0; i < CANDIDATES; i++) {
+        enum trial trial = candidates[i].trial;
+        if (is_built(candidates[i].name) &&
+            (trial == ALWAYS || (trial == BETWEEN_HOSTS && hosts))) {
+            names[count++] = candidates[i].name;
         }
     }
-    return "mpi";
+    names[count] = NULL;
+    group->options.deadline_s = patience > 0 && patience < patience_s ? patience : patience_s;
+    status_t status = choose_measured(group, names, device, stream, out, why, size);
+    group->options.deadline_s = patience;
+    if (hosts && is_built("nccl") && find_candidate("nccl")->trial == ON_REQUEST) {
+        add("; nccl only on request", why, size);
+    }
+    return status;
+}
+
+status_t choose_explained(struct group *group, struct device *device, void *stream,
+                          const char **out, char *why, size_t size)
+{
+    bool ucx = is_built("ucx");
+    if (group->class->threads) {
+        *out = "threads";
+        snprintf(why, size, "the ranks are threads of one process: nothing to measure");
+        return STATUS_OK;
+    }
+    if (group->size == 1 || !device || device_kind(device) == DEVICE_HOST) {
+        *out = ucx ? "ucx" : "mpi";
+        snprintf(why, size, "tensors are on the host%s: nothing to measure",
+                 ucx ? "" : ", and ucx is not in this build");
+        return STATUS_OK;
+    }
+    return choose_on_gpus(group, device, stream, out, why, size);
 }
 
 status_t transport_choose(struct group *group, struct device *device, void *stream,
                           const char **out)
 {
-    const char *names[NAMES];
-    char line[1024];
-    double patience = group->options.deadline_s;
-    if (group->class->threads) {
-        *out = "threads";
-        return STATUS_OK;
+    char why[1024];
+    TRY(choose_explained(group, device, stream, out, why, sizeof why));
+    if (group->size > 1 && group->rank == 0) {
+        log_info("transport %s (%s)", *out, why);
     }
-    if (group->size == 1 || !device || device_kind(device) == DEVICE_HOST) {
-        *out = on_host();
-        return STATUS_OK;
-    }
-    list_tried(names);
-    group->options.deadline_s = patience > 0 && patience < patience_s ? patience : patience_s;
-    status_t status = choose_measured(group, names, device, stream, out, line, sizeof line);
-    group->options.deadline_s = patience;
-    if (status == STATUS_OK && group->rank == 0) {
-        log_info("transport %s (%s)", *out, line);
-    }
-    return status;
+    return STATUS_OK;
 }

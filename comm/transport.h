@@ -147,9 +147,13 @@ extern const struct wire_class ucx_wire_class;
 extern const struct wire_class ipc_wire_class;
 extern const struct wire_class nccl_wire_class;
 
-/* choose.c: the best of those among `names` that work; `line`: what each reached, or why not. */
+/* choose.c: the best of those among `names` that work, tried in this order; `line`: what each reached, or
+ * why not. */
 status_t choose_measured(struct group *group, const char *const *names, struct device *device,
                          void *stream, const char **out, char *line, size_t size);
+/* transport_choose, with its reason instead of a line in the log. */
+status_t choose_explained(struct group *group, struct device *device, void *stream,
+                          const char **out, char *why, size_t size);
 
 /* loop.c for loop_wire.c: what the ranks of one process share. */
 struct loop_world {

@@ -19,6 +19,9 @@ status_t contract_exchange(struct group *group, const char *transport, int count
 status_t contract_bench(struct group *group, const char *transport);
 /* Speeds, the choice, and recorded transfers, over one transport. */
 status_t contract_meter(struct group *group, const char *transport);
+/* What parallel.transport=auto takes is one of `chosen` ("ucx" or "ucx,mpi"), and its reason has all of
+ * `words`, with bars between them. */
+status_t contract_choose(struct group *group, const char *chosen, const char *words);
 /* Every rank but 0 waits a second for rank 0, in a wire and in a barrier, and must sleep meanwhile. */
 status_t contract_sleep(struct group *group, const char *transport);
 

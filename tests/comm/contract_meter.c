@@ -1,6 +1,8 @@
 /* contract_meter.c - meter and choice over a transport, and transfers that record themselves. */
+#include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/timeline.h"
 #include "comm/transport.h"
 #include "tests/comm/contract.h"
@@ -113,4 +115,24 @@ status_t contract_meter(struct group *group, const char *transport)
     TRY(record(group, transport));
     device_close(own);
     return STATUS_OK;
+}
+
+/* ---- the choice of a user who does not choose ---- */
+
+status_t contract_choose(struct group *group, const char *chosen, const char *words)
+{
+    const char *name = "";
+    char why[1024] = "", list[256], *rest = NULL;
+
+    TRY(choose_explained(group, group->device, group->stream, &name, why, sizeof why));
+    EXPECT(strstr(chosen, name) != NULL, "%s: %s", name, why);
+    TRY(group_same(group, hash_bytes(name, strlen(name), 0), "the transport"));
+    snprintf(list, sizeof list, "%s", words);
+    for (char *word = strtok_r(list, "|", &rest); word; word = strtok_r(NULL, "|", &rest)) {
+        EXPECT(strstr(why, word) != NULL, "'%s' is not in: %s", word, why);
+    }
+    if (group_rank(group) == 0) {
+        printf("transport %s (%s)\n", name, why);
+    }
+    return group_barrier(group);
 }

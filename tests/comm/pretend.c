@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/device.h"
+#include "base/hash.h"
 #include "base/trace.h"
 #include "tests/comm/pretend.h"
 
@@ -331,9 +332,14 @@ enum device_kind device_kind(const struct device *device)
 
 void device_info(const struct device *device, struct device_info *out)
 {
+    char host[64] = "";
+    uint64_t card;
+
     *out = (struct device_info){.name = "a GPU of threads", .bytes = MEMORY};
     snprintf(out->bus, sizeof out->bus, "%04d:00:00.0", device->index);
-    out->card[0] = (unsigned char)device->index;
+    gethostname(host, sizeof host - 1);
+    card = hash_bytes(host, strlen(host), (uint64_t)device->index);
+    memcpy(out->card, &card, sizeof card);
 }
 
 status_t device_memory(struct device *device, size_t *free_bytes, size_t *total_bytes)

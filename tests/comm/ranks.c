@@ -5,6 +5,7 @@
  *     ranks hang TRANSPORT     rank 0 never puts what rank 1 waits for nor posts what the last rank has
  *                              put; the others sit in a barrier
  *     ranks fail TRANSPORT     as hang, but rank 0 gives up after a moment
+ *     ranks choose TRANSPORTS WORDS   parallel.transport=auto takes one of these, for these reasons
  *     ranks refuse TRANSPORT WORDS   a wire cannot be had, and rank 0 says why with these words
  *     ranks exit               rank 0 ends without leaving the group
  *     ranks stuck              the main thread does not notice that a peer is lost
@@ -139,6 +140,9 @@ static status_t run(struct group *group, const char *mode, const char *transport
     }
     if (strcmp(mode, "sleep") == 0) {
         return contract_sleep(group, transport);
+    }
+    if (strcmp(mode, "choose") == 0) {
+        return contract_choose(group, transport, words);
     }
     if (strcmp(mode, "refuse") == 0) {
         return refuse(group, transport, words);
