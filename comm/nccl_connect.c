@@ -14,7 +14,7 @@
 #include "base/trace.h"
 
 enum {
-    CTAS = 8,           /* most a message may take from the GEMMs; NCCL_MAX_CTAS overrides it */
+    CTAS = 2,           /* most a message may take from the GEMMs; NCCL_MAX_CTAS overrides it */
     QUEUES_DEFAULT = 8, /* of a GPU, unless CUDA_DEVICE_MAX_CONNECTIONS says otherwise */
     TOKEN_BYTES = 256,
     NAP = 200000,     /* ns */
