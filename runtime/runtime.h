@@ -76,6 +76,8 @@ void trainer_destroy(struct trainer *trainer);
 const struct model *trainer_model(const struct trainer *trainer);
 const struct plan *trainer_plan(const struct trainer *trainer);
 struct part *trainer_part(const struct trainer *trainer);
+/* Not on the host: then costs do not tell operations apart, trainer_profile does. */
+bool trainer_on_device(const struct trainer *trainer);
 
 struct optimizer_args {
     double lr, beta1, beta2, eps, weight_decay, clip; /* clip 0 = none */

@@ -164,7 +164,9 @@ static void print_summary(const struct training *training)
            100 * share[TRACE_WAIT], 100 * exposed(share), 100 * share[TRACE_EXPOSED_PLAIN],
            100 * share[TRACE_EXPOSED_DENSE]);
     printf("shipped        %s plain, %s dense\n", plain, dense);
-    print_shares(totals);
+    if (!trainer_on_device(training->setup.trainer)) {
+        print_shares(totals);
+    }
 }
 
 /* Nothing where no wire is of a GPU. */

@@ -313,6 +313,11 @@ struct part *trainer_part(const struct trainer *trainer)
     return trainer->train ? trainer->train->part : trainer->evaluation->part;
 }
 
+bool trainer_on_device(const struct trainer *trainer)
+{
+    return trainer->device != NULL;
+}
+
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)
 {
     struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;

@@ -70,6 +70,9 @@ static status_t read_words(struct reading *reading)
             TRY(read_flag(reading, &at));
         } else if (strchr(word, '=')) {
             reading->keys[at] = word;
+        } else if (reading->out->paths) {
+            reading->out->paths[reading->out->path_count++] = word;
+            reading->out->path = reading->out->paths[0];
         } else if (!reading->out->path) {
             reading->out->path = word;
             reading->path_at = at;
@@ -103,16 +106,20 @@ status_t arguments_read(int argc, char **argv, const struct flag *flags, size_t 
     struct reading reading = {
         .argc = argc, .argv = argv, .flags = flags, .count = count, .out = out};
     reading.keys = calloc((size_t)argc, sizeof *reading.keys);
-    if (!reading.keys) {
-        return FAIL(STATUS_NOMEM, "no memory for %d arguments", argc);
-    }
-    status_t status = read_words(&reading);
+    out->paths = path_is_config ? NULL : calloc((size_t)argc, sizeof *out->paths);
+    status_t status = reading.keys && (path_is_config || out->paths)
+                          ? read_words(&reading)
+                          : FAIL(STATUS_NOMEM, "no memory for %d arguments", argc);
     if (status == STATUS_OK && !out->help) {
         const char *file = path_is_config ? out->path : NULL;
         status = file && is_model(file) ? load_model(&reading)
                                         : config_load(file, argc, reading.keys, 0, &out->config);
     }
     free(reading.keys);
+    if (status != STATUS_OK || out->help) {
+        free(out->paths);
+        out->paths = NULL;
+    }
     return status;
 }
 

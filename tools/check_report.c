@@ -40,7 +40,7 @@ void check_report_free(struct check_report *report)
     free(report->name);
 }
 
-static status_t merge(struct check_report *report, struct group *group)
+status_t check_report_merge(struct check_report *report, struct group *group)
 {
     size_t items = (size_t)report->items;
     double *all = malloc((size_t)group_size(group) * items * sizeof *all);
@@ -57,10 +57,22 @@ static status_t merge(struct check_report *report, struct group *group)
     return status;
 }
 
-status_t check_report_finish(struct check_report *report, struct group *group)
+void check_report_worst(const struct check_report *report, char *buffer, size_t size)
+{
+    int worst = 0;
+    for (int i = 1; i < report->items; i++) {
+        if (report->error[i] / report->limit[i] > report->error[worst] / report->limit[worst]) {
+            worst = i;
+        }
+    }
+    snprintf(buffer, size, "%s %.3g of %.2g", report->name[worst], report->error[worst],
+             report->limit[worst]);
+}
+
+status_t check_report_finish(struct check_report *report, struct group *group, const char *folder)
 {
     int failed = 0;
-    TRY(merge(report, group));
+    TRY(check_report_merge(report, group));
     for (int i = 0; i < report->items; i++) {
         bool good = report->error[i] >= 0 && report->error[i] <= report->limit[i];
         failed += !good;
@@ -72,8 +84,8 @@ status_t check_report_finish(struct check_report *report, struct group *group)
     if (failed > 0) {
         if (group_rank(group) == 0) {
             fflush(stdout); /* the lines above stand above the message */
-            (void)FAIL(STATUS_MISMATCH, "%d of %d comparisons are over their limit", failed,
-                       report->items);
+            (void)FAIL(STATUS_MISMATCH, "%s: %d of %d comparisons are over their limit", folder,
+                       failed, report->items);
         }
         return STATUS_MISMATCH;
     }
