@@ -2,7 +2,7 @@
 # Builds muddpipe on a machine with GPUs and shows what it does there, in parts of a few minutes each:
 #
 #     tools/gpu.sh check     is it right: operations and transports against their contracts, the golden
-#                            cases, the same bits over 1, 2 and 4 stages and every transport
+#                            cases, the same bits over 1, 2 and 4 stages, every transport and schedule
 #     tools/gpu.sh single    one GPU: speed of every operation, 1.4B MUDDFormer and Transformer++
 #     tools/gpu.sh pair      two GPUs: transports, 1.4B and 6.9B, with traces
 #     tools/gpu.sh report DIR...   merges what the parts left into one report on stdout
@@ -24,6 +24,9 @@ precision=bf16
 [[ $device == cuda ]] || precision=float32
 read -ra models_single <<<"${GPU_SH_SINGLE:-muddformer-1.4b transformerpp-1.4b}"
 read -ra bench_options <<<"${GPU_SH_BENCH:-}"
+cases=("$root"/tests/golden/*-tiny*)
+[[ -z ${GPU_SH_CASES:-} ]] || read -ra cases <<<"$GPU_SH_CASES"
+job_limit=${GPU_SH_LIMIT:-90} # seconds
 read -ra models_pair <<<"${GPU_SH_PAIR:-muddformer-1.4b transformerpp-1.4b muddformer-6.9b}"
 
 say() {
@@ -124,7 +127,8 @@ describe_machine() {
     {
         say "commit: $(git describe --always --dirty 2>/dev/null || echo unknown)"
         say "host: $(uname -n), $(nproc) cores"
-        nvidia-smi --query-gpu=index,name,memory.total,driver_version --format=csv,noheader |
+        nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} \
+            --query-gpu=index,name,memory.total,driver_version --format=csv,noheader |
             sed 's/^/GPU: /'
         say "compiler: $(nvcc --version | grep release)"
         "$muddpipe" --version | sed 's/^/build: /'
@@ -133,19 +137,17 @@ describe_machine() {
     } >"$out/machine.txt" 2>/dev/null
 }
 
-gpus() {
-    [[ $device == cuda ]] && nvidia-smi --list-gpus | wc -l || echo 2
+gpus() { # that are ours
+    if [[ $device != cuda ]]; then
+        echo 2
+    elif [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
+        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l
+    else
+        nvidia-smi --list-gpus | wc -l
+    fi
 }
 
 # ---- check ----
-
-# What `muddpipe check` printed: the error that comes nearest to its limit, or the last step's.
-worst() { # FILE
-    awk '/\(limit / { limit = $NF; sub(/\)/, "", limit)
-                      if ($2 / limit > most) { most = $2 / limit; line = $0 } }
-         /off by/ { last = $0 }
-         END { print line != "" ? line : last }' "$1" | tr -s ' ' | tr -d '"'
-}
 
 record() { # KIND NAME OUTCOME WORDS: a row of the report; a failure ends the part with 1
     printf '%s\t%s\t%s\t%s\n' "$@" >>"$out/checks.tsv"
@@ -155,95 +157,162 @@ record() { # KIND NAME OUTCOME WORDS: a row of the report; a failure ends the pa
     fi
 }
 
-golden() { # NAME arguments...: one case, in a file of its own, for several at once
-    local name=$1 log
-    shift
-    log=$out/golden/${name//[ \/]/_}
-    if timeout 120 "$muddpipe" check "$@" "device=$device" >"$log" 2>&1; then
-        printf 'golden\t%s\tok\t%s\n' "$name" "$(worst "$log")" >"$log.tsv"
-    else
-        printf 'golden\t%s\tFAILED\t%s\n' "$name" "$(tail -1 "$log")" >"$log.tsv"
-    fi
+count() { # KIND [OUTCOME]
+    grep -c "^$1	.*	${2:-[a-zA-Z]*}	" "$out/checks.tsv"
 }
 
-check_golden() {
-    local case precision jobs=0
-    rm -rf "$out/golden" && mkdir -p "$out/golden"
-    for case in tests/golden/*-tiny*; do
-        for precision in float32 bf16; do
-            [[ $device == cuda || $precision == float32 ]] || continue
-            golden "$(basename "$case") $precision" "$case" "precision=$precision" &
-            golden "$(basename "$case") $precision ten steps" "$case" --steps 10 \
-                "precision=$precision" &
-            jobs=$((jobs + 2))
-            ((jobs % 4 == 0)) && wait
-        done
-    done
-    wait
-    while IFS=$'\t' read -r kind name outcome words; do
-        record "$kind" "$name" "$outcome" "$words"
-    done < <(cat "$out"/golden/*.tsv)
-    say "golden cases: $(grep -c '^golden.*	ok	' "$out/checks.tsv") of $(grep -c '^golden' "$out/checks.tsv")"
-}
-
-same_bits() { # CASE RANKS TRANSPORT SCHEDULE: against one stage
-    local name log=$out/bits.log
-    name="$(basename "$1"), $2 stages, $4, $3"
-    rm -f "$out/many"
-    if timeout 90 mpirun -n "$2" --oversubscribe --bind-to none "$muddpipe" check "$1" --save \
-        "$out/many" "device=$device" "parallel.transport=$3" "parallel.schedule=$4" >"$log" 2>&1; then
-        if cmp -s "$out/one" "$out/many"; then
-            record bits "$name" ok "$(worst "$log")"
-        else
-            record bits "$name" FAILED "other bits than one stage"
-        fi
-    elif grep -qE 'refuses|not in this build|transport [a-z]+ is for|carries memory' "$log"; then
-        record bits "$name" refused "$(grep -m1 -oE 'error: .*' "$log" | cut -c8-160)"
-    else
-        record bits "$name" FAILED "$(grep -m1 error: "$log" | cut -c1-200)"
-    fi
-}
-
-check_bits() {
-    local case transport transports
-    transports=$("$muddpipe" bench comm --transports)
-    for case in tests/golden/muddformer-{tiny,k2-tiny,blocks-tiny,ppn-tiny}; do
-        "$muddpipe" check "$case" --save "$out/one" "device=$device" >"$out/bits.log" 2>&1 ||
-            record bits "$(basename "$case"), one stage" FAILED "$(tail -1 "$out/bits.log")"
-        for transport in $transports; do
-            same_bits "$case" 2 "$transport" 1f1b
-            [[ $case == *muddformer-tiny || $case == *blocks* ]] || continue
-            same_bits "$case" 4 "$transport" gpipe
-        done
-    done
-    rm -f "$out/one" "$out/many"
-    say "same bits: $(grep -c '^bits.*	ok	' "$out/checks.tsv") of $(grep -c '^bits' "$out/checks.tsv"), $(grep -c '^bits.*	refused	' "$out/checks.tsv") refused by a transport"
-}
-
-check_tests() { # the tests that need a GPU: operations against the CPU's, transports
+# The tests that need a GPU: operations against the CPU's, transports. By the weights that they have in
+# cores (PROCESSORS) two or three run at a time.
+check_tests() {
     local label=gpu
     if [[ ! -f $build/CTestTestfile.cmake ]]; then
         record tests "ctest -L gpu" skipped "no cmocka (tools/prefix.sh brings it)"
         return
     fi
     [[ $device == cuda ]] || label=lint
-    (cd "$build" && ctest -L "$label" -E speed --timeout 120) >"$out/ctest.log" 2>&1
-    while read -r name outcome; do
-        case $outcome in
-        Passed) record tests "$name" ok "" ;;
-        *Skipped) record tests "$name" skipped "it says why in ctest.log" ;;
-        *) record tests "$name" FAILED "see ctest.log" ;;
-        esac
-    done < <(sed -nE 's/^ *[0-9]+\/[0-9]+ Test +#[0-9]+: ([^ ]+) [ .]*(\**)? *([A-Za-z]+).*/\1 \2\3/p' \
-        "$out/ctest.log")
-    say "tests: $(grep -c '^tests.*	ok	' "$out/checks.tsv") of $(grep -c '^tests' "$out/checks.tsv")"
+    (cd "$build" && ctest -L "$label" -E speed --timeout 120 --parallel 6 \
+        --output-junit "$out/ctest.xml") >"$out/ctest.log" 2>&1
+    while IFS=$'\t' read -r name outcome words; do
+        record tests "$name" "$outcome" "$words"
+    done < <(python3 tools/gpu_report.py --tests "$out/ctest.xml")
+    (($(count tests) > 0)) || record tests "ctest -L $label" FAILED "$(tail -1 "$out/ctest.log")"
+    say "tests: $(count tests ok) of $(count tests), $(count tests skipped) skipped; after $((SECONDS - started)) s"
+}
+
+# One `muddpipe check` of all cases; what it says goes to jobs/NAME.log, its end too.
+check_job() { # NAME RANKS arguments...
+    local log=$out/jobs/$1.log n=$2 launch=() from=$SECONDS
+    shift 2
+    ((n == 1)) || launch=(mpirun -n "$n" --oversubscribe --bind-to none)
+    timeout -k 10 "$job_limit" "${launch[@]}" "$muddpipe" check "${cases[@]}" "$@" \
+        "device=$device" >"$log" 2>&1 </dev/null
+    case $? in
+    124 | 137) echo "ended at its limit of $job_limit s" ;;
+    *) echo "exit code $? after $((SECONDS - from)) s" ;;
+    esac >>"$log"
+}
+
+# Two at a time: most of a job is the start of CUDA, MPI and the transport.
+begin_job() { # as check_job
+    while (($(jobs -rp | wc -l) >= 2)); do
+        wait -n
+    done
+    check_job "$@" &
+}
+
+# What was said of a case that did not pass: the message before the line that names it, or, if there is
+# none, the last one and how the job ended.
+why() { # LOG CASE
+    awk -v name="$2" '
+        /error: / && !named {
+            sub(/.*error: /, "")
+            named = index($0, name " failed (") == 1 || index($0, name " is refused (") == 1
+            if (!named && $0 !~ /, so rank [0-9]+ ends too/) said = $0
+        }
+        { last = $0 }
+        END { print named ? said : (said != "" ? said "; " : "") last }' "$1" | cut -c1-240
+}
+
+failed_job() { # LOG: its last errors, for whoever watches
+    grep -E 'error: |^exit code|^ended at' "$1" | tail -6 | sed 's/^/    /'
+    say "    all of it in $1"
+}
+
+# One GPU: each case against its limits.
+judge_golden() { # COLUMN
+    local log=$out/jobs/one_${1// /_}.log case line before=$failed
+    failed=0
+    for case in "${cases[@]}"; do
+        line=$(grep -F "passed: $case, " "$log")
+        if [[ -n $line ]]; then
+            record golden "${case##*/} $1" ok "${line#*; worst: }"
+        else
+            record golden "${case##*/} $1" FAILED "$(why "$log" "$case")"
+        fi
+    done
+    ((failed == 0)) || failed_job "$log"
+    ((before == 0)) || failed=1
+}
+
+# The steps of cases that passed, each with its case.
+steps_of() { # LOG
+    awk '/^step / { steps[++n] = $0 }
+         /^passed: / { for (i = 1; i <= n; i++) print $2, steps[i]; n = 0 }' "$1"
+}
+
+# Several stages: all that pass have the bits, or the losses and norms, of one. A transport may refuse
+# the machine and a model the number of stages.
+judge_layout() { # TRANSPORT COLUMN
+    local log=$out/jobs/$1_${2// /_}.log case words='' outcome=ok reason passed
+    local known='refuses|cut into at most|not in this build|is for ranks of|memory of GPUs'
+    passed=$(grep -oE '^[0-9]+ of [0-9]+ passed' "$log")
+    for case in "${cases[@]}"; do
+        ! grep -qF "passed: $case, " "$log" || continue
+        reason=$(why "$log" "$case")
+        if ! grep -qF "error: $case is refused (" "$log" || ! grep -qE "$known" <<<"$reason"; then
+            outcome=FAILED
+            words=$reason
+            break
+        fi
+        [[ -n $words ]] || words=$reason
+    done
+    if [[ $outcome == ok && -z $passed ]]; then
+        outcome=FAILED
+        words=$(tail -1 "$log")
+    elif [[ $outcome == ok && $2 == *steps ]] &&
+        grep -qvxFf <(steps_of "$out/jobs/one_float32_ten_steps.log") <(steps_of "$log"); then
+        outcome=FAILED
+        words="other losses or norms than on one stage"
+    elif [[ $outcome == ok && -n $words ]]; then
+        outcome=refused # for some cases at least
+    fi
+    record bits "$1 $2" "$outcome" "${passed:+${passed% passed}; }${words:-same bits}"
+    [[ $outcome != FAILED ]] || failed_job "$log"
+}
+
+check_cases() {
+    local ranks transport transports schedule column precision precisions=(float32 bf16)
+    [[ $device == cuda ]] || precisions=(float32)
+    transports=$("$muddpipe" bench comm --transports)
+    rm -rf "$out/jobs" && mkdir -p "$out/jobs"
+    begin_job one_float32 1 --save "$out/jobs/bits"
+    begin_job one_float32_ten_steps 1 --steps 10
+    if [[ $device == cuda ]]; then
+        begin_job one_bf16 1 precision=bf16
+        begin_job one_bf16_ten_steps 1 precision=bf16 --steps 10
+    fi
+    wait
+    for precision in "${precisions[@]}"; do
+        judge_golden "$precision"
+        judge_golden "$precision ten steps"
+    done
+    say "golden cases: $(count golden ok) of $(count golden); after $((SECONDS - started)) s"
+    for ranks in 2 4; do
+        for transport in $transports; do
+            for schedule in 1f1b gpipe; do
+                begin_job "${transport}_${ranks}_stages,_$schedule" "$ranks" --same "$out/jobs/bits" \
+                    "parallel.transport=$transport" "parallel.schedule=$schedule"
+            done
+            begin_job "${transport}_${ranks}_stages,_ten_steps" "$ranks" --steps 10 \
+                "parallel.transport=$transport"
+        done
+    done
+    wait
+    for transport in $transports; do
+        for ranks in 2 4; do
+            for column in 1f1b gpipe "ten steps"; do
+                judge_layout "$transport" "$ranks stages, $column"
+            done
+        done
+    done
+    rm -rf "$out/jobs/bits"
+    say "same bits: $(count bits ok) of $(count bits) layouts, $(count bits refused) refused; after $((SECONDS - started)) s"
 }
 
 run_check() {
     : >"$out/checks.tsv"
     check_tests
-    check_golden
-    check_bits
+    check_cases
 }
 
 # ---- single and pair ----

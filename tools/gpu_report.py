@@ -2,7 +2,7 @@
 """Merges what the parts of tools/gpu.sh left into one report: gpu_report.py DIR... > report.md
 
 A DIR is the folder of a part, or one with such folders in it. Markdown on stdout; exit code 1 if a
-part found something wrong.
+part found something wrong. `gpu_report.py --tests FILE`: what ctest --output-junit left, a line for each.
 """
 
 import collections
@@ -11,6 +11,7 @@ import pathlib
 import re
 import statistics
 import sys
+import xml.etree.ElementTree
 
 PEAKS = {"H100": 989.4, "H200": 989.4, "A100": 312.0}  # dense bf16, TFLOP/s
 
@@ -32,25 +33,73 @@ def part_folders(folder):
 # ---- check ----
 
 
+def pivot(rows, corner):
+    """Cells by the first word of the name and the rest of it; what is not ok says so."""
+    cells, columns, lines = {}, collections.OrderedDict(), collections.OrderedDict()
+    for name, outcome, words in rows:
+        line, _, column = name.partition(" ")
+        lines.setdefault(line)
+        columns.setdefault(column)
+        count = re.match(r"\d+ of \d+", words)
+        short = count.group(0) if count else ""
+        cells[line, column] = short or words if outcome == "ok" else (
+            f"{outcome}, {short}" if short else outcome)
+    body = [(line, *(cells.get((line, column), "") for column in columns)) for line in lines]
+    notes = collections.OrderedDict()
+    for name, outcome, words in rows:
+        if outcome != "ok":
+            notes.setdefault((outcome, words), []).append(name)
+    return table((corner, *columns), body) + listed(notes)
+
+
+def listed(notes):
+    """Outcomes with their reasons, once for all that have the same."""
+    return "".join(f"\n- {outcome}: {words} ({'; '.join(names)})"
+                   for (outcome, words), names in notes.items()) + ("\n" if notes else "")
+
+
+def tests(rows):
+    notes = collections.OrderedDict()
+    for name, outcome, words in rows:
+        if outcome != "ok":
+            notes.setdefault((outcome, words), []).append(name)
+    good = [name for name, outcome, _ in rows if outcome == "ok"]
+    return (f"Passed: {', '.join(good)}.\n" if good else "") + listed(notes)
+
+
+CHECKS = {
+    "tests": ("Tests that need a GPU", tests),
+    "golden": ("Golden cases on one GPU: the error that comes nearest to its limit",
+               lambda rows: pivot(rows, "case")),
+    "bits": ("Cases within their limits and with the bits of one stage, over transports",
+             lambda rows: pivot(rows, "transport")),
+}
+
+
 def checks(folder):
     path = folder / "checks.tsv"
     if not path.exists():
         return "", False
     rows = [line.split("\t") for line in path.read_text().splitlines()]
-    text, kinds = "", collections.OrderedDict()
-    for kind, name, outcome, words in rows:
-        kinds.setdefault(kind, []).append((name, outcome, words))
-    titles = {
-        "tests": "Tests that need a GPU",
-        "golden": "Golden cases on one GPU",
-        "bits": "The same bits as one stage",
-    }
-    for kind, found in kinds.items():
-        count = collections.Counter(outcome for _, outcome, _ in found)
-        summary = ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items()))
-        text += f"\n### {titles.get(kind, kind)}: {summary}\n\n"
-        text += table(("case", "outcome", "worst error, or the reason"), found)
-    return text, any(outcome == "FAILED" for _, _, outcome, _ in rows)
+    text = ""
+    for kind, (title, form) in CHECKS.items():
+        found = [row[1:] for row in rows if row[0] == kind]
+        if found:
+            count = collections.Counter(outcome for _, outcome, _ in found)
+            summary = ", ".join(f"{number} {outcome}" for outcome, number in sorted(count.items()))
+            text += f"\n### {title}: {summary}\n\n{form(found)}"
+    return text, any(row[2] == "FAILED" for row in rows)
+
+
+def ctest_rows(path):
+    """What `ctest --output-junit` left, as lines of checks.tsv without the kind."""
+    for case in xml.etree.ElementTree.parse(path).iter("testcase"):
+        outcome = {"run": "ok", "fail": "FAILED"}.get(case.get("status"), "skipped")
+        said = [line.strip() for line in (case.findtext("system-out") or "").splitlines()]
+        sign = {"skipped": "skipped: ", "FAILED": "error: "}.get(outcome)
+        words = [line.partition(sign)[2] for line in said if sign and sign in line]
+        words = words or [line for line in reversed(said) if line and outcome != "ok"]
+        yield case.get("name"), outcome, words[0].replace("\t", " ")[:240] if words else ""
 
 
 # ---- runs ----
@@ -260,6 +309,10 @@ def merge_traces(folder):
 
 
 def main(arguments):
+    if len(arguments) == 2 and arguments[0] == "--tests":
+        for row in ctest_rows(arguments[1]):
+            print("\t".join(row))
+        return 0
     folders = [part for path in arguments for part in part_folders(pathlib.Path(path))]
     if not folders:
         print("gpu_report: no folder of tools/gpu.sh among the arguments", file=sys.stderr)

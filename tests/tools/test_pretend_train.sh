@@ -10,6 +10,7 @@ few=(optimizer.steps=9 data.valid_every=4 optimizer.ramp_from=2 optimizer.ramp=0
     data.mask_documents=true data.eod=10 logging.sample_tokens=4)
 run 0 "$MUDDPIPE" train run.yaml device=cpu logging.run=host "${few[@]}"
 sample=$(grep '^sample ' out)
+says "time of a step (mean over ranks): other "
 
 told() { # RUN: what does not depend on time
     cut -d, -f1-6 "$1/metrics.jsonl"
@@ -21,6 +22,7 @@ as_on_host() { # RUN
     cmp <(told "$1") <(told host) || fail "$1: other figures than on the host"
     cmp "$1/model/model.safetensors" host/model/model.safetensors || fail "$1: other weights"
     (($(grep -c '^step .* loss ' out) == 9)) || fail "$1: not a line for each step"
+    ! grep -q '^time of a step (mean' out || fail "$1: times that nobody took"
 }
 
 # The host memory that wires pin, rank by rank: what the plan says where tensors pass through it.
