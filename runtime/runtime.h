@@ -90,8 +90,8 @@ struct step_result {
 };
 
 /* What a step cost, mean over ranks; known later: on the host it rides on the next exchange, on a GPU on
- * the one after. There `share` tells only of waits (plain ones as TRACE_WAIT; dense ones whole as
- * TRACE_EXPOSED_DENSE, the most that can be exposed) and of the rest as TRACE_OTHER. */
+ * the one after. There `share` tells only of waits (plain ones as TRACE_WAIT; dense ones, which follow
+ * them, whole as TRACE_EXPOSED_DENSE, the most that can be exposed) and of the rest as TRACE_OTHER. */
 struct step_cost {
     int64_t step;
     double seconds;

@@ -235,18 +235,30 @@ static void emit_forward_sents(struct expansion *e, int microbatch)
 
 /* ---- phases ---- */
 
+/* WAIT for what `unit` is the first of its stage to read: the newest first, so that a stall at another
+ * is what that one costs beyond it; the others in the order in which a stage sends them. */
+static void emit_forward_waits(struct expansion *e, int unit, int microbatch)
+{
+    const struct plan *plan = e->plan;
+    int keys = plan->graph->keys, remote = plan->stage[e->stage].first_unit * keys;
+    for (int i = 0; i < 2 * remote; i++) { /* plain, then dense; by producer, then by key */
+        int key = i % keys, producer = i % remote / keys;
+        int in = e->needs->forward_in[at(plan, e->stage, key)];
+        if (in >= 0 && plan->graph->key[key].producer == producer &&
+            plan->shipment[in].plain == (i < remote) &&
+            e->needs->low[at(plan, e->stage, key)] == unit) {
+            emit_receive(e, OP_WAIT, in, microbatch);
+        }
+    }
+}
+
 static void expand_forward(struct expansion *e, int microbatch)
 {
     const struct plan *plan = e->plan;
     const struct stage_plan *stage = &plan->stage[e->stage];
     int last = stage->first_unit + stage->units;
     for (int unit = stage->first_unit; unit < last; unit++) {
-        for (int key = 0; key < plan->graph->keys; key++) {
-            size_t i = at(plan, e->stage, key);
-            if (e->needs->forward_in[i] >= 0 && e->needs->low[i] == unit) {
-                emit_receive(e, OP_WAIT, e->needs->forward_in[i], microbatch);
-            }
-        }
+        emit_forward_waits(e, unit, microbatch);
         if (!plan->training && unit == stage->first_unit && microbatch >= stage->frames) {
             emit_forward_sents(e, microbatch - stage->frames);
         }
@@ -258,7 +270,8 @@ static void expand_forward(struct expansion *e, int microbatch)
     }
 }
 
-/* Everything that makes the key's gradient slot usable and then the gradient itself. */
+/* Everything that makes the key's gradient slot usable and then the gradient itself. A plain sum has been
+ * awaited already. */
 static void expand_grad(struct expansion *e, int key, int microbatch)
 {
     size_t i = at(e->plan, e->stage, key);
@@ -271,7 +284,7 @@ static void expand_grad(struct expansion *e, int key, int microbatch)
     if (in < 0 && out >= 0 && microbatch >= slots) {
         emit_send(e, OP_SENT, out, microbatch - slots);
     }
-    if (in >= 0) {
+    if (in >= 0 && !e->plan->shipment[in].plain) {
         emit_receive(e, OP_WAIT, in, microbatch);
     }
     emit_grad(e, key, microbatch);
@@ -324,6 +337,18 @@ static void expand_remote(struct expansion *e, bool urgent, int microbatch)
     }
 }
 
+/* WAIT for the newest keys' sums that B of `unit` needs, before any other. */
+static void emit_plain_waits(struct expansion *e, int unit, int microbatch)
+{
+    for (int i = 0; i < KINDS; i++) {
+        int key = graph_product(e->plan->graph, unit, latest_first[i]);
+        int in = key >= 0 ? e->needs->backward_in[at(e->plan, e->stage, key)] : -1;
+        if (in >= 0 && e->plan->shipment[in].plain) {
+            emit_receive(e, OP_WAIT, in, microbatch);
+        }
+    }
+}
+
 /* The gradient of a key that a unit of this stage made, if it has one. B of the FFN after it writes
  * that of a mid key, unless it is received. */
 static void expand_local_key(struct expansion *e, int key, int microbatch)
@@ -339,6 +364,7 @@ static void expand_backward(struct expansion *e, int microbatch)
 {
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
+        emit_plain_waits(e, unit, microbatch);
         for (int i = 0; i < KINDS; i++) {
             expand_local_key(e, graph_product(e->plan->graph, unit, latest_first[i]), microbatch);
         }

@@ -99,7 +99,7 @@ const char *key_print(const struct key *key, char *buffer, size_t size);
 
 enum op_kind {
     OP_POST, /* arrival slot is free: microbatch's message may land in it (the credit) */
-    OP_WAIT, /* until the message has landed */
+    OP_WAIT, /* until the message has landed; before a unit plain ones first, then dense ones as sent */
     OP_F,    /* forward of a unit; for the head also loss, its input and weight gradient */
     OP_PUT,  /* start sending; the source stays untouched until OP_SENT */
     OP_SENT, /* until the source of a put may be overwritten */

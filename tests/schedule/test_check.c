@@ -473,7 +473,7 @@ static void test_deadlock(void **state)
     assert_non_null(strstr(why, "deadlock: rank 0 at"));
     assert_non_null(strstr(why, "wait for dX_1 of microbatch 0 from stage 1"));
     assert_non_null(strstr(why, "rank 1 at"));
-    assert_non_null(strstr(why, "wait for X_0 of microbatch 0 from stage 0"));
+    assert_non_null(strstr(why, "wait for X_1 of microbatch 0 from stage 0"));
     plan_destroy(plan);
     graph_test_destroy(graph);
 }

@@ -126,11 +126,11 @@ static const char memory[] =
 /* The backward of a stage that makes the mean of layers 1 and 2 from a key of its own and one of the
  * stage before, where keys are normed and added to. */
 static const char ops_of_kinds[] =
-    "   15  wait  m0   dS_0     slot 0 from stage 2\n"
-    "   16  grad  m0   dS_0     slot 0 = received\n"
-    "   17  wait  m0   dX_2     slot 0 from stage 2\n"
-    "   18  grad  m0   dX_2     slot 0 = received + summary S_0\n"
-    "   19  wait  m0   dR_2     slot 0 from stage 2\n"
+    "   15  wait  m0   dX_2     slot 0 from stage 2\n"
+    "   16  wait  m0   dR_2     slot 0 from stage 2\n"
+    "   17  wait  m0   dS_0     slot 0 from stage 2\n"
+    "   18  grad  m0   dS_0     slot 0 = received\n"
+    "   19  grad  m0   dX_2     slot 0 = received + summary S_0\n"
     "   20  grad  m0   dR_2     slot 0 = received + norm X_2\n"
     "   21  B     m0   ffn 2    frame 0, gradient slot 0\n"
     "   22  B     m0   attn 2   frame 0\n"
