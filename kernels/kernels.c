@@ -205,6 +205,28 @@ status_t kernels_cuda(enum dtype dtype, const struct kernels **out)
     (void)dtype, (void)out;
     return FAIL(STATUS_UNSUPPORTED, "this program was built without CUDA");
 }
+
+char *kernels_cuda_algorithms_missing(void)
+{
+    return calloc(1, 1);
+}
+
+status_t kernels_cuda_algorithms_measure(const char *missing)
+{
+    (void)missing;
+    return STATUS_OK;
+}
+
+char *kernels_cuda_algorithms_save(void)
+{
+    return calloc(1, 1);
+}
+
+status_t kernels_cuda_algorithms_load(const char *name, const char *text)
+{
+    (void)name, (void)text;
+    return STATUS_OK;
+}
 #endif
 
 static size_t cpu_workspace(const struct kernel_limits *limits)

@@ -229,6 +229,32 @@ MUST_USE status_t kernels_cpu(const struct kernels **out);
  * float32 and rounded once; `dlogits` in the logits' place works, elsewhere it is faster.
  * STATUS_UNSUPPORTED in a program built without CUDA. */
 MUST_USE status_t kernels_cuda(enum dtype dtype, const struct kernels **out);
+
+/* ---- algorithms of the GPU's bfloat16 products ----
+ *
+ * cuBLASLt multiplies in many ways. Which one is looked up in one table of the process: by shape, how
+ * the operands are stored, dtypes, accumulation, alignment, card and version of the library. What is not
+ * in it takes the library's own first choice, so a table that lacks something costs time only. Ranks
+ * with one table run one algorithm for one product, and runs with one table give the same bits.
+ *
+ * As text the table has a line a product, for people to read and delete:
+ *     card=NVIDIA_H200/132 library=130001 product=4096x5632x2048 parts=0 stored=nt in=bf16 out=bf16
+ *         add=0 aligned=111 algorithm=<hex> us=131.20 first=140.90
+ * (on one line; product M x N x K, stored transposed or not, the algorithm's time and that of the first
+ * choice in microseconds, cold caches). Empty lines and those that begin with # say nothing, lines of
+ * other cards and versions are passed over. All text is malloc'ed. */
+
+/* The products that the bound GPU has run so far and that are not in the table: a line each, without
+ * algorithm and times. A dry run of what will be computed, on any numbers, brings them all. */
+char *kernels_cuda_algorithms_missing(void);
+/* Adds such lines to the table: times candidates that add in a fixed order (no split of the inner
+ * dimension whose parts race), on random numbers with cold caches. Waits for the GPU and takes memory
+ * for the largest product while it runs; warns and does nothing if there is none. */
+MUST_USE status_t kernels_cuda_algorithms_measure(const char *missing);
+char *kernels_cuda_algorithms_save(void);
+/* Adds or replaces; STATUS_INVALID names `name` and the line. */
+MUST_USE status_t kernels_cuda_algorithms_load(const char *name, const char *text);
+
 /* Call first thing in main: where OpenBLAS took this processor for an older one (its sgemm is then
  * 4-7 times slower), runs the program again with OPENBLAS_CORETYPE set. Returns if nothing is to be
  * done. */

@@ -1,4 +1,4 @@
-// cublaslt.cuh - cuBLASLt, loaded when a GPU is first asked for; private to matmul.cu.
+// cublaslt.cuh - cuBLASLt, loaded when a GPU is first asked for; private to product.cu.
 //
 // The library is half a gigabyte: a process that computes on the CPU should not map it, and one built
 // with it should start where it is missing. Calls read library.matmul(..) for cublasLtMatmul(..).
@@ -13,8 +13,10 @@
 #define LIBRARY_FUNCTIONS(X)                                                                       \
     X(create, cublasLtCreate)                                                                      \
     X(status_string, cublasLtGetStatusString)                                                      \
+    X(version, cublasLtGetVersion)                                                                 \
     X(matmul, cublasLtMatmul)                                                                      \
     X(heuristic, cublasLtMatmulAlgoGetHeuristic)                                                   \
+    X(check, cublasLtMatmulAlgoCheck)                                                              \
     X(operation_init, cublasLtMatmulDescInit_internal)                                             \
     X(operation_set, cublasLtMatmulDescSetAttribute)                                               \
     X(layout_init, cublasLtMatrixLayoutInit_internal)                                              \
@@ -22,12 +24,12 @@
     X(preference_init, cublasLtMatmulPreferenceInit_internal)                                      \
     X(preference_set, cublasLtMatmulPreferenceSetAttribute)
 
-static struct {
+struct library {
     void *loaded;
 #define LIBRARY_MEMBER(name, symbol) decltype(&symbol) name;
     LIBRARY_FUNCTIONS(LIBRARY_MEMBER)
 #undef LIBRARY_MEMBER
-} library;
+};
 
 #define LIBRARY_TEXT_(x) #x
 #define LIBRARY_TEXT(x) LIBRARY_TEXT_(x)
@@ -45,9 +47,9 @@ static void *library_open(void)
     return loaded;
 }
 
-static status_t library_load(void)
+static status_t library_load(struct library *library)
 {
-    if (library.loaded) {
+    if (library->loaded) {
         return STATUS_OK;
     }
     void *loaded = library_open();
@@ -58,13 +60,13 @@ static status_t library_load(void)
                     dlerror());
     }
 #define LIBRARY_FIND(name, symbol)                                                                 \
-    library.name = (decltype(&symbol))dlsym(loaded, #symbol);                                      \
-    if (!library.name) {                                                                           \
+    library->name = (decltype(&symbol))dlsym(loaded, #symbol);                                     \
+    if (!library->name) {                                                                          \
         return FAIL(STATUS_UNSUPPORTED, LIBRARY_NAME " has no " #symbol);                          \
     }
     LIBRARY_FUNCTIONS(LIBRARY_FIND)
 #undef LIBRARY_FIND
-    library.loaded = loaded;
+    library->loaded = loaded;
     return STATUS_OK;
 }
 
