@@ -1,9 +1,12 @@
 # GPU support: found, wanted, or skipped with one line that says so. Defines KERNELS_HAVE_CUDA and,
-# with NCCL beside the toolkit, COMM_HAVE_NCCL.
+# with NCCL beside the toolkit, COMM_HAVE_NCCL; with cuDNN's and cudnn-frontend's headers,
+# KERNELS_HAVE_CUDNN.
 
 set(KERNELS_HAVE_CUDA OFF)
+set(KERNELS_HAVE_CUDNN OFF)
 set(COMM_HAVE_NCCL OFF)
 add_library(dep_cuda INTERFACE)
+add_library(dep_cudnn INTERFACE)
 add_library(dep_nccl INTERFACE)
 
 if(MUDDPIPE_CUDA STREQUAL "OFF")
@@ -52,4 +55,28 @@ if(nccl_INCLUDE_DIR)
     endif()
     target_compile_definitions(mudd_compiler INTERFACE COMM_HAVE_NCCL=1)
     set(COMM_HAVE_NCCL ON)
+endif()
+
+# Headers only: cuDNN itself is loaded when a GPU is first used, if it is there.
+set(cudnn_frontend_LEAST 1.32) # what the calls were written for
+set(cudnn_frontend_VERSION 0)
+find_path(cudnn_INCLUDE_DIR cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_path(cudnn_frontend_INCLUDE_DIR cudnn_frontend.h)
+mark_as_advanced(cudnn_INCLUDE_DIR cudnn_frontend_INCLUDE_DIR)
+if(EXISTS "${cudnn_frontend_INCLUDE_DIR}/cudnn_frontend_version.h")
+    file(STRINGS "${cudnn_frontend_INCLUDE_DIR}/cudnn_frontend_version.h" lines
+         REGEX "define CUDNN_FRONTEND_(MAJOR|MINOR|PATCH)_VERSION")
+    string(REGEX REPLACE "[^0-9;]" "" lines "${lines}")
+    list(JOIN lines "." cudnn_frontend_VERSION)
+endif()
+if(cudnn_INCLUDE_DIR AND cudnn_frontend_INCLUDE_DIR AND NOT "cudnn" IN_LIST MUDDPIPE_WITHOUT)
+    if(cudnn_frontend_VERSION VERSION_LESS cudnn_frontend_LEAST)
+        message(STATUS "cudnn-frontend ${cudnn_frontend_VERSION} in ${cudnn_frontend_INCLUDE_DIR}: "
+                       "${cudnn_frontend_LEAST} or newer is needed")
+    else()
+        target_include_directories(dep_cudnn SYSTEM INTERFACE ${cudnn_frontend_INCLUDE_DIR}
+                                   ${cudnn_INCLUDE_DIR})
+        target_compile_definitions(mudd_compiler INTERFACE KERNELS_HAVE_CUDNN=1)
+        set(KERNELS_HAVE_CUDNN ON)
+    endif()
 endif()

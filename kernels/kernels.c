@@ -206,6 +206,11 @@ status_t kernels_cuda(enum dtype dtype, const struct kernels **out)
     return FAIL(STATUS_UNSUPPORTED, "this program was built without CUDA");
 }
 
+void kernels_cuda_options(const struct kernels_cuda_options *options)
+{
+    (void)options;
+}
+
 char *kernels_cuda_algorithms_missing(void)
 {
     return calloc(1, 1);

@@ -17,7 +17,7 @@
  *  - Outputs do not alias inputs unless said.
  *  - Nothing is allocated; scratch comes from ctx->workspace (kernels_workspace tells how much).
  *  - The order of every addition is fixed by the shape, never by threads or alignment: the same
- *    input gives the same bits with any ctx->threads.
+ *    input gives the same bits with any ctx->threads. (One exception: kernels_cuda_options.)
  *  - Bad arguments are our bug (CHECK).
  */
 #ifndef KERNELS_KERNELS_H
@@ -229,6 +229,13 @@ MUST_USE status_t kernels_cpu(const struct kernels **out);
  * float32 and rounded once; `dlogits` in the logits' place works, elsewhere it is faster.
  * STATUS_UNSUPPORTED in a program built without CUDA. */
 MUST_USE status_t kernels_cuda(enum dtype dtype, const struct kernels **out);
+
+/* What holds for the GPU's bfloat16 tables of the whole process; set before one is asked for. float32
+ * always gives the same bits. */
+struct kernels_cuda_options {
+    bool deterministic; /* the same bits every time, from attention's backward too */
+};
+void kernels_cuda_options(const struct kernels_cuda_options *options);
 
 /* ---- algorithms of the GPU's bfloat16 products ----
  *

@@ -8,6 +8,10 @@
 
 #include "kernels/cuda/common.cuh"
 
+extern "C" {
+#include "kernels/cuda/cudnn.h"
+}
+
 enum { SIDE = 16, ATTENTION_THREADS = SIDE * SIDE };
 
 #define ATTENTION_HIDDEN (-1e30f) // score of a key that a query does not see

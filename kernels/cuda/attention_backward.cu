@@ -179,6 +179,11 @@ static void attention_backward(const struct kernel_ctx *ctx, const struct attent
     if (rows == 0) {
         return;
     }
+    if (sizeof(T) == 2 && cuda_attention_choice() != CUDA_ATTENTION_OWN &&
+        cudnn_attention_backward(ctx, shape, cuda_deterministic(), dq, dk, dv, dout, out, lse, q, k,
+                                 v)) {
+        return;
+    }
     unsigned blocks = grid_of(blocks_of(rows * WARP, DELTA_THREADS));
     delta_kernel<T><<<blocks, DELTA_THREADS, 0, stream_of(ctx)>>>(a);
     launch_check("attention_backward");

@@ -2,7 +2,8 @@
 //
 // A block of threads takes a block of queries of one head and walks the keys it sees, ascending, with
 // the usual rescaling when a row's maximum grows. Float arithmetic throughout; bfloat16 of ordinary
-// widths goes to the tensor cores instead.
+// widths goes to the tensor cores instead: to cuDNN, or to the own kernels for documents and where it is
+// not.
 #include "kernels/cuda/attention.cuh"
 
 // Scores become exp(score - largest); the running maximum, sum and output follow. A row's scores lie
@@ -119,6 +120,10 @@ static void attention_forward(const struct kernel_ctx *ctx, const struct attenti
     attention_args a = attention_args_of(shape);
     a.out = out, a.lse = lse, a.q = q, a.k = k, a.v = v;
     if (a.B == 0 || a.T == 0) {
+        return;
+    }
+    if (sizeof(T) == 2 && cuda_attention_choice() != CUDA_ATTENTION_OWN &&
+        cudnn_attention_forward(ctx, shape, out, lse, q, k, v)) {
         return;
     }
     if (sizeof(T) == 2 && attention_suits_mma(a)) {

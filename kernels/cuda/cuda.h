@@ -26,6 +26,11 @@ void cuda_xent_fill(struct kernels *table);
 
 /* Makes the library's handle for the bound device, so that no step has to. */
 MUST_USE status_t cuda_matmul_init(void);
+/* Who does bf16 attention: MUDDPIPE_ATTENTION=own|cudnn for tests, else cuDNN what it can do. */
+enum cuda_attention { CUDA_ATTENTION_AUTO, CUDA_ATTENTION_OWN, CUDA_ATTENTION_CUDNN };
+enum cuda_attention cuda_attention_choice(void);
+bool cuda_deterministic(void);
+
 /* dst [count] bf16 = src. */
 void cuda_round(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count);
 

@@ -1,13 +1,46 @@
 /* table.c - the GPU's tables, one a dtype. */
 #include <cuda_runtime.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "base/log.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/cudnn.h"
 
 enum { CAPABILITY_LEAST = 80 };
 
 static struct kernels tables[2]; /* by dtype */
-static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
+static char names[2][96];
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static atomic_bool deterministic;
+
+void kernels_cuda_options(const struct kernels_cuda_options *options)
+{
+    atomic_store(&deterministic, options->deterministic);
+}
+
+bool cuda_deterministic(void)
+{
+    return atomic_load_explicit(&deterministic, memory_order_relaxed);
+}
+
+enum cuda_attention cuda_attention_choice(void)
+{
+    static _Atomic int chosen; /* 1 + choice */
+    int choice = atomic_load_explicit(&chosen, memory_order_relaxed) - 1;
+    if (choice < 0) {
+        const char *text = getenv("MUDDPIPE_ATTENTION");
+        choice = !text                        ? CUDA_ATTENTION_AUTO
+                 : strcmp(text, "own") == 0   ? CUDA_ATTENTION_OWN
+                 : strcmp(text, "cudnn") == 0 ? CUDA_ATTENTION_CUDNN
+                                              : CUDA_ATTENTION_AUTO;
+        atomic_store(&chosen, choice + 1);
+    }
+    return (enum cuda_attention)choice;
+}
 
 static size_t larger(size_t a, size_t b)
 {
@@ -26,11 +59,19 @@ static size_t workspace(const struct kernel_limits *limits)
     return larger(larger(matmul, larger(columns, head_norm)), larger(attention, sums));
 }
 
+static size_t workspace_bf16(const struct kernel_limits *limits)
+{
+    size_t cudnn = cuda_attention_choice() == CUDA_ATTENTION_OWN
+                       ? 0
+                       : cudnn_attention_workspace(limits->B, limits->T, limits->H, limits->G,
+                                                   limits->E, cuda_deterministic());
+    return larger(workspace(limits), cudnn);
+}
+
 static void table_fill(struct kernels *table, enum dtype dtype)
 {
-    table->name = dtype == DTYPE_BF16 ? "cuda (bf16, cuBLASLt)" : "cuda (f32, cuBLASLt)";
     table->dtype = dtype;
-    table->workspace = workspace;
+    table->workspace = dtype == DTYPE_BF16 ? workspace_bf16 : workspace;
     cuda_activation_fill(table);
     cuda_attention_forward_fill(table);
     cuda_attention_backward_fill(table);
@@ -45,10 +86,29 @@ static void table_fill(struct kernels *table, enum dtype dtype)
     cuda_xent_fill(table);
 }
 
-static void tables_fill(void)
+/* cuDNN, or why it is not there. */
+static status_t attention_open(const char **out)
 {
-    table_fill(&tables[DTYPE_F32], DTYPE_F32);
-    table_fill(&tables[DTYPE_BF16], DTYPE_BF16);
+    char why[256] = "MUDDPIPE_ATTENTION=own";
+    enum cuda_attention choice = cuda_attention_choice();
+    *out = choice == CUDA_ATTENTION_OWN ? NULL : cudnn_open(why, sizeof why);
+    if (!*out && choice == CUDA_ATTENTION_CUDNN) {
+        return FAIL(STATUS_UNSUPPORTED, "MUDDPIPE_ATTENTION=cudnn: %s", why);
+    }
+    if (!*out) {
+        log_debug("attention by own kernels: %s", why);
+    }
+    return STATUS_OK;
+}
+
+static void table_open(enum dtype dtype, const char *cudnn)
+{
+    if (!tables[dtype].name) {
+        table_fill(&tables[dtype], dtype);
+        snprintf(names[dtype], sizeof names[dtype], "cuda (%s, cuBLASLt%s%s)", dtype_name(dtype),
+                 cudnn ? ", " : "", cudnn ? cudnn : "");
+        tables[dtype].name = names[dtype];
+    }
 }
 
 /* Is there a device, and does it run what was compiled? */
@@ -74,9 +134,15 @@ static status_t device_suits(void)
 
 status_t kernels_cuda(enum dtype dtype, const struct kernels **out)
 {
+    const char *cudnn = NULL;
     TRY(device_suits());
     TRY(cuda_matmul_init());
-    pthread_once(&tables_once, tables_fill);
+    if (dtype == DTYPE_BF16) {
+        TRY(attention_open(&cudnn));
+    }
+    pthread_mutex_lock(&mutex);
+    table_open(dtype, cudnn);
+    pthread_mutex_unlock(&mutex);
     *out = &tables[dtype];
     return STATUS_OK;
 }

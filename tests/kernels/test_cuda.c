@@ -48,6 +48,14 @@ static const struct problem wide_problems[] = {
     {"attention", 1, 700, 3, 3, 128, 130},
     {"attention", 1, 257, 8, 1, 64, 50},
     {"attention", 1, 1024, 2, 2, 32, 0},
+    {"attention", 2, 256, 8, 2, 64, 0},
+    {"attention", 1, 1024, 6, 3, 64, 0},
+    {"attention", 3, 384, 4, 1, 128, 0},
+    {"attention", 2, 1280, 16, 8, 64, 0},
+    {"attention", 1, 640, 4, 4, 128, 0},
+    {"attention", 2, 256, 4, 2, 80, 0},
+    {"attention", 2, 130, 4, 4, 96, 0},
+    {"attention", 1, 64, 2, 2, 64, 0},
     {"swiglu", 1 << 20, 30, 0, 0, 0, 0},
     {"gelu", (1 << 20) + 3, 30, 0, 0, 0, 0},
     {"mudd", 40, 2048, 4, 25, 0, 4},
@@ -149,6 +157,27 @@ static void test_bf16(void **state)
     values_check(DTYPE_BF16);
 }
 
+static void deterministic_set(bool on)
+{
+    kernels_cuda_options(&(struct kernels_cuda_options){.deterministic = on});
+}
+
+/* Of what the switch changes; in one order, on other kernels. */
+static void test_deterministic(void **state)
+{
+    (void)state;
+    const struct kernels *gpu = proxy_open(DTYPE_BF16);
+    bool all = true;
+    deterministic_set(true);
+    for (size_t i = 0; i < WIDE_PROBLEMS; i++) {
+        if (strcmp(wide_problems[i].op, "attention") == 0 && !wanted) {
+            all = problem_agrees(&wide_problems[i], gpu) && all;
+        }
+    }
+    deterministic_set(false);
+    assert_true(all);
+}
+
 /* ---- the same bits, three times ---- */
 
 static void bits_check(const struct problem *p, const struct kernels *gpu)
@@ -171,6 +200,7 @@ static void bits_check(const struct problem *p, const struct kernels *gpu)
 static void test_bits(void **state)
 {
     (void)state;
+    deterministic_set(true);
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16 && !wanted; dtype++) {
         const struct kernels *gpu = proxy_open((enum dtype)dtype);
         for (size_t i = 0; i < PROBLEMS; i++) {
@@ -180,6 +210,7 @@ static void test_bits(void **state)
             bits_check(&wide_problems[i], gpu);
         }
     }
+    deterministic_set(false);
 }
 
 /* ---- orders that kernels.h fixes: in float32 the CPU's bits ---- */
@@ -422,11 +453,11 @@ int main(int argc, char **argv)
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_device),    cmocka_unit_test(test_elementwise),
-        cmocka_unit_test(test_optimizer), cmocka_unit_test(test_aliases),
-        cmocka_unit_test(test_orders),    cmocka_unit_test(test_many_terms),
-        cmocka_unit_test(test_f32),       cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_bits),
+        cmocka_unit_test(test_device),        cmocka_unit_test(test_elementwise),
+        cmocka_unit_test(test_optimizer),     cmocka_unit_test(test_aliases),
+        cmocka_unit_test(test_orders),        cmocka_unit_test(test_many_terms),
+        cmocka_unit_test(test_f32),           cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_deterministic), cmocka_unit_test(test_bits),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     proxy_close();

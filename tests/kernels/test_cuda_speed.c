@@ -1,13 +1,26 @@
 /* test_cuda_speed.c - how long each of the GPU's operations takes at a size of a real model (1.4B, one
- * sequence of 4096 tokens). Medians; between two runs the caches are filled with something else.
+ * sequence of 4096 tokens; attention: 32 heads, one sequence of 4096 or two of 2048), and what measuring
+ * the algorithms of products gains. Medians; between two runs the caches are filled with something else.
  * Bytes count each operand once, operations each multiplication and addition of a product (attention:
- * of the half that is seen). Fails only if something does. With an argument:
- * those whose name begins with it. */
+ * of the half that is seen). Fails only if something does.
+ *     test_cuda_speed [NAME [deterministic]]: those whose name begins with NAME; "algorithms": the last */
 #include "tests/kernels/kit.h"
 
 #include "base/device.h"
 
-enum { N = 4096, D = 2048, H = 32, E = 64, F = 5632, V = 50432, KEYS = 25, C = 4, TERMS = 24 };
+enum {
+    N = 4096,
+    D = 2048,
+    H = 32,
+    E = 64,
+    WIDE_E = 128,
+    HALF = N / 2,
+    F = 5632,
+    V = 50432,
+    KEYS = 25,
+    C = 4,
+    TERMS = 24
+};
 enum { K = C * KEYS, HEAD_ROWS = 1024, REPEATS = 15, PATTERN = 1 << 22, FLUSH = 256 << 20 };
 
 static struct {
@@ -20,7 +33,7 @@ static struct {
     void *flush;
     /* elements of the table's dtype */
     void *wide[4], *hidden[3], *weight, *table, *key[KEYS], *dout[TERMS * C], *inner[2], *w1, *w2;
-    void *bias;
+    void *bias, *head[8]; /* head: [N, H, WIDE_E] */
     float *f32[4], *logits, *rstd, *lse, *scale, *weights, *cosine, *sine;
     double *loss;
     int32_t *ids;
@@ -94,6 +107,9 @@ static void operands_make(void)
     for (size_t j = 0; j < TERMS * C; j++) {
         b.dout[j] = take_elements((size_t)N * D);
     }
+    for (size_t i = 0; i < 8; i++) {
+        b.head[i] = take_elements((size_t)N * H * WIDE_E);
+    }
     b.weight = take_elements((size_t)D * F);
     b.table = take_elements((size_t)V * D);
     b.inner[0] = take_elements((size_t)N * K);
@@ -122,12 +138,29 @@ static void operands_make(void)
     floats_fill(b.rstd, (size_t)N * H, 1.0f);
 }
 
+static const char *wanted = "";
+
 static const struct norm_shape row_norm = {NORM_RMS, N, D, 1e-5f};
 static const struct norm_shape head_norm = {NORM_RMS, (size_t)N *H, E, 1e-5f};
+/* One sequence of N tokens or two of half as many. */
 static const struct attention_shape scores = {1, N, H, H, E, 0.125f, NULL};
-
-static const struct attention_shape wide_scores = {1, N, D / 128, D / 128, 128, 0.0884f, NULL};
+static const struct attention_shape half_scores = {2, HALF, H, H, E, 0.125f, NULL};
+static const struct attention_shape wide_scores = {1, N, H, H, WIDE_E, 0.0884f, NULL};
+static const struct attention_shape wide_half_scores = {2, HALF, H, H, WIDE_E, 0.0884f, NULL};
 static const struct attention_shape odd_scores = {1, N, D / 80, D / 80, 80, 0.1118f, NULL};
+
+static void attend(const struct kernels *k, const struct kernel_ctx *ctx,
+                   const struct attention_shape *shape)
+{
+    k->attention_forward(ctx, shape, b.head[0], b.lse, b.head[1], b.head[2], b.head[3]);
+}
+
+static void attend_back(const struct kernels *k, const struct kernel_ctx *ctx,
+                        const struct attention_shape *shape)
+{
+    k->attention_backward(ctx, shape, b.head[4], b.head[5], b.head[6], b.head[7], b.head[0], b.lse,
+                          b.head[1], b.head[2], b.head[3]);
+}
 
 #define RUN(name, ...)                                                                             \
     static void run_##name(void)                                                                   \
@@ -151,20 +184,16 @@ RUN(linear_bi, k->linear_backward_input(ctx, b.wide[0], false, b.hidden[0], b.we
 RUN(linear_bw, k->linear_backward_weight(ctx, b.f32[0], NULL, b.hidden[0], b.wide[0], N, D, F))
 RUN(logits, k->logits_forward(ctx, b.logits, b.wide[0], b.table, HEAD_ROWS, D, V))
 RUN(rope, k->rope(ctx, b.wide[0], b.cosine, b.sine, NULL, false, N, N, H, E, E))
-RUN(attention,
-    k->attention_forward(ctx, &scores, b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
-RUN(attention_b, k->attention_backward(ctx, &scores, b.dout[0], b.dout[1], b.dout[2], b.key[0],
-                                       b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
-RUN(attention_128,
-    k->attention_forward(ctx, &wide_scores, b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
-RUN(attention_b_128,
-    k->attention_backward(ctx, &wide_scores, b.dout[0], b.dout[1], b.dout[2], b.key[0], b.wide[0],
-                          b.lse, b.wide[1], b.wide[2], b.wide[3]))
-RUN(attention_80,
-    k->attention_forward(ctx, &odd_scores, b.wide[0], b.lse, b.wide[1], b.wide[2], b.wide[3]))
-RUN(attention_b_80,
-    k->attention_backward(ctx, &odd_scores, b.dout[0], b.dout[1], b.dout[2], b.key[0], b.wide[0],
-                          b.lse, b.wide[1], b.wide[2], b.wide[3]))
+RUN(attention, attend(k, ctx, &scores))
+RUN(attention_b, attend_back(k, ctx, &scores))
+RUN(attention_half, attend(k, ctx, &half_scores))
+RUN(attention_b_half, attend_back(k, ctx, &half_scores))
+RUN(attention_128, attend(k, ctx, &wide_scores))
+RUN(attention_b_128, attend_back(k, ctx, &wide_scores))
+RUN(attention_half_128, attend(k, ctx, &wide_half_scores))
+RUN(attention_b_half_128, attend_back(k, ctx, &wide_half_scores))
+RUN(attention_80, attend(k, ctx, &odd_scores))
+RUN(attention_b_80, attend_back(k, ctx, &odd_scores))
 RUN(inner_bw, k->linear_backward_weight(ctx, b.f32[0], NULL, b.inner[0], b.wide[0], N, D, K))
 RUN(swiglu, k->swiglu_forward(ctx, b.hidden[0], b.hidden[1], b.hidden[2], (size_t)N *F))
 RUN(swiglu_b, k->swiglu_backward(ctx, b.hidden[1], b.hidden[2], b.hidden[0], b.hidden[1],
@@ -227,12 +256,16 @@ static const struct timed timed[] = {
     {"logits_forward 1024 rows", run_logits, (double)V *D, 4 * HV, 2 * HV *D},
     {"linear_backward_weight [K, D]", run_inner_bw, ND + NK, 8.0 * K *D, 2 * NK *D},
     {"rope", run_rope, 2 * ND, 0, 0},
-    {"attention_forward", run_attention, 4 * ND, 0, 2 * ND *N},
-    {"attention_backward", run_attention_b, 8 * ND, 0, 5 * ND *N},
-    {"attention_forward E=128", run_attention_128, 4 * ND, 0, 2 * ND *N},
-    {"attention_backward E=128", run_attention_b_128, 8 * ND, 0, 5 * ND *N},
-    {"attention_forward E=80", run_attention_80, 4 * ND, 0, 2 * ND *N},
-    {"attention_backward E=80", run_attention_b_80, 8 * ND, 0, 5 * ND *N},
+    {"attention_forward E=64 T=2048", run_attention_half, 4 * ND, 0, ND *N},
+    {"attention_backward E=64 T=2048", run_attention_b_half, 8 * ND, 0, 2.5 * ND *N},
+    {"attention_forward E=64 T=4096", run_attention, 4 * ND, 0, 2 * ND *N},
+    {"attention_backward E=64 T=4096", run_attention_b, 8 * ND, 0, 5 * ND *N},
+    {"attention_forward E=128 T=2048", run_attention_half_128, 8 * ND, 0, 2 * ND *N},
+    {"attention_backward E=128 T=2048", run_attention_b_half_128, 16 * ND, 0, 5 * ND *N},
+    {"attention_forward E=128 T=4096", run_attention_128, 8 * ND, 0, 4 * ND *N},
+    {"attention_backward E=128 T=4096", run_attention_b_128, 16 * ND, 0, 10 * ND *N},
+    {"attention_forward E=80 T=4096", run_attention_80, 4 * ND, 0, 2 * ND *N},
+    {"attention_backward E=80 T=4096", run_attention_b_80, 8 * ND, 0, 5 * ND *N},
     {"swiglu_forward", run_swiglu, 3 * NF, 0, 0},
     {"swiglu_backward", run_swiglu_b, 5 * NF, 0, 0},
     {"gelu_forward [N, K]", run_gelu, 2 * NK, 0, 0},
@@ -253,8 +286,6 @@ static const struct timed timed[] = {
     {"adamw [D, F]", run_adamw, 0, 28 * DF, 0},
 };
 
-static const char *wanted = "";
-
 static int compare(const void *x, const void *y)
 {
     double a = *(const double *)x, c = *(const double *)y;
@@ -273,20 +304,91 @@ static double once(const struct timed *t)
     return ms;
 }
 
+/* ---- algorithms ---- */
+
+/* Linears of a layer of 1.4B and of 6.9B, and what generates weights: rows, inputs, outputs. */
+static const size_t linears[][3] = {
+    {N, 2048, 2048},  {N, 2048, 5632},  {N, 5632, 2048},      {N, 2048, 128},       {N, 4096, 4096},
+    {N, 4096, 11008}, {N, 11008, 4096}, {HEAD_ROWS, 2048, V}, {HEAD_ROWS, 4096, V},
+};
+
+/* All that training does with a linear. */
+static void linear_run(size_t rows, size_t I, size_t O, char *memory)
+{
+    if (O == V) {
+        b.k->logits_forward(&b.ctx, (float *)memory, memory, memory, rows, I, O);
+    } else {
+        b.k->linear_forward(&b.ctx, memory, memory, memory, NULL, rows, I, O);
+    }
+    b.k->linear_backward_input(&b.ctx, memory, false, memory, memory, rows, I, O);
+    b.k->linear_backward_weight(&b.ctx, (float *)memory, NULL, memory, memory, rows, I, O);
+}
+
+static void lines_print(char *text)
+{
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        print_message("%s\n", strstr(line, "product="));
+    }
+}
+
+/* Times of the table's lines, beside the library's first choice. */
+static void algorithms_time(void)
+{
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++) {
+        linear_run(linears[i][0], linears[i][1], linears[i][2], b.memory);
+    }
+    assert_int_equal(device_stream_sync(b.device, b.ctx.stream), STATUS_OK);
+    char *missing = kernels_cuda_algorithms_missing();
+    int64_t begin = trace_now();
+    assert_int_equal(kernels_cuda_algorithms_measure(missing), STATUS_OK);
+    double seconds = (double)(trace_now() - begin) * 1e-9;
+    char *table = kernels_cuda_algorithms_save();
+    print_message("algorithms, measured in %.1f s\n", seconds);
+    lines_print(table);
+    free(missing);
+    free(table);
+}
+
+/* Enough for every shape here. */
+static size_t workspace_bytes(void)
+{
+    static const struct attention_shape *const shapes[] = {&scores, &half_scores, &wide_scores,
+                                                           &wide_half_scores, &odd_scores};
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct attention_shape *s = shapes[i];
+        struct kernel_limits limits = {.B = s->B,
+                                       .T = s->T,
+                                       .D = D,
+                                       .H = s->H,
+                                       .G = s->G,
+                                       .E = s->E,
+                                       .F = F,
+                                       .V = V,
+                                       .K = K,
+                                       .Cn = K};
+        size_t bytes = kernels_workspace(b.k, &limits);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 static void dtype_time(enum dtype dtype)
 {
-    struct kernel_limits limits = {
-        .B = 1, .T = N, .D = D, .H = H, .G = H, .E = E, .F = F, .V = V, .K = K, .Cn = K};
     assert_int_equal(kernels_cuda(dtype, &b.k), STATUS_OK);
-    b.ctx.workspace_bytes = kernels_workspace(b.k, &limits);
+    int64_t begin = trace_now();
+    b.ctx.workspace_bytes = workspace_bytes();
+    double seconds = (double)(trace_now() - begin) * 1e-9;
     assert_int_equal(device_alloc(b.device, MEMORY_DEVICE, b.ctx.workspace_bytes, "the workspace",
                                   &b.ctx.workspace),
                      STATUS_OK);
     b.used = 0;
     memory_fill();
     operands_make();
-    print_message("%s, N=%d D=%d H=%d E=%d F=%d V=%d, %d keys, %d ways, workspace %.1f MiB\n",
-                  b.k->name, N, D, H, E, F, V, KEYS, C, (double)b.ctx.workspace_bytes / 0x1p20);
+    print_message("%s, N=%d D=%d H=%d F=%d V=%d, %d keys, %d ways, workspace %.1f MiB, known "
+                  "after %.2f s\n",
+                  b.k->name, N, D, H, F, V, KEYS, C, (double)b.ctx.workspace_bytes / 0x1p20,
+                  seconds);
     for (size_t i = 0; i < sizeof timed / sizeof *timed; i++) {
         const struct timed *t = &timed[i];
         double ms[REPEATS];
@@ -303,6 +405,9 @@ static void dtype_time(enum dtype dtype)
         print_message("%-4s %-32s %9.3f ms %7.0f GB/s %7.1f TFLOP/s  (%.3f-%.3f)\n",
                       dtype_name(dtype), t->name, median, bytes / median / 1e6,
                       t->flops / median / 1e9, ms[0], ms[REPEATS - 1]);
+    }
+    if (dtype == DTYPE_BF16 && strncmp("algorithms", wanted, strlen(wanted)) == 0) {
+        algorithms_time();
     }
     device_free(b.device, MEMORY_DEVICE, b.ctx.workspace);
 }
@@ -338,6 +443,8 @@ int main(int argc, char **argv)
 {
     char why[256] = "";
     wanted = argc > 1 ? argv[1] : wanted;
+    kernels_cuda_options(&(struct kernels_cuda_options){
+        .deterministic = argc > 2 && strcmp(argv[2], "deterministic") == 0});
     if (device_count(DEVICE_CUDA, why, sizeof why) == 0) {
         printf("skipped: %s\n", why);
         return 77;
