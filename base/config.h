@@ -96,7 +96,8 @@ struct run_config {
     struct config_entries dense_keys; /* dense.X, meaning dense_pattern.X */
     int precision;                    /* enum precision_choice */
     int64_t seed;
-    int device; /* enum device_choice */
+    bool deterministic; /* bf16 on a GPU: attention's backward too */
+    int device;         /* enum device_choice */
 
     struct {
         char train[CONFIG_STRING];  /* token files, as runtime/sources.h reads them */
@@ -110,6 +111,9 @@ struct run_config {
         int64_t valid_every;        /* steps between held-out evaluations; 0 = start and end only */
         int64_t valid_microbatches; /* microbatches of a held-out evaluation; 0 = whole file */
     } data;
+    struct {
+        char algorithms[CONFIG_STRING]; /* "" = the library's choice, "measure", or a file */
+    } kernels;
     struct {
         int64_t pp;                    /* pipeline stages; 0 = number of ranks started */
         int64_t microbatches;          /* per step; 0 = the command's default */

@@ -382,6 +382,7 @@ static status_t train_all(struct training *training)
     }
     const struct pending *last;
     TRY(trainer_profile(setup->trainer, training->folder.path));
+    TRY(trainer_keep_algorithms(setup->trainer, training->folder.path));
     trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     TRY(train_loop(training));

@@ -112,7 +112,34 @@ static status_t choose_device(struct trainer *trainer)
         return kernels_cpu(&trainer->kernels);
     }
     TRY(open_device(trainer, devices));
+    kernels_cuda_options(
+        &(struct kernels_cuda_options){.deterministic = trainer->config.deterministic});
     return kernels_cuda(bf16 ? DTYPE_BF16 : DTYPE_F32, &trainer->kernels);
+}
+
+/* Ranks that compute by other libraries (cuDNN on some hosts only) are told of: what such a run computes
+ * depends on which rank has what. */
+static status_t kernels_compare(const struct trainer *trainer)
+{
+    enum { NAME_BYTES = 128 };
+    int ranks = group_size(trainer->group), unlike = 0;
+    char own[NAME_BYTES] = "";
+    char(*name)[NAME_BYTES] = calloc((size_t)ranks, sizeof *name);
+    if (!name) {
+        return FAIL(STATUS_NOMEM, "no memory for %d names", ranks);
+    }
+    snprintf(own, sizeof own, "%s", trainer->kernels->name);
+    status_t status = group_allgather(trainer->group, own, sizeof own, name);
+    while (status == STATUS_OK && unlike < ranks && strcmp(name[unlike], name[0]) == 0) {
+        unlike++;
+    }
+    if (status == STATUS_OK && unlike < ranks && group_rank(trainer->group) == 0) {
+        log_warn("rank 0 computes by %s and rank %d by %s: the same run on other hosts gives other "
+                 "bits",
+                 name[0], unlike, name[unlike]);
+    }
+    free(name);
+    return status;
 }
 
 static status_t choose_transport(struct trainer *trainer)
@@ -243,6 +270,9 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     }
     status = group_agree(trainer->group, status);
     if (status == STATUS_OK) {
+        status = kernels_compare(trainer);
+    }
+    if (status == STATUS_OK) {
         status = choose_transport(trainer);
     }
     if (status == STATUS_OK) {
@@ -252,6 +282,9 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     }
     if (status == STATUS_OK) {
         say_staged(options->training ? trainer->train : trainer->evaluation);
+        status = algorithms_prepare(trainer);
+    }
+    if (status == STATUS_OK) {
         status = load_weights(trainer, options->weights);
         if (status == STATUS_OK && options->training) {
             status = exchange_create(trainer);
@@ -295,6 +328,7 @@ void trainer_destroy(struct trainer *trainer)
         device_stream_destroy(trainer->device, trainer->stream);
         device_close(trainer->device);
     }
+    free(trainer->algorithms);
     free(trainer);
 }
 

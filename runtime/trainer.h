@@ -67,6 +67,7 @@ struct trainer {
     struct stage *sampling;   /* one microbatch a walk */
     struct device *device;    /* NULL = the host */
     const char *transport;    /* of all wires */
+    char *algorithms;         /* text of all that is known of products; NULL = none wanted */
     void *stream;
     size_t room;        /* bytes that the device had free before anything was made here */
     bool shares_device; /* with other ranks */
@@ -105,6 +106,10 @@ void exchange_resolve(struct trainer *trainer, double *own, const struct exchang
  * are not main's. On the host there is nothing to wait for. */
 MUST_USE status_t exchange_collect(struct trainer *trainer, int64_t step);
 MUST_USE status_t exchange_flush(struct trainer *trainer);
+
+/* algorithms.c: when the stage is made, before the first walk; collective. Does something for bf16 on GPUs
+ * where kernels.algorithms asks for it. */
+MUST_USE status_t algorithms_prepare(struct trainer *trainer);
 
 /* profile.c: around the enqueueing of a step. */
 MUST_USE status_t profile_before(struct trainer *trainer, int64_t step);
