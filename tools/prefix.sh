@@ -1,8 +1,13 @@
 #!/bin/bash
-# Gets what muddpipe needs into a folder, without root: tools/prefix.sh FOLDER [--ucx-cuda]
+# Gets what muddpipe needs into a folder, without root: tools/prefix.sh FOLDER [--ucx-cuda] [--cudnn]
 #
-# From packages of this Debian or Ubuntu (unpacked, not installed) and, with --ucx-cuda, UCX with CUDA
-# from the Python wheel libucx-cu13 (one node: it has no InfiniBand; on a cluster use the site's own UCX).
+# From packages of this Debian or Ubuntu (unpacked, not installed) and from Python wheels:
+#     --ucx-cuda   UCX with CUDA (libucx-cu13; one node: it has no InfiniBand, on a cluster use the site's
+#                  own UCX)
+#     --cudnn      what attention by cuDNN is built with: cudnn-frontend's headers (nvidia-cudnn-frontend)
+#                  and, unless CUDA's toolkit has them, cuDNN's own (nvidia-cudnn-cu13: 350 MB are
+#                  downloaded, 1 MB kept). The library itself is looked for when the program starts: of the
+#                  toolkit, or in LD_LIBRARY_PATH, a PyTorch's nvidia/cudnn/lib for example.
 # A site's own MPI, CUDA and NCCL are taken where they are. The folder may be copied to a machine without a
 # network; build there with
 #
@@ -10,10 +15,21 @@
 #     cmake -S . -B build
 set -euo pipefail
 
-usage="usage: tools/prefix.sh FOLDER [--ucx-cuda]"
+usage="usage: tools/prefix.sh FOLDER [--ucx-cuda] [--cudnn]"
 folder=${1:?$usage}
-wheel=${2:-}
-[[ -z $wheel || $wheel == --ucx-cuda ]] || { echo "$usage" >&2; exit 2; }
+shift
+ucx=no
+cudnn=no
+for option; do
+    case $option in
+    --ucx-cuda) ucx=yes ;;
+    --cudnn) cudnn=yes ;;
+    *)
+        echo "$usage" >&2
+        exit 2
+        ;;
+    esac
+done
 packages=(libyaml-dev libyaml-0-2 libjansson-dev libjansson4 libxxhash-dev libxxhash0
     libcmocka-dev libcmocka0 libprotobuf-c-dev libprotobuf-c1)
 
@@ -43,10 +59,17 @@ find "$folder" -name '*.pc' -exec sed -i \
     -e 's|^prefix=.*|prefix=${pcfiledir}/../../..|' \
     -e 's|\([ =]\)\(-[IL]\)\?/usr/|\1\2${pcfiledir}/../../../|g' {} +
 
-if [[ $wheel == --ucx-cuda ]]; then
+# wheel NAME: unpacks a Python wheel into unpacked/
+wheel() {
+    rm -rf unpacked wheels
     python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
-        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 -d . libucx-cu13
-    python3 -m zipfile -e libucx_cu13-*.whl unpacked
+        --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+        --platform manylinux_2_17_x86_64 -d wheels "$1"
+    python3 -m zipfile -e wheels/*.whl unpacked
+}
+
+if [[ $ucx == yes ]]; then
+    wheel libucx-cu13
     rm -rf "$folder/libucx"
     mv unpacked/libucx "$folder/libucx"
     rm -rf "$folder"/libucx/bin/io_demo "$folder"/libucx/bin/*daemon
@@ -54,6 +77,20 @@ if [[ $wheel == --ucx-cuda ]]; then
     find "$folder/libucx" -name '*.so*' -type f -exec strip --strip-unneeded {} + 2>/dev/null || true
     chmod -R u+w "$folder/libucx"
     chmod +x "$folder"/libucx/bin/*
+fi
+
+if [[ $cudnn == yes ]]; then
+    wheel nvidia-cudnn-frontend
+    mkdir -p "$folder/usr/include"
+    cp -R unpacked/include/. "$folder/usr/include/"
+    nvcc=$(command -v "${CUDACXX:-nvcc}" || echo /usr/bin/nvcc)
+    toolkit=$(dirname "$(dirname "$(readlink -m "$nvcc")")")
+    header=include/cudnn_graph.h
+    if [[ ! -e $toolkit/$header && ! -e /usr/$header && ! -e /usr/local/$header ]]; then
+        wheel nvidia-cudnn-cu13
+        cp unpacked/nvidia/cudnn/include/*.h "$folder/usr/include/"
+    fi
+    chmod -R u+w "$folder/usr/include"
 fi
 du -sh "$folder"
 echo "prefix: done; to build with it:"
