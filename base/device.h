@@ -42,7 +42,8 @@ struct device_event;
 
 bool device_built(enum device_kind kind); /* whether this program can use any such */
 /* Devices of a kind that this process sees: DEVICE_HOST 1; DEVICE_CUDA 0 where the build, the driver
- * or the machine has none. `why` (may be NULL) then gets the reason, up to `size` bytes. */
+ * or the machine has none, or one is too old. `why` (may be NULL) then gets the reason, up to `size`
+ * bytes. */
 int device_count(enum device_kind kind, char *why, size_t size);
 
 /* Opens a device and binds the calling thread to it. */

@@ -42,21 +42,62 @@ static void connections_set(void)
     }
 }
 
+/* The runtime calls a driver that is missing one that is too old. */
+static void say_unusable(cudaError_t error, char *why, size_t size)
+{
+    int driver = 0, runtime = 0;
+    (void)cudaDriverGetVersion(&driver);
+    (void)cudaRuntimeGetVersion(&runtime);
+    if (error != cudaErrorInsufficientDriver) {
+        snprintf(why, size, "%s", cudaGetErrorString(error));
+    } else if (driver == 0) {
+        snprintf(why, size, "there is no NVIDIA driver on this host");
+    } else {
+        snprintf(why, size,
+                 "the NVIDIA driver here is for CUDA %d.%d, older than the CUDA %d.%d that this "
+                 "program was built with; update the driver, or build with an older toolkit",
+                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    }
+}
+
+static bool too_old(int index, int *out_capability)
+{
+    int major = 0, minor = 0;
+    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index) != cudaSuccess) {
+        return false; /* opening it will say what is wrong */
+    }
+    *out_capability = major * 10 + minor;
+    return *out_capability < CAPABILITY_LEAST;
+}
+
+/* Ranks are dealt over all that are visible: one old card refuses them all. */
 int device_cuda_count(char *why, size_t size)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    int count = 0;
+    char unheard[256];
+    int count = 0, capability;
     (void)pthread_once(&once, connections_set);
+    if (!why) {
+        why = unheard;
+        size = sizeof unheard;
+    }
     cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess) {
         (void)cudaGetLastError(); /* so that nobody later takes it for theirs */
-        if (why) {
-            snprintf(why, size, "%s", cudaGetErrorString(error));
-        }
+        say_unusable(error, why, size);
         return 0;
     }
-    if (count == 0 && why) {
+    if (count == 0) {
         snprintf(why, size, "no GPU is visible");
+    }
+    for (int i = 0; i < count; i++) {
+        if (too_old(i, &capability)) {
+            snprintf(why, size, "GPU %d of %d is sm_%d, and sm_%d or newer is needed%s", i, count,
+                     capability, CAPABILITY_LEAST,
+                     count > 1 ? " (CUDA_VISIBLE_DEVICES can leave it out)" : "");
+            return 0;
+        }
     }
     return count;
 }
