@@ -62,12 +62,15 @@ while (($# > 0)); do
         shift
         continue
     fi
-    (($# > 1)) || die "$1 wants a folder behind it"
+    case $1 in
+    --prefix | --out | --build) (($# > 1)) || die "$1 wants a folder behind it" ;;
+    --help | -h) usage 0 ;;
+    *) die "$1 is no option of it (tools/gpu.sh --help)" ;;
+    esac
     case $1 in
     --prefix) prefix=$2 ;;
     --out) out=$2 ;;
     --build) build=$2 ;;
-    *) usage 2 ;;
     esac
     shift 2
 done
@@ -143,7 +146,7 @@ gpus() { # that are ours
     elif [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
         tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l
     else
-        nvidia-smi --list-gpus | wc -l
+        nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU'
     fi
 }
 
@@ -369,7 +372,6 @@ run_single() {
 
 run_pair() {
     local model
-    (($(gpus) >= 2)) || die "pair wants two GPUs, and there is one"
     mpirun -n 2 --oversubscribe --bind-to none timeout 150 "$muddpipe" bench comm "device=$device" \
         --json "$out/bench.jsonl" "${bench_options[@]}" 2>&1 | tee "$out/bench.log"
     ((PIPESTATUS[0] == 0)) || failed=1
@@ -382,6 +384,7 @@ run_pair() {
 # ---- all ----
 
 use_prefix
+[[ $part != pair ]] || (($(gpus) >= 2)) || die "pair wants two GPUs; here are $(gpus)"
 build_all
 describe_machine
 "run_$part"

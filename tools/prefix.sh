@@ -16,7 +16,17 @@
 set -euo pipefail
 
 usage="usage: tools/prefix.sh FOLDER [--ucx-cuda] [--cudnn]"
-folder=${1:?$usage}
+case ${1:-} in
+--help | -h)
+    sed -n 's/^# \{0,1\}//; 2,15p' "$0"
+    exit 0
+    ;;
+'' | -*)
+    echo "$usage" >&2
+    exit 2
+    ;;
+esac
+folder=$1
 shift
 ucx=no
 cudnn=no
@@ -49,22 +59,27 @@ apt-get download -q "${packages[@]}" >download.log 2>&1 || {
     exit 1
 }
 for package in *.deb; do
-    dpkg -x "$package" "$folder"
+    dpkg -x "$package" packages
 done
-rm -rf "$folder"/usr/share "$folder"/usr/bin
-find "$folder" -name '*.a' -delete
+rm -rf packages/usr/share packages/usr/bin
+find packages -name '*.a' -delete
 
 # pkg-config files name their place relative to themselves, so that the folder can move.
-find "$folder" -name '*.pc' -exec sed -i \
+find packages -name '*.pc' -exec sed -i \
     -e 's|^prefix=.*|prefix=${pcfiledir}/../../..|' \
     -e 's|\([ =]\)\(-[IL]\)\?/usr/|\1\2${pcfiledir}/../../../|g' {} +
+cp -R packages/usr "$folder"
 
 # wheel NAME: unpacks a Python wheel into unpacked/
 wheel() {
     rm -rf unpacked wheels
     python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
-        --platform manylinux_2_17_x86_64 -d wheels "$1"
+        --platform manylinux_2_17_x86_64 -d wheels "$1" || {
+        echo "prefix: the wheel $1 cannot be had (pip and a network are needed); make the folder" \
+            "where it can and copy it" >&2
+        exit 1
+    }
     python3 -m zipfile -e wheels/*.whl unpacked
 }
 
