@@ -20,6 +20,7 @@ struct anchor {
 struct track {
     void *stream;
     char title[TITLE];
+    bool fed;
 };
 
 struct timeline {
@@ -163,15 +164,17 @@ static int track_of(struct timeline *timeline, void *stream)
     CHECK(timeline->tracks < TIMELINE_TRACKS, "a timeline has at most %d streams", TIMELINE_TRACKS);
     struct track *track = &timeline->track[timeline->tracks];
     track->stream = stream;
+    track->fed = true;
     snprintf(track->title, sizeof track->title, "stream %d", timeline->tracks);
     return timeline->tracks++;
 }
 
-void timeline_track(struct timeline *timeline, void *stream, const char *title)
+void timeline_track(struct timeline *timeline, void *stream, const char *title, bool fed)
 {
     if (timeline) {
         struct track *track = &timeline->track[track_of(timeline, stream)];
         snprintf(track->title, sizeof track->title, "%s", title);
+        track->fed = fed;
     }
 }
 
@@ -346,6 +349,11 @@ const struct timeline_span *timeline_span(const struct timeline *timeline, size_
 {
     CHECK(i < timeline->count, "span %zu of %zu", i, timeline->count);
     return &timeline->span[i];
+}
+
+bool timeline_fed(const struct timeline *timeline, int track)
+{
+    return timeline->track[track].fed;
 }
 
 int timeline_tracks(const struct timeline *timeline)

@@ -55,8 +55,10 @@ MUST_USE status_t timeline_create(struct device *device, size_t spans, struct ti
 void timeline_destroy(struct timeline *timeline);
 /* Forgets what was recorded. The device should be idle. */
 MUST_USE status_t timeline_start(struct timeline *timeline);
-/* Names the track of a stream; without it, "stream 0", "stream 1", ... as they are first seen. */
-void timeline_track(struct timeline *timeline, void *stream, const char *title);
+/* Names the track of a stream; without it, "stream 0", "stream 1", ... as they are first seen, fed.
+ * fed: there is always something for it to do, so that it stands idle if the host comes late. Else (a
+ * wire's) only what it did is told. */
+void timeline_track(struct timeline *timeline, void *stream, const char *title, bool fed);
 
 void timeline_begin(struct timeline *timeline, void *stream, const char *name,
                     const char *category);
@@ -73,6 +75,7 @@ size_t timeline_count(const struct timeline *timeline);
 const struct timeline_span *timeline_span(const struct timeline *timeline, size_t i);
 int timeline_tracks(const struct timeline *timeline);
 const char *timeline_title(const struct timeline *timeline, int track);
+bool timeline_fed(const struct timeline *timeline, int track);
 bool timeline_on_device(const struct timeline *timeline);
 
 /* ---- what they add up to (timeline_sums.c) and how it is shown (timeline_print.c) ---- */

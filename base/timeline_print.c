@@ -57,13 +57,19 @@ static status_t print_track(struct table *table, const struct timeline_sum *sums
     int64_t rest;
     TRY(timeline_lead(table->timeline, sums->track, &lead));
     table->extent = rest = lead.extent;
-    fprintf(table->out, "%s: %.3f ms a step\n", timeline_title(table->timeline, sums->track),
-            ms(lead.extent, table->steps));
+    bool fed = timeline_fed(table->timeline, sums->track);
+    fprintf(table->out, "%s: %s%.3f ms a step\n", timeline_title(table->timeline, sums->track),
+            fed ? "" : "at work for ",
+            ms(fed ? lead.extent : lead.extent - lead.idle, table->steps));
     for (size_t i = 0, next; i < count; i = next) {
         for (next = i; next < count && strcmp(sums[i].category, sums[next].category) == 0; next++) {
             rest -= sums[next].ns;
         }
         print_category(table, &sums[i], next - i);
+    }
+    if (!fed) {
+        fprintf(table->out, "\n");
+        return STATUS_OK;
     }
     print_row(table, "(not recorded)", rest > 0 ? rest : 0);
     fprintf(table->out, "\n");
@@ -173,10 +179,11 @@ static status_t write_leads(const struct timeline *timeline, FILE *out)
         fprintf(out, "%s\n{\"track\":", t > 0 ? "," : "");
         write_text(timeline_title(timeline, t), out);
         fprintf(out,
-                ",\"extent_ns\":%lld,\"idle_ns\":%lld,\"starved_ns\":%lld,"
+                ",\"fed\":%s,\"extent_ns\":%lld,\"idle_ns\":%lld,\"starved_ns\":%lld,"
                 "\"lead_median_ns\":%lld,\"lead_least_ns\":%lld}",
-                (long long)lead.extent, (long long)lead.idle, (long long)lead.starved,
-                (long long)lead.median, (long long)lead.least);
+                timeline_fed(timeline, t) ? "true" : "false", (long long)lead.extent,
+                (long long)lead.idle, (long long)lead.starved, (long long)lead.median,
+                (long long)lead.least);
     }
     fprintf(out, "]");
     return STATUS_OK;

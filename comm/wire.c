@@ -241,7 +241,7 @@ void wire_time_begin(struct wire *wire, void *stream, const char *name, int chan
         char title[64];
         snprintf(title, sizeof title, sends ? "to rank %d" : "from rank %d",
                  sends ? c->to : c->from);
-        timeline_track(wire->timeline, stream, title);
+        timeline_track(wire->timeline, stream, title, stream == wire->stream);
         timeline_begin(wire->timeline, stream, name, "transfer");
         timeline_note(wire->timeline, "channel %d, message %" PRId64, channel, message);
     }

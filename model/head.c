@@ -20,10 +20,10 @@ static void head_chunk(struct part *part, const struct unit_shape *shape, int un
     size_t D = shape->D, V = shape->V;
     const void *weight = unit_weight(part, unit, PARAM_OUTPUT, 0);
     const void *normed = part_at(part, stash->normed[0], first * D);
-    void *dlogits = part->training ? part->dlogits : NULL;
+    void *dlogits = part->forward_only ? NULL : part->dlogits;
     kernels->logits_forward(&part->ctx, part->logits, normed, weight, rows, D, V);
     kernels->xent(&part->ctx, loss, dlogits, part->logits, targets + first, loss_scale, rows, V);
-    if (part->training) {
+    if (!part->forward_only) {
         unsigned char *dnormed = stash->dnormed;
         dnormed += first * D * dtype_size(part->model->dtype);
         kernels->linear_backward_input(&part->ctx, dnormed, false, dlogits, weight, rows, D, V);

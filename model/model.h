@@ -202,14 +202,17 @@ struct part_options {
     int frames;    /* activation frames */
     bool training; /* gradients, optimizer state and backward memory too */
     int threads;
-    struct trace *trace;     /* borrowed, may be NULL */
-    struct device *device;   /* borrowed; NULL = the host */
-    void *stream;            /* of the device: everything here runs in its order */
-    struct part *weights_of; /* use this part's weights (same units, outlives us); NULL = own */
+    struct trace *trace;   /* borrowed, may be NULL */
+    struct device *device; /* borrowed; NULL = the host */
+    void *stream;          /* of the device: everything here runs in its order */
 };
 
 MUST_USE status_t part_create(const struct part_options *options, struct part **out);
 void part_destroy(struct part *part);
+/* Bytes that a part would take beside what plan_memory tells. */
+MUST_USE status_t part_workspace(const struct part_options *options, int64_t *out);
+/* Whether the forwards from now on have no backward: the head then leaves gradients alone. */
+void part_forward_only(struct part *part, bool only);
 MUST_USE status_t part_init_weights(struct part *part, uint64_t seed);
 
 /* Where it lives: float32 weights [count] of a parameter of this part (CHECKs that it is one, and that the

@@ -133,6 +133,7 @@ struct part {
     struct device *device; /* NULL = the host */
     int first_unit, units, frames;
     bool training;
+    bool forward_only; /* now, though it may have been made for training */
     int first_param, params;
     size_t *offset; /* [params] elements from the start of each of the arenas below */
     float *weights, *gradients, *first_moment, *second_moment;
@@ -155,7 +156,7 @@ struct part {
 /* Copies between the host and wherever the part lives; done on return. */
 MUST_USE status_t part_fetch(const struct part *part, void *dst, const void *src, size_t bytes);
 /* weights.c */
-MUST_USE status_t part_create_weights(struct part *part, const struct part *weights_of);
+MUST_USE status_t part_create_weights(struct part *part);
 
 /* As F sees it; as B, GRAD and W do. */
 struct stash *part_stash(const struct part *part, int unit, int frame);

@@ -202,24 +202,68 @@ static void lay_workspace(struct part *part, const struct kernel_limits *limits,
     }
 }
 
-static status_t create_workspace(struct part *part)
+static size_t rotary_width(const struct part *part, const struct kernel_limits *limits)
 {
-    struct kernel_limits limits;
+    return (size_t)((double)limits->E * part->model->config.rotary_pct);
+}
+
+static status_t measure_workspace(struct part *part, struct kernel_limits *limits, size_t *out)
+{
     struct arena measure;
-    model_limits(part->model, part->ctx.threads, &limits);
-    size_t N = limits.B * limits.T, rows = head_chunk_rows(part->model->dtype);
-    size_t R = (size_t)((double)limits.E * part->model->config.rotary_pct);
+    model_limits(part->model, part->ctx.threads, limits);
+    size_t N = limits->B * limits->T, rows = head_chunk_rows(part->model->dtype);
     part->head_rows = N < rows ? N : rows;
     part->mask = calloc((size_t)part->units, sizeof *part->mask);
     if (!part->mask) {
         return FAIL(STATUS_NOMEM, "no memory for %d masks", part->units);
     }
     arena_init_measure(&measure);
-    lay_workspace(part, &limits, R, &measure);
-    TRY(part_arena(part, &part->workspace_arena, measure.used, "workspace"));
+    lay_workspace(part, limits, rotary_width(part, limits), &measure);
+    *out = measure.used;
+    return STATUS_OK;
+}
+
+static status_t create_workspace(struct part *part)
+{
+    struct kernel_limits limits;
+    size_t size;
+    TRY(measure_workspace(part, &limits, &size));
+    size_t R = rotary_width(part, &limits);
+    TRY(part_arena(part, &part->workspace_arena, size, "workspace"));
     lay_workspace(part, &limits, R, &part->workspace_arena);
     TRY(create_masks(part));
     return create_rotary(part, limits.T, R);
+}
+
+/* No memory but for tables. */
+static void part_init(struct part *part, const struct part_options *options)
+{
+    const int *param = options->model->unit_param;
+    *part = (struct part){
+        .model = options->model,
+        .kernels = options->kernels,
+        .device = options->device,
+        .ctx = {.threads = options->threads, .stream = options->stream, .trace = options->trace},
+        .first_unit = options->first_unit,
+        .units = options->units,
+        .frames = options->frames,
+        .training = options->training,
+        .first_param = param[options->first_unit],
+        .open = -1};
+    part->params = param[part->first_unit + part->units] - part->first_param;
+    part_forward_only(part, !options->training);
+}
+
+status_t part_workspace(const struct part_options *options, int64_t *out)
+{
+    struct part part;
+    struct kernel_limits limits;
+    size_t size = 0;
+    part_init(&part, options);
+    status_t status = measure_workspace(&part, &limits, &size);
+    free(part.mask);
+    *out = (int64_t)size;
+    return status;
 }
 
 status_t part_create(const struct part_options *options, struct part **out)
@@ -229,19 +273,10 @@ status_t part_create(const struct part_options *options, struct part **out)
     if (!part) {
         return FAIL(STATUS_NOMEM, "no memory for a part of the model");
     }
-    part->model = options->model;
-    part->kernels = options->kernels;
-    part->device = options->device;
-    part->ctx = (struct kernel_ctx){
-        .threads = options->threads, .stream = options->stream, .trace = options->trace};
-    part->first_unit = options->first_unit;
-    part->units = options->units;
-    part->frames = options->frames;
-    part->training = options->training;
-    part->open = -1;
+    part_init(part, options);
     CHECK(part->kernels->dtype == part->model->dtype, "%s operations for a model in %s",
           dtype_name(part->kernels->dtype), dtype_name(part->model->dtype));
-    TRY_GOTO(part_create_weights(part, options->weights_of), destroy_part);
+    TRY_GOTO(part_create_weights(part), destroy_part);
     TRY_GOTO(create_frames(part), destroy_part);
     TRY_GOTO(create_workspace(part), destroy_part);
     *out = part;
@@ -272,6 +307,12 @@ void part_destroy(struct part *part)
     arena_destroy(&part->backward_arena);
     arena_destroy(&part->workspace_arena);
     free(part);
+}
+
+void part_forward_only(struct part *part, bool only)
+{
+    CHECK(only || part->training, "a backward on a part made for evaluation");
+    part->forward_only = only;
 }
 
 /* ---- lookups ---- */

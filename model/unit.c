@@ -28,7 +28,7 @@ void part_forward(struct part *part, int unit, int frame, float loss_scale, doub
 
 void part_backward(struct part *part, int unit, int frame)
 {
-    CHECK(part->training, "backward on a part made for evaluation");
+    CHECK(!part->forward_only, "backward after forwards that have none");
     if (part->model->recompute == RECOMPUTE_FULL) {
         CHECK(part->open < 0, "B of unit %d before W of unit %d", unit, part->open);
         part->open = unit;

@@ -23,8 +23,6 @@ static size_t total_room(const struct part *part)
 static status_t create_offsets(struct part *part)
 {
     const struct model *model = part->model;
-    part->first_param = model->unit_param[part->first_unit];
-    part->params = model->unit_param[part->first_unit + part->units] - part->first_param;
     part->offset = calloc((size_t)part->params + 1, sizeof *part->offset);
     if (!part->offset) {
         return FAIL(STATUS_NOMEM, "no memory for a table of %d parameters", part->params);
@@ -35,17 +33,9 @@ static status_t create_offsets(struct part *part)
     return STATUS_OK;
 }
 
-status_t part_create_weights(struct part *part, const struct part *weights_of)
+status_t part_create_weights(struct part *part)
 {
     TRY(create_offsets(part));
-    if (weights_of) {
-        CHECK(weights_of->first_param == part->first_param && weights_of->params == part->params &&
-                  !part->training,
-              "weights are shared by parts of the same units, gradients are not");
-        part->weights = weights_of->weights;
-        part->read = weights_of->read;
-        return STATUS_OK;
-    }
     size_t master = total_room(part) * sizeof(float);
     size_t read = total_room(part) * dtype_size(part->model->dtype);
     size_t total = read;

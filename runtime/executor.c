@@ -14,9 +14,15 @@ struct walk {
     enum trace_category before;
 };
 
-static int64_t message_of(const struct stage *stage, const struct op *op)
+static int64_t *messages_of(struct stage *stage)
 {
-    return stage->messages + op->microbatch;
+    return stage->lender ? stage->lender->messages : stage->messages;
+}
+
+static int64_t message_of(struct stage *stage, const struct op *op)
+{
+    bool backward = stage->active->shipment[op->shipment].backward;
+    return messages_of(stage)[backward] + op->microbatch;
 }
 
 /* Books the time of a wait: what passed before both ends were ready is the peer's or the schedule's
@@ -253,6 +259,7 @@ status_t stage_rehearse(struct stage *stage)
                         .batch = {.inputs = stage->inputs, .targets = stage->targets},
                         .position = stage->position,
                         .loss_scale = 1};
+    part_forward_only(stage->part, !stage->plan->training);
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
         TRY(device_fill(stage->device, list[i], 0, bytes, stage->stream));
     }
@@ -266,6 +273,7 @@ status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_s
                     const struct stage_hooks *hooks)
 {
     struct walk walk = {.stage = stage, .loss_scale = loss_scale, .hooks = hooks};
+    TRY(stage_prepare(stage));
     if (stage->device) {
         TRY(ahead_begin(stage, &walk.walked));
     }
@@ -281,6 +289,7 @@ status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_s
     }
     TRY(status);
     atomic_store_explicit(&stage->now, NULL, memory_order_release);
-    stage->messages += stage->active->microbatches;
+    messages_of(stage)[false] += stage->active->microbatches;
+    messages_of(stage)[true] += stage->plan->training ? stage->active->microbatches : 0;
     return stage->device ? ahead_end(stage, walk.walked) : STATUS_OK;
 }

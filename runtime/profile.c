@@ -35,6 +35,20 @@ static void record_into(struct stage *stage, struct timeline *timeline)
     }
 }
 
+void profile_pause(struct trainer *trainer)
+{
+    if (trainer->profile.timeline) {
+        record_into(trainer->train, NULL);
+    }
+}
+
+void profile_go_on(struct trainer *trainer)
+{
+    if (trainer->profile.timeline) {
+        record_into(trainer->train, trainer->profile.timeline);
+    }
+}
+
 void profile_destroy(struct trainer *trainer)
 {
     if (trainer->train) {
@@ -56,7 +70,7 @@ status_t profile_before(struct trainer *trainer, int64_t step)
     log_debug("recording from step %lld on", (long long)step);
     TRY(timeline_create(trainer->device, spans < SPANS_MOST ? (size_t)spans : SPANS_MOST,
                         &profile->timeline));
-    timeline_track(profile->timeline, trainer->stream, "compute");
+    timeline_track(profile->timeline, trainer->stream, "compute", true);
     record_into(stage, profile->timeline);
     return timeline_start(profile->timeline);
 }

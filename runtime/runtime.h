@@ -65,8 +65,9 @@ struct trainer_options {
     struct group *group;
     int64_t B, T;
     int microbatches;
-    bool training;       /* false: evaluation only */
-    const char *weights; /* safetensors file or folder; NULL = initialize from config.seed */
+    bool training;           /* false: evaluation only */
+    bool evaluates, samples; /* training will: what that takes is made before the first step */
+    const char *weights;     /* safetensors file or folder; NULL = initialize from config.seed */
 };
 
 /* Builds model tables, plan, stage and wire; every rank compares the plan's hash. Collective. */
@@ -166,8 +167,8 @@ struct trainer_memory {
     int64_t
         transport_used; /* of that, what the transport took for itself while it connected (NCCL's
                                buffers); measured, not predicted */
-    /* Of the host's memory, pinned by wires of a GPU: for tensors of training that pass through it, where
-     * they do; beside that for words, and for evaluation. */
+    /* Of the host's memory, pinned by the wire of a GPU: for tensors that pass through it, where they do;
+     * beside that for words. */
     int64_t staging_predicted, staging_used, pinned_beside;
 };
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);

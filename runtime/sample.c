@@ -87,7 +87,7 @@ static status_t sampler_init(struct sampler *sampler)
         status = FAIL(STATUS_NOMEM, "no memory for a sample");
     }
     TRY(group_agree(trainer->group, status));
-    TRY(trainer_evaluation_stage(trainer, 1, &trainer->sampling));
+    TRY(trainer_forward_stage(trainer, 1, &trainer->sampling));
     sampler->stage = trainer->sampling;
     return STATUS_OK;
 }

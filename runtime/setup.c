@@ -162,13 +162,16 @@ status_t setup_create(struct job *job, struct group *group, bool training, struc
         status = compare_data(out);
     }
     if (status == STATUS_OK) {
-        struct trainer_options options = {.config = &job->config,
+        const struct run_config *config = &job->config;
+        struct trainer_options options = {.config = config,
                                           .model = &out->model,
                                           .group = group,
                                           .B = out->B,
                                           .T = out->T,
                                           .microbatches = out->microbatches,
                                           .training = training,
+                                          .evaluates = training && out->valid,
+                                          .samples = training && config->logging.sample_tokens > 0,
                                           .weights = out->weights};
         status = trainer_create(&options, &out->trainer);
     }

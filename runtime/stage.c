@@ -104,6 +104,27 @@ static status_t create_slots(struct stage *stage)
     return STATUS_OK;
 }
 
+/* What another stage lends, so that no memory of a device is taken. */
+static status_t borrow_slots(struct stage *stage)
+{
+    struct stage *lender = stage->lender;
+    CHECK(plan_has_room(lender->plan, stage->plan), "no room for %s in another stage's memory",
+          stage->purpose);
+    TRY(create_tables(stage));
+    for (int s = 0; s < stage->plan->shipments; s++) {
+        for (int slot = 0; slot < stage->plan->shipment[s].slots; slot++) {
+            stage->arrival[s][slot] = lender->arrival[s][slot];
+        }
+    }
+    stage->inputs = lender->inputs;
+    stage->targets = lender->targets;
+    stage->first = lender->first;
+    stage->position = lender->position;
+    stage->loss_there = lender->loss_there;
+    stage->wire = lender->wire;
+    return STATUS_OK;
+}
+
 /* Tells the wire in which order the other ranks put what comes here. */
 static status_t expect_puts(struct stage *stage)
 {
@@ -124,6 +145,17 @@ static status_t expect_puts(struct stage *stage)
         TRY(status);
     }
     return STATUS_OK;
+}
+
+status_t stage_prepare(struct stage *stage)
+{
+    struct stage *owner = stage->lender ? stage->lender : stage;
+    part_forward_only(stage->part, !stage->plan->training);
+    if (owner->expected == stage->active) {
+        return STATUS_OK;
+    }
+    owner->expected = stage->active;
+    return expect_puts(stage);
 }
 
 /* Bytes free on the GPU; 0 on the host. */
@@ -157,7 +189,28 @@ static status_t create_wire(struct stage *stage, const char *transport)
     status_t status = wire_create(stage->group, transport, channel, shipments, &stage->wire);
     stage->transport_bytes = before - room_of(stage);
     free(channel);
-    return status == STATUS_OK ? expect_puts(stage) : status;
+    return status;
+}
+
+static status_t create_part(struct stage *stage, const struct stage_options *options)
+{
+    const struct stage_plan *own = &stage->plan->stage[stage->rank];
+    struct part_options part = {.model = options->model,
+                                .kernels = options->kernels,
+                                .first_unit = own->first_unit,
+                                .units = own->units,
+                                .frames = own->frames,
+                                .training = options->training,
+                                .threads = options->threads,
+                                .trace = options->trace,
+                                .device = options->device,
+                                .stream = options->stream};
+    if (options->training) {
+        int64_t workspace;
+        TRY(part_workspace(&part, &workspace));
+        TRY(stage_check_room(stage, workspace));
+    }
+    return part_create(&part, &stage->part);
 }
 
 status_t stage_create(const struct stage_options *options, struct stage **out)
@@ -174,28 +227,15 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     stage->plan_options = options->plan;
     stage->device = options->device;
     stage->stream = options->stream;
+    stage->lender = options->lender;
+    stage->part = stage->lender ? stage->lender->part : NULL;
     status_t status = plan_create(&options->model->graph, &options->plan, &stage->plan);
-    if (status == STATUS_OK && options->training) {
-        status = stage_check_room(stage);
-    }
-    if (status == STATUS_OK) {
-        const struct stage_plan *own = &stage->plan->stage[stage->rank];
-        struct part_options part = {.model = options->model,
-                                    .kernels = options->kernels,
-                                    .first_unit = own->first_unit,
-                                    .units = own->units,
-                                    .frames = own->frames,
-                                    .training = options->training,
-                                    .threads = options->threads,
-                                    .trace = options->trace,
-                                    .device = options->device,
-                                    .stream = options->stream,
-                                    .weights_of = options->weights_of};
-        status = part_create(&part, &stage->part);
+    if (status == STATUS_OK && !stage->lender) {
+        status = create_part(stage, options);
     }
     stage->active = stage->plan;
     if (status == STATUS_OK) {
-        status = create_slots(stage);
+        status = stage->lender ? borrow_slots(stage) : create_slots(stage);
     }
     if (status == STATUS_OK && stage->device) {
         status = ahead_create(stage);
@@ -205,7 +245,7 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     if (status == STATUS_OK) {
         status = group_same(options->group, plan_hash(stage->plan), "the plan");
     }
-    if (status == STATUS_OK) {
+    if (status == STATUS_OK && !stage->lender) {
         status = create_wire(stage, options->transport);
     }
     if (status != STATUS_OK) {
@@ -230,9 +270,13 @@ void stage_destroy(struct stage *stage)
     if (!stage) {
         return;
     }
-    wire_destroy(stage->wire);
+    if (!stage->lender) {
+        wire_destroy(stage->wire);
+    }
     ahead_destroy(stage);
-    part_destroy(stage->part);
+    if (!stage->lender) {
+        part_destroy(stage->part);
+    }
     if (stage->plan) {
         free_table(stage->arrival, stage->plan->shipments);
         free_table(stage->gradient, stage->plan->graph->keys);
@@ -265,7 +309,7 @@ status_t stage_check_traffic(const struct stage *stage)
         struct wire_count count;
         char name[32];
         wire_counts(stage->wire, s, &count);
-        int64_t predicted = shipment->bytes * stage->messages;
+        int64_t predicted = shipment->bytes * stage->messages[shipment->backward];
         if (count.bytes != predicted) {
             return FAIL(STATUS_INTERNAL,
                         "%s from stage %d to %d: %lld bytes %s where the plan says %lld",
@@ -291,11 +335,8 @@ status_t stage_set_microbatches(struct stage *stage, int microbatches)
         options.microbatches = microbatches;
         TRY(plan_create(stage->plan->graph, &options, plan));
     }
-    if (*plan == stage->active) {
-        return STATUS_OK;
-    }
     stage->active = *plan;
-    return expect_puts(stage);
+    return STATUS_OK;
 }
 
 status_t stage_read_loss(struct stage *stage)

@@ -3,6 +3,10 @@
  *     arrival[s][slot]    where shipment s (to this rank) lands
  *     gradient[k][slot]   where the gradient of key k is formed: the arrival slot itself where a running
  *                         sum is received, else memory of its own
+ *
+ * A stage of forwards only can work in another's memory and over its wire, between that one's walks: a plan
+ * without backwards has no more frames and slots than one of training, and its shipments are the first of
+ * that one's.
  */
 #ifndef RUNTIME_STAGE_H
 #define RUNTIME_STAGE_H
@@ -24,7 +28,7 @@ struct stage_options {
     struct trace *trace;
     struct device *device; /* NULL = the host */
     void *stream;
-    struct part *weights_of; /* share this part's weights; NULL = own */
+    struct stage *lender; /* work in its memory and over its wire (it outlives us); NULL = own */
 };
 
 /* Walks that the host may have enqueued and the device not finished: while it enqueues one, the one
@@ -50,6 +54,7 @@ struct ahead {
 
 struct stage {
     const struct model *model;
+    struct stage *lender;        /* whose part, wire, arrivals and batch these are; NULL = own */
     struct plan *plan;           /* with all microbatches: what memory was made for */
     struct plan *_Atomic active; /* of the walk: the same, or one of `shorter` */
     struct plan **shorter;       /* [microbatches] made when first wanted; [m] has m microbatches */
@@ -64,8 +69,9 @@ struct stage {
     void ***gradient; /* [keys][slots] */
     struct arena memory;
     int64_t arrival_bytes, gradient_bytes; /* used */
-    int64_t transport_bytes;        /* of the GPU, taken by the transport while it connected */
-    int64_t messages;               /* microbatches walked so far, which number the messages */
+    int64_t transport_bytes; /* of the GPU, taken by the transport while it connected */
+    int64_t messages[2];     /* [backward] so far in each shipment, which number them; lender's */
+    const struct plan *expected;    /* whose puts the wire was told to expect; lender's */
     _Atomic(const struct op *) now; /* for the liveness thread */
     const char *purpose;
 
@@ -95,8 +101,9 @@ void stage_destroy(struct stage *stage);
 MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                              const struct stage_hooks *hooks);
 /* stage_device.c: of a device. */
-/* What the plan needs beside what the GPU has free: STATUS_NOMEM names both and what to change. */
-MUST_USE status_t stage_check_room(const struct stage *stage);
+/* What the plan and the operations need beside what the GPU has free (evaluation and samples need no
+ * more): STATUS_NOMEM names both and what to change. */
+MUST_USE status_t stage_check_room(const struct stage *stage, int64_t workspace);
 MUST_USE status_t ahead_create(struct stage *stage);
 void ahead_destroy(struct stage *stage);
 /* Takes the next of the walks in turn; waits until the device has left it. */
@@ -128,6 +135,8 @@ MUST_USE status_t stage_rehearse(struct stage *stage);
 /* Fetches the losses of the last walk into stage->loss. */
 MUST_USE status_t stage_read_loss(struct stage *stage);
 bool stage_hosts(const struct stage *stage, int unit);
+/* Tells part and wire which plan is walked next. */
+MUST_USE status_t stage_prepare(struct stage *stage);
 /* Microbatches of the walks from now on, at most those of the plan. */
 MUST_USE status_t stage_set_microbatches(struct stage *stage, int microbatches);
 /* Compares the wire's counters with the plan after the walks so far. */

@@ -177,8 +177,8 @@ static void print_pinned(const struct trainer_memory *memory)
         print_size(memory->staging_used, used, sizeof used);
         print_size(memory->staging_predicted, predicted, sizeof predicted);
         print_size(memory->pinned_beside, beside, sizeof beside);
-        printf("%-15sits host: %s pinned for tensors on their way, %s predicted (and %s for words "
-               "and evaluation)\n",
+        printf("%-15sits host: %s pinned for tensors on their way, %s predicted (and %s for "
+               "words)\n",
                "", used, predicted, beside);
     }
 }

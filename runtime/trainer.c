@@ -190,8 +190,7 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
         .trace = &trainer->trace,
         .device = trainer->device,
         .stream = trainer->stream,
-        .weights_of =
-            training || (!trainer->train && !trainer->evaluation) ? NULL : trainer_part(trainer)};
+        .lender = trainer->train ? trainer->train : trainer->evaluation};
     return stage_create(&options, out);
 }
 
@@ -209,7 +208,12 @@ static status_t load_weights(struct trainer *trainer, const char *path)
 
 static const char evaluation_purpose[] = "held-out evaluation";
 
-/* Of the first stage; all wires are alike. */
+/* The one with the memory and the wire; NULL while there is none. */
+static struct stage *first_stage(const struct trainer *trainer)
+{
+    return trainer->train ? trainer->train : trainer->evaluation;
+}
+
 static void say_staged(const struct stage *stage)
 {
     const char *why = stage->wire ? wire_staged(stage->wire) : NULL;
@@ -251,6 +255,23 @@ static status_t rehearse_update(struct trainer *trainer)
     return stage_settle(trainer->train);
 }
 
+static status_t make_forward_stage(struct trainer *trainer, int microbatches, struct stage **slot)
+{
+    const char *purpose = slot == &trainer->sampling ? "sample" : evaluation_purpose;
+    return make_stage(trainer, false, microbatches, purpose, slot);
+}
+
+static status_t make_stages(struct trainer *trainer, const struct trainer_options *options)
+{
+    if (options->training) {
+        TRY(make_stage(trainer, true, options->microbatches, "", &trainer->train));
+    }
+    if (!options->training || options->evaluates) {
+        TRY(make_forward_stage(trainer, options->microbatches, &trainer->evaluation));
+    }
+    return options->samples ? make_forward_stage(trainer, 1, &trainer->sampling) : STATUS_OK;
+}
+
 status_t trainer_create(const struct trainer_options *options, struct trainer **out)
 {
     struct trainer *trainer = calloc(1, sizeof *trainer);
@@ -276,12 +297,10 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
         status = choose_transport(trainer);
     }
     if (status == STATUS_OK) {
-        status = make_stage(trainer, options->training, options->microbatches,
-                            options->training ? "" : evaluation_purpose,
-                            options->training ? &trainer->train : &trainer->evaluation);
+        status = make_stages(trainer, options);
     }
     if (status == STATUS_OK) {
-        say_staged(options->training ? trainer->train : trainer->evaluation);
+        say_staged(first_stage(trainer));
         status = algorithms_prepare(trainer);
     }
     if (status == STATUS_OK) {
@@ -309,7 +328,7 @@ void trainer_destroy(struct trainer *trainer)
     if (!trainer) {
         return;
     }
-    struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    struct stage *stage = first_stage(trainer);
     bool idle = !stage || stage_drain(stage);
     group_watch(trainer->group, NULL, NULL);
     if (!idle) {
@@ -339,12 +358,12 @@ const struct model *trainer_model(const struct trainer *trainer)
 
 const struct plan *trainer_plan(const struct trainer *trainer)
 {
-    return trainer->train ? trainer->train->plan : trainer->evaluation->plan;
+    return first_stage(trainer)->plan;
 }
 
 struct part *trainer_part(const struct trainer *trainer)
 {
-    return trainer->train ? trainer->train->part : trainer->evaluation->part;
+    return first_stage(trainer)->part;
 }
 
 bool trainer_on_device(const struct trainer *trainer)
@@ -354,7 +373,7 @@ bool trainer_on_device(const struct trainer *trainer)
 
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)
 {
-    struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    struct stage *stage = first_stage(trainer);
     stage->on_head = fn;
     stage->head_arg = arg;
 }
@@ -374,7 +393,13 @@ status_t trainer_walk(struct trainer *trainer, struct stage *stage, const struct
                       float loss_scale, const struct stage_hooks *hooks)
 {
     atomic_store_explicit(&trainer->walking, stage, memory_order_release);
-    return stage_walk(stage, batch, loss_scale, hooks);
+    if (stage == trainer->train) {
+        return stage_walk(stage, batch, loss_scale, hooks);
+    }
+    profile_pause(trainer);
+    status_t status = stage_walk(stage, batch, loss_scale, hooks);
+    profile_go_on(trainer);
+    return status;
 }
 
 /* ---- a step ---- */
@@ -421,8 +446,6 @@ static void close_step(struct trainer *trainer)
     count_bytes(trainer->train, &plain, &dense);
     trainer->plain[turn] = plain - trainer->plain_so_far;
     trainer->dense[turn] = dense - trainer->dense_so_far;
-    trainer->plain_so_far = plain;
-    trainer->dense_so_far = dense;
     if (trainer->device) {
         return; /* trainer_cost_of, when it is over */
     }
@@ -484,6 +507,7 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     trainer->optimizer = optimizer;
     TRY(profile_before(trainer, atomic_fetch_add(&trainer->step, 1) + 1));
     TRY(stage_set_microbatches(trainer->train, microbatches));
+    count_bytes(trainer->train, &trainer->plain_so_far, &trainer->dense_so_far);
     trainer->step_start = trace_now();
     trace_reset(&trainer->trace);
     part_zero_gradients(trainer->train->part);
@@ -514,21 +538,20 @@ status_t trainer_flush(struct trainer *trainer)
 
 status_t trainer_check_traffic(const struct trainer *trainer)
 {
-    return stage_check_traffic(trainer->train ? trainer->train : trainer->evaluation);
+    return stage_check_traffic(first_stage(trainer));
 }
 
 /* ---- evaluation ---- */
 
-status_t trainer_evaluation_stage(struct trainer *trainer, int microbatches, struct stage **slot)
+status_t trainer_forward_stage(struct trainer *trainer, int microbatches, struct stage **slot)
 {
-    const char *purpose = slot == &trainer->sampling ? "sample" : evaluation_purpose;
     TRY(trainer_settle(trainer, NULL));
-    return *slot ? STATUS_OK : make_stage(trainer, false, microbatches, purpose, slot);
+    return *slot ? STATUS_OK : make_forward_stage(trainer, microbatches, slot);
 }
 
 status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, double *out_loss)
 {
-    TRY(trainer_evaluation_stage(trainer, trainer->microbatches, &trainer->evaluation));
+    TRY(trainer_forward_stage(trainer, trainer->microbatches, &trainer->evaluation));
     struct stage *stage = trainer->evaluation;
     TRY(trainer_walk(trainer, stage, batch, 1.0f, NULL));
     TRY(stage_read_loss(stage));
@@ -541,51 +564,4 @@ status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, do
     TRY(group_broadcast(trainer->group, &loss, sizeof loss, root));
     *out_loss = loss;
     return STATUS_OK;
-}
-
-static int64_t pinned_by(const struct stage *stage)
-{
-    return stage && stage->wire ? (int64_t)wire_pinned_bytes(stage->wire) : 0;
-}
-
-static void memory_of_host(const struct trainer *trainer, const struct stage *stage,
-                           struct trainer_memory *out)
-{
-    bool staged = stage->wire && wire_staged(stage->wire);
-    out->staging_predicted = staged ? out->predicted.staging : 0;
-    out->staging_used = stage->wire ? (int64_t)wire_staging_bytes(stage->wire) : 0;
-    out->pinned_beside = pinned_by(trainer->train) + pinned_by(trainer->evaluation) +
-                         pinned_by(trainer->sampling) - out->staging_used;
-}
-
-void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
-{
-    const struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
-    plan_memory(stage->plan, stage->rank, &out->predicted);
-    part_memory(stage->part, &out->used);
-    out->arrivals_used = stage->arrival_bytes;
-    out->gradient_slots_used = stage->gradient_bytes;
-    memory_of_host(trainer, stage, out);
-    out->device_used = 0;
-    out->transport_used = 0;
-    size_t room = trainer->room, total;
-    if (trainer->device && !trainer->shares_device &&
-        device_memory(trainer->device, &room, &total) == STATUS_OK) {
-        out->device_used = (int64_t)trainer->room - (int64_t)room;
-        out->transport_used = stage->transport_bytes > 0 ? stage->transport_bytes : 0;
-    }
-}
-
-int64_t trainer_memory_used(const struct trainer_memory *memory)
-{
-    const struct part_memory *used = &memory->used;
-    return used->parameters + used->gradients + used->optimizer + used->frames + used->backward +
-           memory->arrivals_used + memory->gradient_slots_used;
-}
-
-int64_t trainer_memory_predicted(const struct trainer_memory *memory)
-{
-    const struct plan_memory *plan = &memory->predicted;
-    return plan->parameters + plan->gradients + plan->optimizer + plan->frames + plan->arrivals +
-           plan->gradient_slots + plan->backward;
 }

@@ -63,8 +63,8 @@ struct trainer {
     struct model *model;
     struct trace trace;
     struct stage *train;      /* NULL when evaluating only */
-    struct stage *evaluation; /* made when first wanted; shares train's weights */
-    struct stage *sampling;   /* one microbatch a walk */
+    struct stage *evaluation; /* in train's memory */
+    struct stage *sampling;   /* the same; one microbatch a walk */
     struct device *device;    /* NULL = the host */
     const char *transport;    /* of all wires */
     char *algorithms;         /* text of all that is known of products; NULL = none wanted */
@@ -114,6 +114,9 @@ MUST_USE status_t algorithms_prepare(struct trainer *trainer);
 /* profile.c: around the enqueueing of a step. */
 MUST_USE status_t profile_before(struct trainer *trainer, int64_t step);
 MUST_USE status_t profile_after(struct trainer *trainer, int64_t step);
+/* Around a walk that belongs to no step. */
+void profile_pause(struct trainer *trainer);
+void profile_go_on(struct trainer *trainer);
 void profile_destroy(struct trainer *trainer);
 
 /* card.c: every logging.card_every steps. */
@@ -139,7 +142,8 @@ MUST_USE status_t trainer_cost_of(struct trainer *trainer, int64_t step);
 MUST_USE status_t trainer_walk(struct trainer *trainer, struct stage *stage,
                                const struct batch *batch, float loss_scale,
                                const struct stage_hooks *hooks);
-MUST_USE status_t trainer_evaluation_stage(struct trainer *trainer, int microbatches,
-                                           struct stage **slot);
+/* Of forwards only, into *slot unless it is there. Collective. */
+MUST_USE status_t trainer_forward_stage(struct trainer *trainer, int microbatches,
+                                        struct stage **slot);
 
 #endif

@@ -147,6 +147,31 @@ status_t plan_create(const struct graph *graph, const struct plan_options *optio
     return STATUS_OK;
 }
 
+/* ---- forwards in a plan's memory ---- */
+
+static bool is_within(const struct shipment *s, const struct shipment *room)
+{
+    return s->key == room->key && s->from == room->from && s->to == room->to &&
+           s->backward == room->backward && s->bytes == room->bytes && s->slots <= room->slots;
+}
+
+bool plan_has_room(const struct plan *plan, const struct plan *forwards)
+{
+    bool room = !forwards->training && forwards->graph == plan->graph &&
+                forwards->stages == plan->stages && forwards->ranks == plan->ranks &&
+                forwards->microbatches <= plan->microbatches &&
+                forwards->shipments <= plan->shipments;
+    for (int i = 0; room && i < plan->stages; i++) {
+        const struct stage_plan *own = &forwards->stage[i], *theirs = &plan->stage[i];
+        room = own->first_unit == theirs->first_unit && own->units == theirs->units &&
+               own->frames <= theirs->frames;
+    }
+    for (int i = 0; room && i < forwards->shipments; i++) {
+        room = is_within(&forwards->shipment[i], &plan->shipment[i]);
+    }
+    return room;
+}
+
 /* ---- hash ---- */
 
 static uint64_t hash_shipment(const struct shipment *s, uint64_t hash)

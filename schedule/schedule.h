@@ -197,6 +197,11 @@ MUST_USE status_t plan_create(const struct graph *graph, const struct plan_optio
                               struct plan **out);
 void plan_destroy(struct plan *plan);
 
+/* Whether a plan of forwards only can be walked in the frames and slots of `plan` and over a wire made for
+ * it: so it is where graph, ranks, partition and prefetch are the same and its microbatches are not more.
+ */
+bool plan_has_room(const struct plan *plan, const struct plan *forwards);
+
 /* Stage of a unit; rank of a stage. */
 int plan_stage_of(const struct plan *plan, int unit);
 int plan_rank_of(const struct plan *plan, int stage);

@@ -225,17 +225,18 @@ def leads(run):
     rows = []
     for trace in run.traces:
         for track in trace["tracks"]:
+            step, fed = 1e6 * trace["steps"], track["fed"]
             rows.append((
                 trace["rank"],
                 track["track"],
-                f"{track['extent_ns'] / 1e6 / trace['steps']:.2f}",
-                f"{track['idle_ns'] / 1e6 / trace['steps']:.2f}",
-                f"{track['starved_ns'] / 1e6 / trace['steps']:.3f}",
-                f"{track['lead_median_ns'] / 1e6:.2f}",
-                f"{track['lead_least_ns'] / 1e6:.3f}",
+                f"{(track['extent_ns'] - track['idle_ns']) / step:.2f}",
+                f"{track['idle_ns'] / step:.2f}" if fed else "",
+                f"{track['starved_ns'] / step:.3f}" if fed else "",
+                f"{track['lead_median_ns'] / 1e6:.2f}" if fed else "",
+                f"{track['lead_least_ns'] / 1e6:.3f}" if fed else "",
                 f"{trace['error_ns'] / 1e3:.1f}",
             ))
-    head = ("rank", "stream", "ms a step", "without work", "... as the host came late",
+    head = ("rank", "stream", "at work, ms a step", "without work", "... as the host came late",
             "host ahead by (median)", "(least)", "times wrong by at most, us")
     return table(head, rows)
 

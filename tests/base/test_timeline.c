@@ -169,7 +169,7 @@ static void test_null_does_nothing(void **state)
     timeline_begin(NULL, NULL, "gemm", "products");
     timeline_note(NULL, "nothing");
     timeline_end(NULL);
-    timeline_track(NULL, NULL, "compute");
+    timeline_track(NULL, NULL, "compute", true);
     assert_int_equal(timeline_start(NULL), STATUS_OK);
     assert_int_equal(timeline_resolve(NULL), STATUS_OK);
     timeline_destroy(NULL);
@@ -216,7 +216,7 @@ static void record_ahead_and_behind(struct timeline *timeline)
 {
     void *compute = &free_at[0];
     free_at[0] = free_at[1] = 0;
-    timeline_track(timeline, compute, "compute");
+    timeline_track(timeline, compute, "compute", true);
     for (int i = 0; i < 4; i++) {
         if (i == 3) {
             rest(90 * MS);

@@ -34,7 +34,10 @@ static int64_t compare_rank(const struct model *model, const struct plan *plan, 
                                    .training = plan->training,
                                    .threads = 1};
     assert_ok(part_create(&options, &part));
+    int64_t workspace;
+    assert_ok(part_workspace(&options, &workspace));
     part_memory(part, &used);
+    assert_int_equal(used.workspace, workspace);
     plan_memory(plan, rank, &predicted);
     assert_int_equal(used.parameters, predicted.parameters);
     assert_int_equal(used.gradients, predicted.gradients);
@@ -80,7 +83,9 @@ static void compare_shapes(const char *precision)
                 bytes[p] = compare_ranks(&shapes[s], ranks, policy[p], precision, true);
                 evaluation[p] = compare_ranks(&shapes[s], ranks, policy[p], precision, false);
                 assert_true(evaluation[p] < bytes[p]);
-                assert_int_equal(evaluation[p], evaluation[0]);
+                if (ranks == 1) { /* where cuts lie depends on what is computed again */
+                    assert_int_equal(evaluation[p], evaluation[0]);
+                }
             }
             if (bytes[1] >= bytes[0] || bytes[2] >= bytes[1]) {
                 fail_msg("%s, %d ranks, %s: %lld, %lld and %lld bytes", shapes[s].name, ranks,

@@ -69,6 +69,7 @@ static void assert_frames(const struct plan *plan)
     for (int stage = 0; stage < plan->stages; stage++) {
         int most = strcmp(plan->schedule, "gpipe") == 0  ? plan->microbatches
                    : strcmp(plan->schedule, "1f1b") == 0 ? plan->stages - stage
+                   : stage == plan->stages - 1           ? 1
                                                          : 2;
         int least = most < plan->microbatches ? most : plan->microbatches;
         assert_int_equal(plan->stage[stage].frames, least);
@@ -167,6 +168,20 @@ static void assert_traffic(const struct plan *plan, const struct graph_test *tes
     assert_int_equal(all_dense, count.dense * step);
 }
 
+/* For as many forwards and for fewer, not for more, nor for backwards. */
+static void assert_room(const struct plan *plan, const char *partition, int prefetch)
+{
+    const int count[] = {1, plan->microbatches, plan->microbatches + 1};
+    for (int i = 0; i < 3; i++) {
+        struct plan *forwards =
+            plan_make(plan->graph, plan->ranks, count[i], "forward", partition, prefetch);
+        assert_int_equal(plan_has_room(plan, forwards), i < 2);
+        assert_false(plan->training && plan_has_room(forwards, plan));
+        plan_destroy(forwards);
+    }
+    assert_int_equal(plan_has_room(plan, plan), !plan->training);
+}
+
 static void check_layout(const struct graph *graph, const struct plan *serial,
                          const struct graph_test *test, int ranks, int microbatches)
 {
@@ -184,6 +199,9 @@ static void check_layout(const struct graph *graph, const struct plan *serial,
         assert_frames(plan);
         assert_traffic(plan, test);
         assert_same_order(plan, serial);
+        if (i / 3 == (ranks + microbatches) % 3) {
+            assert_room(plan, partition, (int)(seed + (unsigned)i) % 3);
+        }
         double busy[6], makespan = 0;
         assert_ok(plan_simulate(plan, busy, &makespan));
         plan_destroy(plan);

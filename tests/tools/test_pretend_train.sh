@@ -43,12 +43,21 @@ pinned_as_planned() { # RANKS TRANSPORT
         <(echo "$planned") || fail "$2: predicted otherwise than planned"
 }
 
+# Everything on the GPU, evaluation and samples too, is what was predicted.
+taken_as_predicted() { # RANKS
+    awk '/^ *its GPU: .* taken, .* predicted with the workspace/ {
+             match($0, /\([-+][0-9.]+%\)/); off = substr($0, RSTART + 1) + 0
+             found++; wrong += off < -2 || off > 2 }
+         END { exit !(found == '"$1"' && !wrong) }' out || fail "memory: not as predicted"
+}
+
 for n in 1 2 4; do
     for transport in $wires; do
         name=$transport-$n
         run_pretend 0 "$n" "$transport" train run.yaml logging.run="$name" "${few[@]}"
         as_on_host "$name"
         [[ $(grep '^sample ' out) == "$sample" ]] || fail "$name: another sample"
+        taken_as_predicted "$n"
         if ((n == 1)); then
             ! grep -q "its host:" out || fail "memory pinned by a wire without ranks to talk to"
             break
@@ -57,10 +66,17 @@ for n in 1 2 4; do
     done
 done
 
+# More than the GPU has free: said before training, by every rank.
+run_pretend 1 2 ipc train run.yaml logging.run=large data.micro_batch=4096 model.block_size=256
+says "of 8.0 GiB free: weights, gradients and optimizer" "data.micro_batch or data.seq_len need less"
+(($(grep -c "error: rank . needs .* GiB free" out) == 2)) || fail "not every rank says what it lacks"
+
 # Recording stops and starts streams between steps.
 run_pretend 0 2 ipc train run.yaml logging.run=traced "${few[@]}" profile.first_step=3 profile.steps=3
 as_on_host traced
-says "time of a step by operation, rank 0, mean of steps 3 to 5" "norm exchange" "host ahead by"
+says "time of a step by operation, rank 0, mean of steps 3 to 5" "norm exchange" \
+    "to rank 1: at work for"
+(($(grep -c "host ahead by" out) == 1)) || fail "a lead of the host over other streams than one"
 python3 - <<'END' || fail "no sound trace"
 import json
 for rank in range(2):

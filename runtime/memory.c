@@ -1,0 +1,45 @@
+/* memory.c - what a rank's memory holds, beside what the plan says. Evaluation and samples of a run that
+ * trains work in the memory of training, so it is all there is.
+ */
+#include "runtime/trainer.h"
+
+static void memory_of_host(const struct stage *stage, struct trainer_memory *out)
+{
+    bool staged = stage->wire && wire_staged(stage->wire);
+    out->staging_predicted = staged ? out->predicted.staging : 0;
+    out->staging_used = stage->wire ? (int64_t)wire_staging_bytes(stage->wire) : 0;
+    out->pinned_beside =
+        stage->wire ? (int64_t)wire_pinned_bytes(stage->wire) - out->staging_used : 0;
+}
+
+void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
+{
+    const struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
+    plan_memory(stage->plan, stage->rank, &out->predicted);
+    part_memory(stage->part, &out->used);
+    out->arrivals_used = stage->arrival_bytes;
+    out->gradient_slots_used = stage->gradient_bytes;
+    memory_of_host(stage, out);
+    out->device_used = 0;
+    out->transport_used = 0;
+    size_t room = trainer->room, total;
+    if (trainer->device && !trainer->shares_device &&
+        device_memory(trainer->device, &room, &total) == STATUS_OK) {
+        out->device_used = (int64_t)trainer->room - (int64_t)room;
+        out->transport_used = stage->transport_bytes > 0 ? stage->transport_bytes : 0;
+    }
+}
+
+int64_t trainer_memory_used(const struct trainer_memory *memory)
+{
+    const struct part_memory *used = &memory->used;
+    return used->parameters + used->gradients + used->optimizer + used->frames + used->backward +
+           memory->arrivals_used + memory->gradient_slots_used;
+}
+
+int64_t trainer_memory_predicted(const struct trainer_memory *memory)
+{
+    const struct plan_memory *plan = &memory->predicted;
+    return plan->parameters + plan->gradients + plan->optimizer + plan->frames + plan->arrivals +
+           plan->gradient_slots + plan->backward;
+}
