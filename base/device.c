@@ -166,12 +166,29 @@ status_t device_event_elapsed(struct device *device, struct device_event *begin,
 
 status_t device_word_write(struct device *device, uint32_t *word, uint32_t value, void *stream)
 {
-    return device->ops->word_write(device, word, value, stream);
+    return device->ops->words_write(device, &(struct device_word){word, value}, 1, stream);
 }
 
 status_t device_word_wait(struct device *device, uint32_t *word, uint32_t value, void *stream)
 {
-    return device->ops->word_wait(device, word, value, stream);
+    return device->ops->words_wait(device, &(struct device_word){word, value}, 1, stream);
+}
+
+status_t device_words_write(struct device *device, const struct device_word *words, int count,
+                            void *stream)
+{
+    return device->ops->words_write(device, words, count, stream);
+}
+
+status_t device_words_wait(struct device *device, const struct device_word *words, int count,
+                           void *stream)
+{
+    return device->ops->words_wait(device, words, count, stream);
+}
+
+status_t device_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    return device->ops->word_mark(device, word, value, stream);
 }
 
 status_t device_register(struct device *device, void *memory, size_t bytes)

@@ -128,19 +128,31 @@ static status_t host_event_elapsed(struct device *device, struct device_event *b
     return STATUS_OK;
 }
 
-static status_t host_word_write(struct device *device, uint32_t *word, uint32_t value, void *stream)
+static status_t host_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream)
 {
     (void)device, (void)stream;
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
     return STATUS_OK;
 }
 
+static status_t host_words_write(struct device *device, const struct device_word *words, int count,
+                                 void *stream)
+{
+    for (int i = 0; i < count; i++) {
+        TRY(host_word_mark(device, words[i].word, words[i].value, stream));
+    }
+    return STATUS_OK;
+}
+
 /* Without streams a wait could only stop the thread that would write the word. */
-static status_t host_word_wait(struct device *device, uint32_t *word, uint32_t value, void *stream)
+static status_t host_words_wait(struct device *device, const struct device_word *words, int count,
+                                void *stream)
 {
     (void)device, (void)stream;
-    CHECK((int32_t)(__atomic_load_n(word, __ATOMIC_ACQUIRE) - value) >= 0,
-          "the host has no streams that could wait for a word");
+    for (int i = 0; i < count; i++) {
+        CHECK((int32_t)(__atomic_load_n(words[i].word, __ATOMIC_ACQUIRE) - words[i].value) >= 0,
+              "the host has no streams that could wait for a word");
+    }
     return STATUS_OK;
 }
 
@@ -189,8 +201,9 @@ const struct device_ops device_host_ops = {
     .event_done = host_event_done,
     .event_sync = host_event_sync,
     .event_elapsed = host_event_elapsed,
-    .word_write = host_word_write,
-    .word_wait = host_word_wait,
+    .words_write = host_words_write,
+    .words_wait = host_words_wait,
+    .word_mark = host_word_mark,
     .enroll = host_enroll,
     .dismiss = host_dismiss,
     .share = host_share,

@@ -30,8 +30,11 @@ struct device_ops {
     status_t (*event_sync)(struct device *device, struct device_event *event);
     status_t (*event_elapsed)(struct device *device, struct device_event *begin,
                               struct device_event *end, double *out_ms);
-    status_t (*word_write)(struct device *device, uint32_t *word, uint32_t value, void *stream);
-    status_t (*word_wait)(struct device *device, uint32_t *word, uint32_t value, void *stream);
+    status_t (*words_write)(struct device *device, const struct device_word *words, int count,
+                            void *stream);
+    status_t (*words_wait)(struct device *device, const struct device_word *words, int count,
+                           void *stream);
+    status_t (*word_mark)(struct device *device, uint32_t *word, uint32_t value, void *stream);
     status_t (*enroll)(struct device *device, void *memory, size_t bytes);
     void (*dismiss)(struct device *device, void *memory);
     status_t (*share)(struct device *device, const void *memory, struct device_handle *out);
@@ -46,8 +49,11 @@ int device_cuda_count(char *why, size_t size);
 status_t device_cuda_open(struct device *device); /* kind and index are set */
 
 /* device_cuda_share.c */
-status_t cuda_word_write(struct device *device, uint32_t *word, uint32_t value, void *stream);
-status_t cuda_word_wait(struct device *device, uint32_t *word, uint32_t value, void *stream);
+status_t cuda_words_write(struct device *device, const struct device_word *words, int count,
+                          void *stream);
+status_t cuda_words_wait(struct device *device, const struct device_word *words, int count,
+                         void *stream);
+status_t cuda_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream);
 status_t cuda_enroll(struct device *device, void *memory, size_t bytes);
 void cuda_dismiss(struct device *device, void *memory);
 status_t cuda_share(struct device *device, const void *memory, struct device_handle *out);

@@ -158,7 +158,7 @@ size_t wire_pinned_bytes(const struct wire *wire);
 size_t wire_staging_bytes(const struct wire *wire);
 /* The puts of one walk of rank `from` to this one, in their order there: channel [count], the same in
  * every walk until it is said again. For transports that can only receive in the order of the puts
- * (nccl); to be called before the first post, and between walks. */
+ * (nccl), or save waits when they know it (ipc); to be called before the first post, and between walks. */
 MUST_USE status_t wire_expect(struct wire *wire, int from, const int *channel, int count);
 /* From now on transfers that the transport enqueues in streams of its own (ipc, nccl) are spans of the
  * timeline (base/timeline.h), from the thread that calls the verbs; NULL: no more. */
@@ -171,6 +171,16 @@ MUST_USE status_t wire_put(struct wire *wire, int channel, int slot, int64_t mes
 MUST_USE status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
                             struct wire_stamp *out_stamp);
 MUST_USE status_t wire_sent(struct wire *wire, int channel, int64_t message);
+/* The same for several messages, as if one after the other; on a stream that costs less than one by one.
+ * Waits for what is there already, because something that the same rank put later was awaited before, or
+ * is among them, cost nothing if the order of the puts is known (wire_expect). */
+struct wire_message {
+    int channel, slot; /* slot: not of wire_sent_all */
+    int64_t message;
+};
+MUST_USE status_t wire_post_all(struct wire *wire, const struct wire_message *messages, int count);
+MUST_USE status_t wire_wait_all(struct wire *wire, const struct wire_message *messages, int count);
+MUST_USE status_t wire_sent_all(struct wire *wire, const struct wire_message *messages, int count);
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
 
 /* The name of the transport for wires between the ranks of `group` whose slots and sources are memory of

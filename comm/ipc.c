@@ -8,11 +8,16 @@
  *     put    the lane waits for the credit n and for the wire's stream (the source is written), copies
  *            by copy engine, writes the slot's arrival: n
  *     wait   the wire's stream waits for the arrival n
- *     sent   the wire's stream waits for the same arrival at the other end: then the copy has read its
- *            source
+ *     sent   the wire's stream waits for the same arrival at the other end: then the copy, and all before
+ *            it, have read their sources
  *
  * Counting uses of a slot instead of messages makes any first message and any gap safe. Words may wrap,
  * for they are compared by difference; they begin shortly before that, so that every run has been there.
+ *
+ * Operations of the wire's stream cost time of the GPU, so those that can be are saved: several credits are
+ * one operation, and so are several waits; and since a lane keeps its order, a wait for one message is a
+ * wait for all before it in the lane, which then wait for nothing. At the receiver that takes the order
+ * of the puts (wire_expect).
  *
  * Why nothing deadlocks: a lane is a queue, and so is the wire's stream; every operation waits for
  * earlier ones of its own queue, or for one of another queue that the plan has put before it: a put
@@ -70,42 +75,144 @@ static void ipc_leave(struct wire *wire)
     pthread_mutex_unlock(wire->group->bell.mutex);
 }
 
-static void count(struct wire *wire, int channel)
+static void book(struct wire *wire, int channel)
 {
     wire->counts[channel].messages++;
     wire->counts[channel].bytes += (int64_t)wire->channel[channel].bytes;
 }
 
-static status_t ipc_post(struct wire *wire, int channel, int slot, int64_t message)
+static status_t ipc_post_all(struct wire *wire, const struct wire_message *messages, int count)
 {
-    struct ipc_slot *s = &ipc_of(wire)->channel[channel].slot[slot];
+    struct ipc_wire *self = ipc_of(wire);
 
     TRY(ipc_enter(wire));
-    CHECK(!s->posted, "slot %d of channel %d posted for message %lld still holds message %lld",
-          slot, channel, (long long)message, (long long)s->message);
-    s->posted = true;
-    s->message = message;
-    uint32_t use = ++s->uses;
+    self->words = 0;
+    for (int i = 0; i < count; i++) {
+        const struct wire_message *m = &messages[i];
+        struct ipc_slot *s = &self->channel[m->channel].slot[m->slot];
+        CHECK(!s->posted, "slot %d of channel %d posted for message %lld still holds message %lld",
+              m->slot, m->channel, (long long)m->message, (long long)s->message);
+        s->posted = true;
+        s->message = m->message;
+        self->word[self->words++] = (struct device_word){s->credit, ++s->uses};
+    }
     ipc_leave(wire);
-    return device_word_write(wire->device, s->credit, use, wire->stream);
+    return device_words_write(wire->device, self->word, self->words, wire->stream);
+}
+
+static status_t ipc_post(struct wire *wire, int channel, int slot, int64_t message)
+{
+    return ipc_post_all(wire, &(struct wire_message){channel, slot, message}, 1);
+}
+
+/* ---- what a stream waits for ---- */
+
+/* The message is put at `turn` of its lane and there when `until` is reached. */
+static void line_want(struct ipc_line *line, int64_t turn, struct device_word until)
+{
+    if (turn > line->seen && turn > line->wanted) {
+        line->wanted = turn;
+        line->until = until;
+    }
+}
+
+static void line_take(struct ipc_wire *self, struct ipc_line *line)
+{
+    if (line->wanted > line->seen) {
+        self->word[self->words++] = line->until;
+        line->seen = line->wanted;
+    }
+}
+
+/* The stream waits for the words noted and for the last of what is wanted of each lane (mutex held, which
+ * is left). */
+static status_t wait_wanted(struct wire *wire)
+{
+    struct ipc_wire *self = ipc_of(wire);
+
+    for (int i = 0; i < wire->group->size; i++) {
+        line_take(self, &self->peer[i].in);
+        line_take(self, &self->peer[i].out);
+    }
+    ipc_leave(wire);
+    return device_words_wait(wire->device, self->word, self->words, wire->stream);
+}
+
+static void want_arrival(struct wire *wire, const struct wire_message *m)
+{
+    struct ipc_wire *self = ipc_of(wire);
+    struct ipc_channel *c = &self->channel[m->channel];
+    struct ipc_peer *peer = &self->peer[wire->channel[m->channel].from];
+    struct ipc_slot *s = &c->slot[m->slot];
+    struct device_word until = {s->arrival, s->uses};
+
+    CHECK(s->posted && s->message == m->message,
+          "wait for message %lld in slot %d of channel %d, which was not posted for it",
+          (long long)m->message, m->slot, m->channel);
+    s->posted = false;
+    book(wire, m->channel);
+    if (c->turn != NULL) {
+        int64_t n = c->waits++;
+        line_want(&peer->in, n / c->walk * peer->expected + c->turn[n % c->walk], until);
+    } else {
+        self->word[self->words++] = until;
+    }
+}
+
+static status_t ipc_wait_all(struct wire *wire, const struct wire_message *messages, int count)
+{
+    TRY(ipc_enter(wire));
+    ipc_of(wire)->words = 0;
+    for (int i = 0; i < count; i++) {
+        want_arrival(wire, &messages[i]);
+    }
+    return wait_wanted(wire);
 }
 
 static status_t ipc_wait(struct wire *wire, int channel, int slot, int64_t message,
                          struct wire_stamp *out_stamp)
 {
-    struct ipc_slot *s = &ipc_of(wire)->channel[channel].slot[slot];
-
     (void)out_stamp;
-    TRY(ipc_enter(wire));
-    CHECK(s->posted && s->message == message,
-          "wait for message %lld in slot %d of channel %d, which was not posted for it",
-          (long long)message, slot, channel);
-    s->posted = false;
-    count(wire, channel);
-    uint32_t use = s->uses;
-    ipc_leave(wire);
-    return device_word_wait(wire->device, s->arrival, use, wire->stream);
+    return ipc_wait_all(wire, &(struct wire_message){channel, slot, message}, 1);
 }
+
+static status_t expect_on(struct ipc_channel *c, int index, const int *channel, int count)
+{
+    free(c->turn);
+    c->turn = NULL;
+    c->walk = 0;
+    c->waits = 0;
+    for (int i = 0; i < count; i++) {
+        c->walk += channel[i] == index;
+    }
+    c->turn = c->walk > 0 ? malloc((size_t)c->walk * sizeof *c->turn) : NULL;
+    if (c->walk > 0 && c->turn == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for the order of %d messages", c->walk);
+    }
+    for (int i = 0, n = 0; i < count; i++) {
+        if (channel[i] == index) {
+            c->turn[n++] = i;
+        }
+    }
+    return STATUS_OK;
+}
+
+/* All that is under way belongs to walks whose waits have been enqueued. */
+static status_t ipc_expect(struct wire *wire, int from, const int *channel, int count)
+{
+    struct ipc_wire *self = ipc_of(wire);
+
+    for (int i = 0; i < wire->count; i++) {
+        if (wire->channel[i].from == from && wire->channel[i].to == wire->group->rank) {
+            TRY(expect_on(&self->channel[i], i, channel, count));
+        }
+    }
+    self->peer[from].expected = count;
+    self->peer[from].in = (struct ipc_line){.seen = -1, .wanted = -1};
+    return STATUS_OK;
+}
+
+/* ---- sending ---- */
 
 /* Forgets puts that have gone; makes room for another (mutex held). The ring grows only when more
  * messages of a channel are under way than ever before. */
@@ -146,8 +253,9 @@ static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t messag
     uint32_t use = s->uses + 1;
     if (status == STATUS_OK) {
         s->uses = use;
-        c->put[(c->first + c->puts++) % c->room] = (struct ipc_put){message, slot, use};
-        count(wire, channel);
+        c->put[(c->first + c->puts++) % c->room] =
+            (struct ipc_put){message, slot, use, peer->puts++};
+        book(wire, channel);
     }
     ipc_leave(wire);
     TRY(status);
@@ -162,26 +270,36 @@ static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t messag
     return device_word_write(device, s->arrival, use, peer->lane);
 }
 
-/* A lane keeps the order of the puts: with this message all before it have left. */
-static status_t ipc_sent(struct wire *wire, int channel, int64_t message)
+static void want_sent(struct wire *wire, int channel, int64_t message)
 {
     struct ipc_channel *c = &ipc_of(wire)->channel[channel];
-    struct ipc_put put = {0, 0, 0};
     int found = 0;
 
-    TRY(ipc_enter(wire));
     while (found < c->puts && c->put[(c->first + found) % c->room].message != message) {
         found++;
     }
-    bool known = found < c->puts; /* otherwise long gone */
-    if (known) {
-        put = c->put[(c->first + found) % c->room];
+    if (found < c->puts) { /* otherwise long gone */
+        struct ipc_put put = c->put[(c->first + found) % c->room];
+        struct device_word until = {c->slot[put.slot].arrival, put.use};
         c->first = (c->first + found + 1) % c->room;
         c->puts -= found + 1;
+        line_want(&ipc_of(wire)->peer[wire->channel[channel].to].out, put.turn, until);
     }
-    ipc_leave(wire);
-    return known ? device_word_wait(wire->device, c->slot[put.slot].arrival, put.use, wire->stream)
-                 : STATUS_OK;
+}
+
+static status_t ipc_sent_all(struct wire *wire, const struct wire_message *messages, int count)
+{
+    TRY(ipc_enter(wire));
+    ipc_of(wire)->words = 0;
+    for (int i = 0; i < count; i++) {
+        want_sent(wire, messages[i].channel, messages[i].message);
+    }
+    return wait_wanted(wire);
+}
+
+static status_t ipc_sent(struct wire *wire, int channel, int64_t message)
+{
+    return ipc_sent_all(wire, &(struct wire_message){channel, 0, message}, 1);
 }
 
 /* ---- a peer is lost ---- */
@@ -301,6 +419,7 @@ static void free_channel(struct ipc_wire *self, int channel)
     }
     free(c->slot);
     free(c->put);
+    free(c->turn);
 }
 
 void ipc_free(struct ipc_wire *self, bool connected)
@@ -322,6 +441,7 @@ void ipc_free(struct ipc_wire *self, bool connected)
     board_close(&self->own);
     free(self->peer);
     free(self->channel);
+    free(self->word);
     free(self);
 }
 
@@ -351,5 +471,9 @@ const struct wire_class ipc_wire_class = {
     .put = ipc_put,
     .wait = ipc_wait,
     .sent = ipc_sent,
+    .post_all = ipc_post_all,
+    .wait_all = ipc_wait_all,
+    .sent_all = ipc_sent_all,
+    .expect = ipc_expect,
     .release = ipc_release,
 };

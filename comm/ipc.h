@@ -59,6 +59,7 @@ struct ipc_put { /* whose source may still be read */
     int64_t message;
     int slot;
     uint32_t use;
+    int64_t turn; /* among all puts of its lane */
 };
 
 struct ipc_channel {
@@ -66,6 +67,18 @@ struct ipc_channel {
     struct ipc_put
         *put; /* [room] a ring: `puts` of them from `first` on, oldest first; bell.mutex */
     int first, puts, room;
+    int64_t
+        *turn; /* [walk] receiver: places of the channel's messages among the puts of a walk of the
+                      sender's; NULL = not told */
+    int walk;
+    int64_t waits; /* since it was told */
+};
+
+/* What one lane brings comes in its order: who has waited for something has waited for all before it. */
+struct ipc_line {
+    int64_t seen;             /* turn of the last that the wire's stream waits for; -1 = none */
+    int64_t wanted;           /* now asked for, where later; with */
+    struct device_word until; /* ... what it waits for then */
 };
 
 struct ipc_peer {
@@ -73,6 +86,9 @@ struct ipc_peer {
     void *lane; /* of the puts to it; NULL = none */
     struct device_event *ready;
     struct board board; /* its arrivals */
+    int64_t puts;       /* through the lane so far */
+    int64_t expected;   /* puts of a walk to us */
+    struct ipc_line out, in;
 };
 
 struct ipc_wire {
@@ -80,6 +96,8 @@ struct ipc_wire {
     struct board own;            /* our arrivals; the first lines say who has left */
     struct ipc_peer *peer;       /* [ranks] */
     struct ipc_channel *channel; /* [count] */
+    struct device_word *word;    /* [words] of the verb under way; room for all slots and ranks */
+    int words;
     struct device_event *mark;
     pthread_t releaser;
     bool releasing; /* bell.mutex */

@@ -137,8 +137,13 @@ static status_t prepare(struct ipc_wire *self)
 
     self->peer = calloc((size_t)wire->group->size, sizeof *self->peer);
     self->channel = calloc((size_t)wire->count, sizeof *self->channel);
-    if (self->peer == NULL || self->channel == NULL) {
+    self->word = calloc(board_lines(wire, wire->group->rank) + (size_t)wire->group->size,
+                        sizeof *self->word);
+    if (self->peer == NULL || self->channel == NULL || self->word == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d channels", wire->count);
+    }
+    for (int i = 0; i < wire->group->size; i++) {
+        self->peer[i].in = self->peer[i].out = (struct ipc_line){.seen = -1, .wanted = -1};
     }
     TRY(device_event_create(wire->device, false, &self->mark));
     for (int i = 0; i < wire->count; i++) {

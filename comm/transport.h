@@ -101,6 +101,10 @@ struct wire_class {
     status_t (*wait)(struct wire *wire, int channel, int slot, int64_t message,
                      struct wire_stamp *out_stamp);
     status_t (*sent)(struct wire *wire, int channel, int64_t message);
+    /* Several at once, or NULL: one after the other. */
+    status_t (*post_all)(struct wire *wire, const struct wire_message *messages, int count);
+    status_t (*wait_all)(struct wire *wire, const struct wire_message *messages, int count);
+    status_t (*sent_all)(struct wire *wire, const struct wire_message *messages, int count);
     status_t (*expect)(struct wire *wire, int from, const int *channel, int count); /* or NULL */
     /* A peer is lost: lets every stream go on that waits for this wire. Called once, by any thread, with
      * bell.mutex held; must not block. May be NULL. */

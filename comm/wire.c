@@ -325,6 +325,59 @@ status_t wire_sent(struct wire *wire, int channel, int64_t message)
     return wire->class->sent(wire, channel, message);
 }
 
+/* ---- several at once ---- */
+
+static void check_ends(const struct wire *wire, const struct wire_message *messages, int count)
+{
+    for (int i = 0; i < count; i++) {
+        check_slot(check_end(wire, messages[i].channel, false), messages[i].channel,
+                   messages[i].slot);
+    }
+}
+
+status_t wire_post_all(struct wire *wire, const struct wire_message *messages, int count)
+{
+    check_ends(wire, messages, count);
+    TRY(let_run_dry(wire));
+    if (wire->class->post_all != NULL) {
+        return wire->class->post_all(wire, messages, count);
+    }
+    for (int i = 0; i < count; i++) {
+        const struct wire_message *m = &messages[i];
+        TRY(wire->class->post(wire, m->channel, m->slot, m->message));
+    }
+    return STATUS_OK;
+}
+
+status_t wire_wait_all(struct wire *wire, const struct wire_message *messages, int count)
+{
+    struct wire_stamp stamp;
+
+    check_ends(wire, messages, count);
+    if (wire->class->wait_all != NULL) {
+        return wire->class->wait_all(wire, messages, count);
+    }
+    for (int i = 0; i < count; i++) {
+        const struct wire_message *m = &messages[i];
+        TRY(wire->class->wait(wire, m->channel, m->slot, m->message, &stamp));
+    }
+    return STATUS_OK;
+}
+
+status_t wire_sent_all(struct wire *wire, const struct wire_message *messages, int count)
+{
+    for (int i = 0; i < count; i++) {
+        check_end(wire, messages[i].channel, true);
+    }
+    if (wire->class->sent_all != NULL) {
+        return wire->class->sent_all(wire, messages, count);
+    }
+    for (int i = 0; i < count; i++) {
+        TRY(wire->class->sent(wire, messages[i].channel, messages[i].message));
+    }
+    return STATUS_OK;
+}
+
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out)
 {
     CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);

@@ -11,8 +11,9 @@ struct walk {
     float loss_scale;
     const struct stage_hooks *hooks;
     struct walked *walked; /* on a device */
-    enum trace_category before;
 };
+
+enum { GROUP_MOST = 64 }; /* messages handled at once */
 
 static int64_t *messages_of(struct stage *stage)
 {
@@ -23,6 +24,40 @@ static int64_t message_of(struct stage *stage, const struct op *op)
 {
     bool backward = stage->active->shipment[op->shipment].backward;
     return messages_of(stage)[backward] + op->microbatch;
+}
+
+static bool is_plain(const struct stage *stage, const struct op *op)
+{
+    return stage->active->shipment[op->shipment].plain;
+}
+
+static bool groups(const struct stage *stage, const struct op *op)
+{
+    return stage->device && (op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_SENT);
+}
+
+/* How many operations from `op` on are one for a stream: posts, waits of one class, or sents. */
+static int group_count(const struct stage *stage, const struct op *op, const struct op *end)
+{
+    int count = 1;
+    if (!groups(stage, op)) {
+        return count;
+    }
+    while (count < GROUP_MOST && op + count < end && op[count].kind == op->kind &&
+           (op->kind != OP_WAIT || is_plain(stage, &op[count]) == is_plain(stage, op))) {
+        count++;
+    }
+    return count;
+}
+
+/* What may hold up the stream is dense if any of it is. */
+static bool group_is_dense(const struct stage *stage, const struct op *op, int count)
+{
+    bool dense = false;
+    for (int i = 0; i < count; i++) {
+        dense = dense || !is_plain(stage, &op[i]);
+    }
+    return dense;
 }
 
 /* Books the time of a wait: what passed before both ends were ready is the peer's or the schedule's
@@ -37,45 +72,28 @@ static void book_wait(struct stage *stage, const struct shipment *shipment, int6
     }
 }
 
-/* Around what stops this thread, or on a device the stream. */
-static status_t wait_begin(struct walk *walk, const struct op *op)
+/* Where the stream of a forward key's message finds it from now on. */
+static void take_key(struct stage *stage, const struct op *op)
 {
-    struct stage *stage = walk->stage;
-    if (stage->device) {
-        return ahead_wait_begin(stage, walk->walked, op);
-    }
-    walk->before = trace_switch(stage->trace, TRACE_WAIT);
-    return STATUS_OK;
-}
-
-static status_t wait_end(struct walk *walk, status_t status)
-{
-    struct stage *stage = walk->stage;
-    if (!stage->device) {
-        trace_switch(stage->trace, walk->before);
-    } else if (status == STATUS_OK) {
-        return ahead_wait_end(stage, walk->walked);
-    }
-    return status;
-}
-
-static status_t walk_wait(struct walk *walk, const struct op *op)
-{
-    struct stage *stage = walk->stage;
     const struct plan *plan = stage->active;
-    const struct shipment *shipment = &plan->shipment[op->shipment];
-    struct wire_stamp stamp;
-    int64_t start = trace_now();
-    TRY(wait_begin(walk, op));
-    status_t status = wire_wait(stage->wire, op->shipment, op->slot, message_of(stage, op), &stamp);
-    TRY(wait_end(walk, status));
-    if (!stage->device) {
-        book_wait(stage, shipment, start, trace_now(), &stamp);
-    }
-    if (!shipment->backward) {
+    if (!plan->shipment[op->shipment].backward) {
         int frame = op->microbatch % plan->stage[op->stage].frames;
         part_set_key(stage->part, frame, op->key, stage->arrival[op->shipment][op->slot]);
     }
+}
+
+/* Stops this thread. */
+static status_t walk_wait(struct walk *walk, const struct op *op)
+{
+    struct stage *stage = walk->stage;
+    struct wire_stamp stamp;
+    int64_t start = trace_now();
+    enum trace_category before = trace_switch(stage->trace, TRACE_WAIT);
+    status_t status = wire_wait(stage->wire, op->shipment, op->slot, message_of(stage, op), &stamp);
+    trace_switch(stage->trace, before);
+    TRY(status);
+    book_wait(stage, &stage->active->shipment[op->shipment], start, trace_now(), &stamp);
+    take_key(stage, op);
     return STATUS_OK;
 }
 
@@ -90,8 +108,30 @@ static status_t walk_put(struct walk *walk, const struct op *op)
 static status_t walk_sent(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
-    TRY(wait_begin(walk, op));
-    return wait_end(walk, wire_sent(stage->wire, op->shipment, message_of(stage, op)));
+    enum trace_category before = trace_switch(stage->trace, TRACE_WAIT);
+    status_t status = wire_sent(stage->wire, op->shipment, message_of(stage, op));
+    trace_switch(stage->trace, before);
+    return status;
+}
+
+/* Of a device's stream: adjacent operations of one kind, waits for arrivals of one class too, as one. */
+static status_t walk_group(struct walk *walk, const struct op *op, int count)
+{
+    struct stage *stage = walk->stage;
+    struct wire_message message[GROUP_MOST];
+    for (int i = 0; i < count; i++) {
+        message[i] = (struct wire_message){op[i].shipment, op[i].slot, message_of(stage, &op[i])};
+    }
+    if (op->kind == OP_POST) {
+        return wire_post_all(stage->wire, message, count);
+    }
+    TRY(ahead_wait_begin(stage, walk->walked, op, group_is_dense(stage, op, count)));
+    TRY(op->kind == OP_WAIT ? wire_wait_all(stage->wire, message, count)
+                            : wire_sent_all(stage->wire, message, count));
+    for (int i = 0; i < count && op->kind == OP_WAIT; i++) {
+        take_key(stage, &op[i]);
+    }
+    return ahead_wait_end(stage, walk->walked);
 }
 
 static void walk_forward(struct walk *walk, const struct op *op)
@@ -135,12 +175,12 @@ static void walk_gradient(struct walk *walk, const struct op *op)
                       op->adds);
 }
 
-static const char *category_of(const struct stage *stage, const struct op *op)
+static const char *category_of(const struct stage *stage, const struct op *op, int count)
 {
     switch (op->kind) {
     case OP_WAIT:
     case OP_SENT:
-        return stage->active->shipment[op->shipment].plain ? "wait plain" : "wait dense";
+        return group_is_dense(stage, op, count) ? "wait dense" : "wait plain";
     case OP_POST:
     case OP_PUT:
         return "messages";
@@ -151,19 +191,30 @@ static const char *category_of(const struct stage *stage, const struct op *op)
     }
 }
 
-static void record_begin(const struct stage *stage, const struct op *op)
+static void record_begin(const struct stage *stage, const struct op *op, int count)
 {
-    char what[160];
-    if (stage->timeline) {
-        timeline_begin(stage->timeline, stage->stream, op_kind_name(op->kind),
-                       category_of(stage, op));
-        timeline_note(stage->timeline, "%s", op_print(stage->active, op, what, sizeof what));
+    char what[160], last[160];
+    if (!stage->timeline) {
+        return;
+    }
+    timeline_begin(stage->timeline, stage->stream, op_kind_name(op->kind),
+                   category_of(stage, op, count));
+    op_print(stage->active, op, what, sizeof what);
+    if (count > 1) {
+        timeline_note(stage->timeline, "%s .. %s (%d)", what,
+                      op_print(stage->active, &op[count - 1], last, sizeof last), count);
+    } else {
+        timeline_note(stage->timeline, "%s", what);
     }
 }
 
-static status_t walk_op(struct walk *walk, const struct op *op)
+/* `count` operations: one, or a group. */
+static status_t walk_op(struct walk *walk, const struct op *op, int count)
 {
     struct stage *stage = walk->stage;
+    if (groups(stage, op)) {
+        return walk_group(walk, op, count);
+    }
     switch (op->kind) {
     case OP_POST:
         return wire_post(stage->wire, op->shipment, op->slot, message_of(stage, op));
@@ -281,10 +332,12 @@ status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_s
     status_t status = bring_batch(&walk, batch);
     timeline_end(stage->timeline);
     const struct rank_plan *plan = &stage->active->rank[stage->rank];
-    for (int i = 0; i < plan->ops && status == STATUS_OK; i++) {
-        atomic_store_explicit(&stage->now, &plan->op[i], memory_order_release);
-        record_begin(stage, &plan->op[i]);
-        status = walk_op(&walk, &plan->op[i]);
+    const struct op *op = plan->op, *end = plan->op + plan->ops;
+    for (int count; op < end && status == STATUS_OK; op += count) {
+        count = group_count(stage, op, end);
+        atomic_store_explicit(&stage->now, op, memory_order_release);
+        record_begin(stage, op, count);
+        status = walk_op(&walk, op, count);
         timeline_end(stage->timeline);
     }
     TRY(status);

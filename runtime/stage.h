@@ -40,7 +40,7 @@ struct walked {
     int32_t *tokens; /* pinned [4][microbatches * B*T]: inputs, targets, first, position */
     struct device_event *done;          /* the stream has done all of it */
     struct device_event **begin, **end; /* [waits] around what may hold up the stream */
-    bool *dense;                        /* [waits] of a dense shipment */
+    bool *dense;                        /* [waits] of dense shipments */
     int waits;
     struct plan *_Atomic plan; /* that it walks */
 };
@@ -109,8 +109,10 @@ void ahead_destroy(struct stage *stage);
 /* Takes the next of the walks in turn; waits until the device has left it. */
 MUST_USE status_t ahead_begin(struct stage *stage, struct walked **out);
 MUST_USE status_t ahead_end(struct stage *stage, struct walked *walked);
-/* Around an operation of the stream that waits for shipment `s`; `op` for messages. */
-MUST_USE status_t ahead_wait_begin(struct stage *stage, struct walked *walked, const struct op *op);
+/* Around what the stream may wait in, one operation or several; `op` the first, for messages. `dense`:
+ * some of it is of a dense shipment. */
+MUST_USE status_t ahead_wait_begin(struct stage *stage, struct walked *walked, const struct op *op,
+                                   bool dense);
 MUST_USE status_t ahead_wait_end(struct stage *stage, struct walked *walked);
 /* How long the stream stood still in walk number `walk` (from 0, the last or the one before), ns; waits
  * until it is done. */

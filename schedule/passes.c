@@ -6,7 +6,7 @@
  * Where a running sum is received, the gradient is formed in place, in the arrival slot:
  *
  *     local key    WAIT  GRAD  B(producer)  W(producer)  POST   (W: at once, or after K)
- *     relayed key  WAIT  GRAD  PUT ..  SENT  POST (as late as the next microbatch's WAIT allows)
+ *     relayed key  WAIT  GRAD  PUT ..  SENT  POST (in K of the next microbatch)
  *
  * The gradient of a local key also enters those of the keys that it was made of: a normed key's its
  * raw key's, a summary's those of its block. Remote ones among these are formed before W at latest,
@@ -270,20 +270,11 @@ static void expand_forward(struct expansion *e, int microbatch)
     }
 }
 
-/* Everything that makes the key's gradient slot usable and then the gradient itself. A plain sum has been
- * awaited already. */
+/* The key's gradient, in a slot that is free. A plain sum has been awaited already. */
 static void expand_grad(struct expansion *e, int key, int microbatch)
 {
     size_t i = at(e->plan, e->stage, key);
-    int in = e->needs->backward_in[i], out = e->needs->backward_out[i];
-    int slots = e->plan->stage[e->stage].grad_slots[key];
-    if (in >= 0 && out >= 0 && microbatch > 0) {
-        emit_send(e, OP_SENT, out, microbatch - 1);
-        emit_next_post(e, in, microbatch - 1);
-    }
-    if (in < 0 && out >= 0 && microbatch >= slots) {
-        emit_send(e, OP_SENT, out, microbatch - slots);
-    }
+    int in = e->needs->backward_in[i];
     if (in >= 0 && !e->plan->shipment[in].plain) {
         emit_receive(e, OP_WAIT, in, microbatch);
     }
@@ -314,27 +305,61 @@ static void expand_backward_unit(struct expansion *e, int unit, int microbatch)
 static const enum key_kind latest_first[] = {KEY_SUMMARY, KEY_HIDDEN, KEY_RAW, KEY_MID};
 enum { KINDS = sizeof latest_first / sizeof latest_first[0] };
 
-static void expand_remote_key(struct expansion *e, int key, bool urgent, int microbatch)
-{
-    int out = key >= 0 ? e->needs->backward_out[at(e->plan, e->stage, key)] : -1;
-    if (out < 0 || e->plan->shipment[out].plain != urgent) {
-        return;
-    }
-    if (e->plan->graph->key[key].kind != KEY_MID) {
-        expand_grad(e, key, microbatch);
-    }
-    emit_send(e, OP_PUT, out, microbatch);
-}
-
-/* Remote keys of this stage: the urgent ones if `urgent`, else all the others, newest first. */
-static void expand_remote(struct expansion *e, bool urgent, int microbatch)
+/* For every remote key of this stage whose gradient leaves it, newest first: the urgent ones if
+ * `urgent`, else all the others. */
+typedef void (*remote_fn)(struct expansion *e, int key, int microbatch);
+static void for_remote(struct expansion *e, bool urgent, int microbatch, remote_fn fn)
 {
     for (int unit = e->plan->stage[e->stage].first_unit; unit-- > 0;) {
         for (int i = 0; i < KINDS; i++) {
             int key = graph_product(e->plan->graph, unit, latest_first[i]);
-            expand_remote_key(e, key, urgent, microbatch);
+            int out = key >= 0 ? e->needs->backward_out[at(e->plan, e->stage, key)] : -1;
+            if (out >= 0 && e->plan->shipment[out].plain == urgent) {
+                fn(e, key, microbatch);
+            }
         }
     }
+}
+
+/* The microbatch whose gradient the slot holds so far: where a sum is received, the one before. */
+static int remote_holds(const struct expansion *e, int key, int microbatch)
+{
+    bool received = e->needs->backward_in[at(e->plan, e->stage, key)] >= 0;
+    return microbatch - (received ? 1 : e->plan->stage[e->stage].grad_slots[key]);
+}
+
+static void remote_sent(struct expansion *e, int key, int microbatch)
+{
+    int out = e->needs->backward_out[at(e->plan, e->stage, key)];
+    int before = remote_holds(e, key, microbatch);
+    if (before >= 0 && e->plan->graph->key[key].kind != KEY_MID) {
+        emit_send(e, OP_SENT, out, before);
+    }
+}
+
+static void remote_post(struct expansion *e, int key, int microbatch)
+{
+    int in = e->needs->backward_in[at(e->plan, e->stage, key)];
+    if (in >= 0 && microbatch > 0) {
+        emit_next_post(e, in, microbatch - 1);
+    }
+}
+
+/* B has formed that of a mid key. */
+static void remote_put(struct expansion *e, int key, int microbatch)
+{
+    if (e->plan->graph->key[key].kind != KEY_MID) {
+        expand_grad(e, key, microbatch);
+    }
+    emit_send(e, OP_PUT, e->needs->backward_out[at(e->plan, e->stage, key)], microbatch);
+}
+
+/* What frees slots first and together, since it costs streams less than one by one. */
+static void expand_remote(struct expansion *e, bool urgent, int microbatch)
+{
+    for_remote(e, urgent, microbatch, remote_sent);
+    for_remote(e, urgent, microbatch, remote_post);
+    for_remote(e, urgent, microbatch, remote_put);
 }
 
 /* WAIT for the newest keys' sums that B of `unit` needs, before any other. */

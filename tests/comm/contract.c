@@ -203,6 +203,97 @@ static status_t exchange_rounds(struct rig *rig, int rounds)
     return check_end(rig, rounds);
 }
 
+/* ---- several at once ---- */
+
+enum { GANG = 4, GANG_SLOTS = 2, GANG_ROUNDS = 9 };
+
+/* Message m of all channels that begin (`sending`) or end here, as they are put. */
+static int gang(const struct rig *rig, bool sending, int64_t m, struct wire_message *out)
+{
+    int count = 0, rank = group_rank(rig->group);
+
+    for (int i = 0; i < rig->count; i++) {
+        const struct wire_channel *c = &rig->channel[i];
+        if ((sending ? c->from : c->to) == rank) {
+            out[count++] = (struct wire_message){i, (int)(m % c->slots), m};
+        }
+    }
+    return count;
+}
+
+/* Waits for the latest, which others may then be believed by, and for the rest at once, or all at once. */
+static status_t gang_take(struct rig *rig, int64_t m)
+{
+    struct wire_message in[GANG];
+    int count = gang(rig, false, m, in), alone = count > 0 && m % 2 == 0;
+
+    if (alone) {
+        TRY(wire_wait(rig->wire, in[count - 1].channel, in[count - 1].slot, m, NULL));
+    }
+    TRY(wire_wait_all(rig->wire, in, count - alone));
+    for (int i = 0; i < count; i++) {
+        TRY(rig_take(rig, in[i].channel, in[i].slot, m));
+        TRY(rig_erase(rig, rig->channel[in[i].channel].slot[in[i].slot],
+                      rig->channel[in[i].channel].bytes));
+    }
+    if (m + GANG_SLOTS < GANG_ROUNDS) {
+        count = gang(rig, false, m + GANG_SLOTS, in);
+        TRY(wire_post_all(rig->wire, in, count));
+    }
+    return STATUS_OK;
+}
+
+static status_t gang_put(struct rig *rig, int64_t m)
+{
+    struct wire_message out[GANG];
+    int count = gang(rig, true, m - 1, out);
+
+    TRY(m > 0 ? wire_sent_all(rig->wire, out, count) : STATUS_OK);
+    for (int i = 0; i < count; i++) {
+        void *source = rig_source(rig, out[i].channel, 0);
+        if (m == GANG_ROUNDS) {
+            TRY(rig_erase(rig, source, rig->channel[out[i].channel].bytes));
+            continue;
+        }
+        TRY(rig_fill(rig, source, out[i].channel, m));
+        TRY(rig_dawdle(rig));
+        TRY(wire_put(rig->wire, out[i].channel, (int)(m % GANG_SLOTS), m, source));
+    }
+    return STATUS_OK;
+}
+
+static status_t gang_rounds(struct rig *rig, bool told)
+{
+    struct wire_message in[GANG];
+
+    TRY(told ? expect_round(rig) : STATUS_OK);
+    for (int64_t m = 0; m < GANG_SLOTS; m++) {
+        TRY(wire_post_all(rig->wire, in, gang(rig, false, m, in)));
+    }
+    TRY(group_barrier(rig->group));
+    for (int64_t m = 0; m < GANG_ROUNDS; m++) {
+        TRY(gang_put(rig, m));
+        TRY(gang_take(rig, m));
+    }
+    TRY(gang_put(rig, GANG_ROUNDS));
+    return check_end(rig, GANG_ROUNDS);
+}
+
+static status_t check_at_once(struct group *group, const char *transport, bool told)
+{
+    struct wire_channel channels[2 * GANG];
+    struct rig rig;
+
+    for (int i = 0; i < 2 * GANG; i++) {
+        size_t bytes = i % 2 == 0 ? 100000 : 1000;
+        channels[i] = (struct wire_channel){i / GANG, 1 - i / GANG, bytes, GANG_SLOTS, NULL};
+    }
+    TRY(rig_open(&rig, group, transport, channels, 2 * GANG, 1, GANG_ROUNDS));
+    status_t status = gang_rounds(&rig, told);
+    rig_close(&rig);
+    return status;
+}
+
 static status_t check_all_pairs(struct group *group, const char *transport)
 {
     static const size_t sizes[] = {4, 100, 9000, 70000, 1 << 20};
@@ -434,6 +525,8 @@ status_t contract_wire(struct group *group, const char *transport)
     TRY(check_put_first(group, transport, 100000, 3, 6));
     TRY(check_put_first(group, transport, 8 << 20, 3, 6));
     TRY(check_put_first(group, transport, 64 << 20, 2, 3));
+    TRY(check_at_once(group, transport, true));
+    TRY(check_at_once(group, transport, false));
     TRY(check_wait_first(group, transport));
     TRY(check_many_channels(group, transport));
     return group_barrier(group);

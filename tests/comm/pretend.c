@@ -224,6 +224,29 @@ status_t device_word_wait(struct device *device, uint32_t *word, uint32_t value,
     return enqueue(stream, (struct work){.kind = WORK_WAIT, .dst = word, .value = value});
 }
 
+status_t device_words_write(struct device *device, const struct device_word *words, int count,
+                            void *stream)
+{
+    for (int i = 0; i < count; i++) {
+        TRY(device_word_write(device, words[i].word, words[i].value, stream));
+    }
+    return STATUS_OK;
+}
+
+status_t device_words_wait(struct device *device, const struct device_word *words, int count,
+                           void *stream)
+{
+    for (int i = 0; i < count; i++) {
+        TRY(device_word_wait(device, words[i].word, words[i].value, stream));
+    }
+    return STATUS_OK;
+}
+
+status_t device_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream)
+{
+    return device_word_write(device, word, value, stream);
+}
+
 void pretend_launch(void *stream, void (*run)(void *arguments), void *arguments)
 {
     CHECK(stream, "an operation without a stream");

@@ -71,17 +71,23 @@ struct word_call {
 static struct word_call writes[CALLS], waits[CALLS];
 static int write_count, wait_count;
 
-static status_t fake_write(struct device *device, uint32_t *word, uint32_t value, void *stream)
+static status_t fake_write(struct device *device, const struct device_word *words, int count,
+                           void *stream)
 {
     (void)device;
-    writes[write_count++ % CALLS] = (struct word_call){word, value, stream};
+    for (int i = 0; i < count; i++) {
+        writes[write_count++ % CALLS] = (struct word_call){words[i].word, words[i].value, stream};
+    }
     return STATUS_OK;
 }
 
-static status_t fake_wait(struct device *device, uint32_t *word, uint32_t value, void *stream)
+static status_t fake_wait(struct device *device, const struct device_word *words, int count,
+                          void *stream)
 {
     (void)device;
-    waits[wait_count++ % CALLS] = (struct word_call){word, value, stream};
+    for (int i = 0; i < count; i++) {
+        waits[wait_count++ % CALLS] = (struct word_call){words[i].word, words[i].value, stream};
+    }
     return STATUS_OK;
 }
 
@@ -124,8 +130,8 @@ static void begin(struct scene *scene, bool sending)
     nccl.last_error = fake_detail;
     group_init(&scene->group, NULL, 1, 2, &options, NULL);
     scene->ops = device_host_ops;
-    scene->ops.word_write = fake_write;
-    scene->ops.word_wait = fake_wait;
+    scene->ops.words_write = fake_write;
+    scene->ops.words_wait = fake_wait;
     scene->device.ops = &scene->ops;
     scene->pair = (struct nccl_pair){.from = sending,
                                      .to = !sending,
