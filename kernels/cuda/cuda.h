@@ -24,6 +24,9 @@ void cuda_optimizer_fill(struct kernels *table);
 void cuda_rope_fill(struct kernels *table);
 void cuda_xent_fill(struct kernels *table);
 
+/* Is there code in this program for the bound device? */
+bool cuda_code_suits(void);
+
 /* Makes the library's handle for the bound device, so that no step has to. */
 MUST_USE status_t cuda_matmul_init(void);
 /* Who does bf16 attention: MUDDPIPE_ATTENTION=own|cudnn for tests, else cuDNN what it can do. */

@@ -115,6 +115,18 @@ template <typename T> static void fill(struct kernels *table)
     table->scale_add = scale_add<T>;
 }
 
+// Any kernel would do: all are compiled for the same cards.
+extern "C" bool cuda_code_suits(void)
+{
+    cudaFuncAttributes attributes;
+    cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)columns_kernel);
+    if (error != cudaErrorNoKernelImageForDevice) {
+        return true;
+    }
+    (void)cudaGetLastError();
+    return false;
+}
+
 extern "C" void cuda_elementwise_fill(struct kernels *table)
 {
     table->zero = zero;

@@ -129,6 +129,12 @@ static status_t device_suits(void)
         return FAIL(STATUS_UNSUPPORTED, "GPU %d is sm_%d%d: sm_%d or newer is needed", device,
                     major, minor, CAPABILITY_LEAST);
     }
+    if (!cuda_code_suits()) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "GPU %d is sm_%d%d, which this program's operations were not compiled for; "
+                    "configure with -DCMAKE_CUDA_ARCHITECTURES=%d%d, or without it",
+                    device, major, minor, major, minor);
+    }
     return STATUS_OK;
 }
 
