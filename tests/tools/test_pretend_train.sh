@@ -90,3 +90,10 @@ END
 PRETEND_GPUS=1 run_pretend 0 2 ipc train run.yaml logging.run=shared "${few[@]}"
 as_on_host shared
 says "2 ranks share 1 GPU of this host and take turns"
+
+# A model that has no room: before training, what would be asked, of what and by which keys it shrinks.
+run_pretend 1 2 ipc train "$MUDDPIPE_SOURCE/model/configs/muddformer-6.9b.json" data.train=train.bin \
+    logging.run=none
+says "rank 1 needs " " GiB and a GPU of threads has 8.0 of 8.0 GiB free: weights, gradients and optimizer " \
+    "more stages (start more ranks)" "parallel.recompute"
+[[ ! -e none ]] || fail "a run folder of a run that never began"
