@@ -186,11 +186,6 @@ status_t device_words_wait(struct device *device, const struct device_word *word
     return device->ops->words_wait(device, words, count, stream);
 }
 
-status_t device_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream)
-{
-    return device->ops->word_mark(device, word, value, stream);
-}
-
 status_t device_register(struct device *device, void *memory, size_t bytes)
 {
     return device->ops->enroll(device, memory, bytes);

@@ -101,8 +101,7 @@ MUST_USE status_t device_word_write(struct device *device, uint32_t *word, uint3
                                     void *stream);
 MUST_USE status_t device_word_wait(struct device *device, uint32_t *word, uint32_t value,
                                    void *stream);
-/* Several words in their order, for one call and at most one fence: all writes come after everything before
- * the first of them; what follows the waits runs once all words have reached their values. */
+/* Several words, in their order. */
 struct device_word {
     uint32_t *word, value;
 };
@@ -110,10 +109,6 @@ MUST_USE status_t device_words_write(struct device *device, const struct device_
                                      int count, void *stream);
 MUST_USE status_t device_words_wait(struct device *device, const struct device_word *words,
                                     int count, void *stream);
-/* Tells the host how far a stream is, and nothing more: the cheapest write, which no other memory may be
- * believed by. */
-MUST_USE status_t device_word_mark(struct device *device, uint32_t *word, uint32_t value,
-                                   void *stream);
 /* Lets streams use page-aligned memory that this process has mapped (shared memory), under its own
  * address, until device_unregister. */
 MUST_USE status_t device_register(struct device *device, void *memory, size_t bytes);

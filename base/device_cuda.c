@@ -274,7 +274,6 @@ static const struct device_ops cuda_ops = {
     .event_elapsed = cuda_event_elapsed,
     .words_write = cuda_words_write,
     .words_wait = cuda_words_wait,
-    .word_mark = cuda_word_mark,
     .enroll = cuda_enroll,
     .dismiss = cuda_dismiss,
     .share = cuda_share,

@@ -12,17 +12,13 @@
 #include "base/device_internal.h"
 
 enum { IMPORTS = 256 }; /* allocations of other processes, each mapped once */
-enum { BATCH = 64 };    /* words in one call; the driver takes 256 */
 
 typedef CUresult (*word_fn)(CUstream stream, CUdeviceptr word, cuuint32_t value, unsigned flags);
-typedef CUresult (*batch_fn)(CUstream stream, unsigned count, CUstreamBatchMemOpParams *op,
-                             unsigned flags);
 typedef CUresult (*range_fn)(CUdeviceptr *base, size_t *size, CUdeviceptr address);
 typedef CUresult (*name_fn)(CUresult error, const char **out);
 
 static struct {
     word_fn write, wait;
-    batch_fn batch; /* may be absent */
     range_fn range;
     name_fn name;
 } driver;
@@ -42,7 +38,6 @@ static void driver_load(void)
     if (library) {
         driver.write = (word_fn)dlsym(library, "cuStreamWriteValue32_v2");
         driver.wait = (word_fn)dlsym(library, "cuStreamWaitValue32_v2");
-        driver.batch = (batch_fn)dlsym(library, "cuStreamBatchMemOp_v2");
         driver.range = (range_fn)dlsym(library, "cuMemGetAddressRange_v2");
         driver.name = (name_fn)dlsym(library, "cuGetErrorName");
     }
@@ -78,63 +73,18 @@ static status_t runtime_status(cudaError_t error, const char *doing)
                 cudaGetErrorName(error));
 }
 
-/* One of several, as an operation of its own. */
-static CUresult word_run(bool write, const struct device_word *word, unsigned flags, void *stream)
-{
-    CUdeviceptr address = (CUdeviceptr)(uintptr_t)word->word;
-    return (write ? driver.write : driver.wait)(stream, address, word->value, flags);
-}
-
-/* Up to BATCH in one call; CUDA_ERROR_NOT_SUPPORTED where the driver has no such call. */
-static CUresult words_batch(bool write, const struct device_word *words, int count,
-                            const unsigned *flags, void *stream)
-{
-    CUstreamBatchMemOpParams op[BATCH];
-    memset(op, 0, sizeof op);
-    for (int i = 0; i < count; i++) {
-        CUdeviceptr address = (CUdeviceptr)(uintptr_t)words[i].word;
-        if (write) {
-            op[i].writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;
-            op[i].writeValue.address = address;
-            op[i].writeValue.value = words[i].value;
-            op[i].writeValue.flags = flags[i];
-        } else {
-            op[i].waitValue.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32;
-            op[i].waitValue.address = address;
-            op[i].waitValue.value = words[i].value;
-            op[i].waitValue.flags = flags[i];
-        }
-    }
-    return driver.batch ? driver.batch(stream, (unsigned)count, op, 0) : CUDA_ERROR_NOT_SUPPORTED;
-}
-
-/* Writes: the fence of the first stands before all of them. */
-static CUresult words_run(bool write, const struct device_word *words, int count, void *stream)
-{
-    unsigned flags[BATCH];
-    for (int i = 0; i < count; i++) {
-        flags[i] = !write   ? CU_STREAM_WAIT_VALUE_GEQ
-                   : i == 0 ? CU_STREAM_WRITE_VALUE_DEFAULT
-                            : CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER;
-    }
-    CUresult result =
-        count > 1 ? words_batch(write, words, count, flags, stream) : CUDA_ERROR_NOT_SUPPORTED;
-    if (result == CUDA_ERROR_NOT_SUPPORTED) {
-        result = CUDA_SUCCESS;
-        for (int i = 0; i < count && result == CUDA_SUCCESS; i++) {
-            result = word_run(write, &words[i], flags[i], stream);
-        }
-    }
-    return result;
-}
-
+/* An operation for each. (A write without its fence, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER, is refused
+ * by this version of the calls.) */
 static status_t words_do(bool write, const struct device_word *words, int count, void *stream)
 {
     TRY(driver_ready());
-    for (int first = 0; first < count; first += BATCH) {
-        int some = count - first < BATCH ? count - first : BATCH;
-        TRY(driver_status(words_run(write, words + first, some, stream),
-                          write ? "writing words in a stream" : "waiting for words in a stream"));
+    for (int i = 0; i < count; i++) {
+        CUdeviceptr address = (CUdeviceptr)(uintptr_t)words[i].word;
+        unsigned flags = write ? CU_STREAM_WRITE_VALUE_DEFAULT : CU_STREAM_WAIT_VALUE_GEQ;
+        CUresult result =
+            (write ? driver.write : driver.wait)(stream, address, words[i].value, flags);
+        TRY(driver_status(result,
+                          write ? "writing a word in a stream" : "waiting for a word in a stream"));
     }
     return STATUS_OK;
 }
@@ -151,15 +101,6 @@ status_t cuda_words_wait(struct device *device, const struct device_word *words,
 {
     (void)device;
     return words_do(false, words, count, stream);
-}
-
-status_t cuda_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream)
-{
-    struct device_word mark = {word, value};
-    (void)device;
-    TRY(driver_ready());
-    return driver_status(word_run(true, &mark, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER, stream),
-                         "marking a place in a stream");
 }
 
 status_t cuda_enroll(struct device *device, void *memory, size_t bytes)

@@ -128,18 +128,12 @@ static status_t host_event_elapsed(struct device *device, struct device_event *b
     return STATUS_OK;
 }
 
-static status_t host_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream)
-{
-    (void)device, (void)stream;
-    __atomic_store_n(word, value, __ATOMIC_RELEASE);
-    return STATUS_OK;
-}
-
 static status_t host_words_write(struct device *device, const struct device_word *words, int count,
                                  void *stream)
 {
+    (void)device, (void)stream;
     for (int i = 0; i < count; i++) {
-        TRY(host_word_mark(device, words[i].word, words[i].value, stream));
+        __atomic_store_n(words[i].word, words[i].value, __ATOMIC_RELEASE);
     }
     return STATUS_OK;
 }
@@ -203,7 +197,6 @@ const struct device_ops device_host_ops = {
     .event_elapsed = host_event_elapsed,
     .words_write = host_words_write,
     .words_wait = host_words_wait,
-    .word_mark = host_word_mark,
     .enroll = host_enroll,
     .dismiss = host_dismiss,
     .share = host_share,

@@ -34,7 +34,6 @@ struct device_ops {
                             void *stream);
     status_t (*words_wait)(struct device *device, const struct device_word *words, int count,
                            void *stream);
-    status_t (*word_mark)(struct device *device, uint32_t *word, uint32_t value, void *stream);
     status_t (*enroll)(struct device *device, void *memory, size_t bytes);
     void (*dismiss)(struct device *device, void *memory);
     status_t (*share)(struct device *device, const void *memory, struct device_handle *out);
@@ -53,7 +52,6 @@ status_t cuda_words_write(struct device *device, const struct device_word *words
                           void *stream);
 status_t cuda_words_wait(struct device *device, const struct device_word *words, int count,
                          void *stream);
-status_t cuda_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream);
 status_t cuda_enroll(struct device *device, void *memory, size_t bytes);
 void cuda_dismiss(struct device *device, void *memory);
 status_t cuda_share(struct device *device, const void *memory, struct device_handle *out);

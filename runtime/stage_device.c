@@ -255,7 +255,7 @@ status_t ahead_begin(struct stage *stage, struct walked **out)
 
 status_t ahead_end(struct stage *stage, struct walked *walked)
 {
-    TRY(device_word_mark(stage->device, stage->ahead.reached, 0, stage->stream));
+    TRY(device_word_write(stage->device, stage->ahead.reached, 0, stage->stream));
     TRY(device_event_record(stage->device, walked->done, stage->stream));
     stage->ahead.walks++;
     return STATUS_OK;
@@ -266,8 +266,8 @@ status_t ahead_wait_begin(struct stage *stage, struct walked *walked, const stru
 {
     CHECK(walked->waits < stage->ahead.waits, "more than %d waits in a walk", stage->ahead.waits);
     walked->dense[walked->waits] = dense;
-    TRY(device_word_mark(stage->device, stage->ahead.reached, place_of(stage, walked, op),
-                         stage->stream));
+    TRY(device_word_write(stage->device, stage->ahead.reached, place_of(stage, walked, op),
+                          stage->stream));
     return device_event_record(stage->device, walked->begin[walked->waits], stage->stream);
 }
 

@@ -242,11 +242,6 @@ status_t device_words_wait(struct device *device, const struct device_word *word
     return STATUS_OK;
 }
 
-status_t device_word_mark(struct device *device, uint32_t *word, uint32_t value, void *stream)
-{
-    return device_word_write(device, word, value, stream);
-}
-
 void pretend_launch(void *stream, void (*run)(void *arguments), void *arguments)
 {
     CHECK(stream, "an operation without a stream");
