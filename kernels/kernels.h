@@ -259,7 +259,8 @@ char *kernels_cuda_algorithms_missing(void);
  * for the largest product while it runs; warns and does nothing if there is none. */
 MUST_USE status_t kernels_cuda_algorithms_measure(const char *missing);
 char *kernels_cuda_algorithms_save(void);
-/* Adds or replaces; STATUS_INVALID names `name` and the line. */
+/* Adds or replaces; STATUS_INVALID names `name` and the line. An algorithm that adds in an order that
+ * changes is not taken: a warning names its line. */
 MUST_USE status_t kernels_cuda_algorithms_load(const char *name, const char *text);
 
 /* Call first thing in main: where OpenBLAS took this processor for an older one (its sgemm is then

@@ -133,6 +133,21 @@ static bool line_next(const char **text, char *line, int *number)
     return false;
 }
 
+// An entry of this card, unless its bits would change from run to run.
+static status_t entry_take(const struct product_algorithm *entry, const char *name, int number)
+{
+    bool fixed;
+    TRY(cuda_algorithm_order(&entry->algorithm, &fixed));
+    if (fixed) {
+        product_learn(entry);
+    } else {
+        log_warn("%s, line %d: this algorithm adds in an order that changes from run to run; it is "
+                 "not taken, and its product is measured again",
+                 name, number);
+    }
+    return STATUS_OK;
+}
+
 extern "C" status_t kernels_cuda_algorithms_load(const char *name, const char *text)
 {
     char line[LINE], here[PLACE], place[PLACE];
@@ -147,7 +162,7 @@ extern "C" status_t kernels_cuda_algorithms_load(const char *name, const char *t
                         name, number, line);
         }
         if (strcmp(place, here) == 0) {
-            product_learn(&entry);
+            TRY(entry_take(&entry, name, number));
         }
     }
     return STATUS_OK;

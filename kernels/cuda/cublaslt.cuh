@@ -17,6 +17,7 @@
     X(matmul, cublasLtMatmul)                                                                      \
     X(heuristic, cublasLtMatmulAlgoGetHeuristic)                                                   \
     X(check, cublasLtMatmulAlgoCheck)                                                              \
+    X(algorithm_get, cublasLtMatmulAlgoConfigGetAttribute)                                         \
     X(operation_init, cublasLtMatmulDescInit_internal)                                             \
     X(operation_set, cublasLtMatmulDescSetAttribute)                                               \
     X(layout_init, cublasLtMatrixLayoutInit_internal)                                              \

@@ -29,6 +29,9 @@ bool cuda_code_suits(void);
 
 /* Makes the library's handle for the bound device, so that no step has to. */
 MUST_USE status_t cuda_matmul_init(void);
+/* Does a cublasLtMatmulAlgo_t add in an order that is the same in every run? Its inner dimension is not
+ * split, or a separate step adds the parts. Needs the library and no GPU. */
+MUST_USE status_t cuda_algorithm_order(const void *algorithm, bool *out_fixed);
 /* Who does bf16 attention: MUDDPIPE_ATTENTION=own|cudnn for tests, else cuDNN what it can do. */
 enum cuda_attention { CUDA_ATTENTION_AUTO, CUDA_ATTENTION_OWN, CUDA_ATTENTION_CUDNN };
 enum cuda_attention cuda_attention_choice(void);

@@ -148,6 +148,34 @@ static struct product_key key_of(const struct product *p)
 
 // ---- candidates ----
 
+// None adds in an order that changes: splits of the inner dimension, if any, are added by rank.
+static const uint32_t ORDERED =
+    CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+
+static bool order_fixed(const cublasLtMatmulAlgo_t *algorithm)
+{
+    int32_t splits;
+    uint32_t scheme;
+    size_t size;
+    bool known = library.algorithm_get(algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &splits,
+                                       sizeof splits, &size) == CUBLAS_STATUS_SUCCESS &&
+                 library.algorithm_get(algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme,
+                                       sizeof scheme, &size) == CUBLAS_STATUS_SUCCESS;
+    return known && (scheme & ~ORDERED) == 0 &&
+           (scheme != CUBLASLT_REDUCTION_SCHEME_NONE || splits == 0 || splits == 1);
+}
+
+extern "C" status_t cuda_algorithm_order(const void *algorithm, bool *out_fixed)
+{
+    pthread_mutex_lock(&mutex);
+    status_t status = library_load(&library);
+    pthread_mutex_unlock(&mutex);
+    if (status == STATUS_OK) {
+        *out_fixed = order_fixed((const cublasLtMatmulAlgo_t *)algorithm);
+    }
+    return status;
+}
+
 template <typename V>
 static void preference_set(cublasLtMatmulPreferenceOpaque_t *preference,
                            cublasLtMatmulPreferenceAttributes_t attribute, V value)
@@ -156,7 +184,6 @@ static void preference_set(cublasLtMatmulPreferenceOpaque_t *preference,
                   "choosing an algorithm");
 }
 
-// None adds in an order that changes: splits of the inner dimension, if any, are added by rank.
 static void preference_describe(cublasLtMatmulPreferenceOpaque_t *preference,
                                 const struct product_key *key, uint32_t reductions)
 {
@@ -211,12 +238,17 @@ static cublasLtMatmulAlgo_t algorithm_first(struct library_call *call,
 
 int product_candidates(const struct product_key *key, int most, cublasLtMatmulAlgo_t *out)
 {
-    int device = device_bound();
+    int device = device_bound(), count = 1;
     struct library_call call;
     call_describe(&call, key);
     out[0] = algorithm_first(&call, key, device);
-    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    return 1 + candidates_find(&call, key, device, reductions, most - 1, out + 1);
+    int end = 1 + candidates_find(&call, key, device, ORDERED, most - 1, out + 1);
+    for (int i = 1; i < end; i++) {
+        if (order_fixed(&out[i])) {
+            out[count++] = out[i];
+        }
+    }
+    return count;
 }
 
 static bool algorithm_fits(struct library_call *call, int device,
