@@ -250,6 +250,14 @@ static bool wanted(const struct trainer *trainer)
            trainer->config.kernels.algorithms[0];
 }
 
+/* What the file says, on all ranks. */
+static status_t table_load(const char *path, const char *text)
+{
+    char name[PATH_MAX + 32];
+    snprintf(name, sizeof name, "kernels.algorithms: %s", path);
+    return kernels_cuda_algorithms_load(name, text);
+}
+
 status_t algorithms_prepare(struct trainer *trainer)
 {
     const char *path = path_of(trainer);
@@ -264,7 +272,7 @@ status_t algorithms_prepare(struct trainer *trainer)
     }
     TRY(group_agree(group, status));
     TRY(text_share(group, text));
-    TRY(group_agree(group, kernels_cuda_algorithms_load(path, *text)));
+    TRY(group_agree(group, table_load(path, *text)));
     TRY(complete(trainer, text));
     return group_agree(group,
                        stage_rehearse(trainer->train ? trainer->train : trainer->evaluation));

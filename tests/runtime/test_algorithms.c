@@ -145,6 +145,7 @@ struct task {
     int measured, lines; /* by rank 0; of the tables of ranks 0 and 1 */
     int lines_there;     /* of the table of rank 2 */
     int warned;          /* 1 + which rank the warnings are about; 0 = none */
+    const char *says;    /* every rank's error; NULL = not looked at */
 };
 
 /* What rank 0 said of products without an algorithm. */
@@ -163,6 +164,7 @@ static void warnings_check(const struct task *task, FILE *log)
 static status_t run_rank(struct group *group, void *argument)
 {
     const struct task *task = argument;
+    char error[1024] = "";
     struct trainer trainer = {.group = group};
     struct kernels kernels = {.dtype = task->dtype};
     int rank = group_rank(group);
@@ -179,8 +181,11 @@ static status_t run_rank(struct group *group, void *argument)
     trainer.device = (struct device *)&kernels; /* one that nobody looks at */
     trainer.train = (struct stage *)&kernels;
     log_set_file(log);
+    log_capture(error, sizeof error);
     status_t status = algorithms_prepare(&trainer);
+    log_capture(NULL, 0);
     log_set_file(NULL);
+    assert_true(!task->says || strstr(error, task->says));
     assert_int_equal(status, task->expected[rank]);
     if (status == STATUS_OK) {
         assert_int_equal(fake.lines, rank == 2 ? task->lines_there : task->lines);
@@ -365,6 +370,7 @@ static void test_refused(void **state)
     write_text(place.file, "junk\n");
     task = task_of(&place, place.file);
     task.expected[0] = task.expected[1] = task.expected[2] = STATUS_INVALID;
+    task.says = "kernels.algorithms: ";
     check(&task);
     char *table = contents(place.folder, "table");
     assert_string_equal(table, "junk\n");
