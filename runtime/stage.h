@@ -100,10 +100,11 @@ void stage_destroy(struct stage *stage);
 /* Walks this rank's operations once. loss_scale multiplies gradients. */
 MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                              const struct stage_hooks *hooks);
-/* stage_device.c: of a device. */
-/* What the plan and the operations need beside what the GPU has free (evaluation and samples need no
- * more): STATUS_NOMEM names both and what to change. */
+/* stage_room.c: what the plan and the operations of all ranks on this one's GPU need beside what it has
+ * free (evaluation and samples need no more): STATUS_NOMEM names both and what to change. Collective; at
+ * once on the host. */
 MUST_USE status_t stage_check_room(const struct stage *stage, int64_t workspace);
+/* stage_device.c: of a device. */
 MUST_USE status_t ahead_create(struct stage *stage);
 void ahead_destroy(struct stage *stage);
 /* Takes the next of the walks in turn; waits until the device has left it. */

@@ -93,42 +93,6 @@ void ahead_destroy(struct stage *stage)
     }
 }
 
-/* ---- room ---- */
-
-static double gib(int64_t bytes)
-{
-    return (double)bytes / 0x1p30;
-}
-
-status_t stage_check_room(const struct stage *stage, int64_t workspace)
-{
-    struct device_info info;
-    struct plan_memory need;
-    size_t room, total;
-    if (!stage->device) {
-        return STATUS_OK;
-    }
-    TRY(device_memory(stage->device, &room, &total));
-    device_info(stage->device, &info);
-    plan_memory(stage->plan, stage->rank, &need);
-    int64_t weights = need.parameters + need.gradients + need.optimizer;
-    int64_t slots = need.arrivals + need.gradient_slots;
-    int64_t all = weights + need.frames + slots + need.backward + workspace;
-    if (all <= (int64_t)room) {
-        return STATUS_OK;
-    }
-    return FAIL(STATUS_NOMEM,
-                "rank %d needs %.1f GiB and %s has %.1f of %.1f GiB free: weights, gradients and "
-                "optimizer %.1f, activations of %d microbatch%s %.1f, slots for other stages' "
-                "tensors %.1f, backward %.1f, workspace %.1f; more stages (start more ranks), "
-                "precision=bf16, "
-                "parallel.recompute, data.micro_batch or data.seq_len need less",
-                stage->rank, gib(all), info.name, gib((int64_t)room), gib((int64_t)total),
-                gib(weights), stage->plan->stage[stage->rank].frames,
-                stage->plan->stage[stage->rank].frames == 1 ? "" : "es", gib(need.frames),
-                gib(slots), gib(need.backward), gib(workspace));
-}
-
 /* ---- waiting for the device ---- */
 
 /* An operation of a walk as one word, never 0. */

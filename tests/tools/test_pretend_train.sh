@@ -91,6 +91,12 @@ PRETEND_GPUS=1 run_pretend 0 2 ipc train run.yaml logging.run=shared "${few[@]}"
 as_on_host shared
 says "2 ranks share 1 GPU of this host and take turns"
 
+# Each would fit alone, both do not: advice only of what is not taken already.
+PRETEND_GPUS=1 run_pretend 1 2 ipc train run.yaml logging.run=both data.micro_batch=2048 \
+    model.block_size=256 parallel.recompute=full
+says ", the 2 ranks that share its GPU " " GiB together, and " \
+    "; fewer ranks on a GPU, precision=bf16, data.micro_batch or"
+
 # A model that has no room: before training, what would be asked, of what and by which keys it shrinks.
 run_pretend 1 2 ipc train "$MUDDPIPE_SOURCE/model/configs/muddformer-6.9b.json" data.train=train.bin \
     logging.run=none
