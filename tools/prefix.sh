@@ -40,6 +40,12 @@ for option; do
         ;;
     esac
 done
+machine=$(uname -m) # whose wheels are fetched
+if [[ $ucx$cudnn == *yes* && $machine != x86_64 && $machine != aarch64 ]]; then
+    echo "prefix: no wheels for $machine, only for x86_64 and aarch64; leave --ucx-cuda and --cudnn out" \
+        "and build with the UCX and cuDNN of the site" >&2
+    exit 1
+fi
 packages=(libyaml-dev libyaml-0-2 libjansson-dev libjansson4 libxxhash-dev libxxhash0
     libcmocka-dev libcmocka0 libprotobuf-c-dev libprotobuf-c1)
 
@@ -74,8 +80,8 @@ cp -R packages/usr "$folder"
 wheel() {
     rm -rf unpacked wheels
     python3 -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
-        --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
-        --platform manylinux_2_17_x86_64 -d wheels "$1" || {
+        --platform "manylinux_2_28_$machine" --platform "manylinux_2_27_$machine" \
+        --platform "manylinux_2_17_$machine" -d wheels "$1" || {
         echo "prefix: the wheel $1 cannot be had (pip and a network are needed); make the folder" \
             "where it can and copy it" >&2
         exit 1
