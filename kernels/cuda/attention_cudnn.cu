@@ -26,7 +26,7 @@ void *cudnn_dlhandle; // where the frontend looks for the library's functions
 
 namespace fe = cudnn_frontend;
 
-enum { DEVICES_MOST = 64, VERSION_LEAST = 91400, VERSION_ANY_LENGTH = 91600 };
+enum { VERSION_LEAST = 91400, VERSION_ANY_LENGTH = 91600 };
 enum { ROWS_LEAST = 64, WIDTH_LEAST = 32, WIDTH_MOST = 128 }; // of a sequence; of a head
 enum { ORDERED_BLOCK = 128, ORDERED_BLOCKS_LEAST = 160 };     // rows of a block; blocks of a group
 enum { ALIGNED_ROWS = 16 / sizeof(float) };
@@ -126,15 +126,6 @@ static bool device_start(int device, char *why, size_t size)
     capability[device] = major * 10 + minor;
     handles[device] = handle;
     return true;
-}
-
-static int device_bound(void)
-{
-    int device = 0;
-    cudaError_t error = cudaGetDevice(&device);
-    CHECK(error == cudaSuccess && device < DEVICES_MOST, "GPU %d: %s", device,
-          cudaGetErrorString(error));
-    return device;
 }
 
 extern "C" const char *cudnn_open(char *why, size_t size)

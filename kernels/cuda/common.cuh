@@ -18,7 +18,7 @@ extern "C" {
 
 typedef __nv_bfloat16 bf16;
 
-enum { WARP = 32 };
+enum { WARP = 32, DEVICES_MOST = 64 };
 
 template <typename T> struct lane_count; // elements of 16 bytes
 template <> struct lane_count<float> {
@@ -199,6 +199,16 @@ static inline void launch_check(const char *op)
 {
     cudaError_t error = cudaGetLastError();
     CHECK(error == cudaSuccess, "GPU: %s: %s", op, cudaGetErrorString(error));
+}
+
+// Libraries have a handle for each device.
+inline int device_bound(void)
+{
+    int device = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    CHECK(error == cudaSuccess && device < DEVICES_MOST, "GPU %d: %s", device,
+          cudaGetErrorString(error));
+    return device;
 }
 
 static inline void *workspace_get(const struct kernel_ctx *ctx, size_t bytes)

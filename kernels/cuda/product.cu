@@ -11,7 +11,7 @@
 #include "kernels/cuda/cublaslt.cuh"
 #include "kernels/cuda/product.cuh"
 
-enum { DEVICES_MOST = 64, PLANS = 4096, ENTRIES = 1024, CANDIDATES_MOST = 64 };
+enum { PLANS = 4096, ENTRIES = 1024, CANDIDATES_MOST = 64 };
 
 // A product that has been run, with an algorithm from the table or the library's choice.
 struct plan {
@@ -32,15 +32,6 @@ static void library_check(cublasStatus_t status, const char *doing)
 {
     CHECK(status == CUBLAS_STATUS_SUCCESS, "cuBLASLt: %s: %s", doing,
           library.status_string(status));
-}
-
-static int device_bound(void)
-{
-    int device = 0;
-    cudaError_t error = cudaGetDevice(&device);
-    CHECK(error == cudaSuccess && device < DEVICES_MOST, "GPU %d: %s", device,
-          cudaGetErrorString(error));
-    return device;
 }
 
 static cublasLtHandle_t handle_of(int device)
