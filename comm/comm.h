@@ -185,8 +185,8 @@ void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
 
 /* The name of the transport for wires between the ranks of `group` whose slots and sources are memory of
  * `device` (NULL: the host). On GPUs ipc where it works, else the quickest of the others, which are
- * measured. Rank 0 logs what was reached, or why nothing was
- * measured. The same on all ranks; collective. */
+ * measured. Rank 0 logs what was reached, or why nothing was measured. The same on all ranks;
+ * collective. */
 MUST_USE status_t transport_choose(struct group *group, struct device *device, void *stream,
                                    const char **out);
 
