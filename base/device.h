@@ -86,6 +86,7 @@ MUST_USE status_t device_event_record(struct device *device, struct device_event
 MUST_USE status_t device_event_wait(struct device *device, struct device_event *event,
                                     void *stream);
 MUST_USE status_t device_event_done(struct device *device, struct device_event *event, bool *out);
+/* Spins: for benchmarks and tests. */
 MUST_USE status_t device_event_sync(struct device *device, struct device_event *event);
 MUST_USE status_t device_event_elapsed(struct device *device, struct device_event *begin,
                                        struct device_event *end, double *out_ms);
