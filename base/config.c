@@ -17,15 +17,16 @@
      .choices = words,                                                                             \
      .help = meaning,                                                                              \
      __VA_ARGS__},
-#define TEXT(key, text, meaning) ROW(key, OPTION_STRING, text, 0, 0, NULL, meaning, )
-#define INT(key, text, low, high, meaning) ROW(key, OPTION_INT, text, low, high, NULL, meaning, )
-#define REAL(key, text, low, high, meaning) ROW(key, OPTION_REAL, text, low, high, NULL, meaning, )
+#define TEXT(key, text, ...) ROW(key, OPTION_STRING, text, 0, 0, NULL, __VA_ARGS__, )
+#define INT(key, text, low, high, ...) ROW(key, OPTION_INT, text, low, high, NULL, __VA_ARGS__, )
+#define REAL(key, text, low, high, ...) ROW(key, OPTION_REAL, text, low, high, NULL, __VA_ARGS__, )
 #define ABOVE(key, text, low, high, reason, meaning)                                               \
     ROW(key, OPTION_REAL, text, low, high, NULL, meaning, .above_min = true, .why = reason)
 #define BELOW(key, text, low, high, reason, meaning)                                               \
     ROW(key, OPTION_REAL, text, low, high, NULL, meaning, .below_max = true, .why = reason)
-#define BOOL(key, text, meaning) ROW(key, OPTION_BOOL, text, 0, 0, NULL, meaning, )
-#define CHOICE(key, text, words, meaning) ROW(key, OPTION_CHOICE, text, 0, 0, words, meaning, )
+#define BOOL(key, text, ...) ROW(key, OPTION_BOOL, text, 0, 0, NULL, __VA_ARGS__, )
+#define CHOICE(key, text, words, ...) ROW(key, OPTION_CHOICE, text, 0, 0, words, __VA_ARGS__, )
+#define UNHASHED .unhashed = true
 
 const struct option config_options[] = {
 #include "base/config.def"

@@ -38,6 +38,7 @@ struct option {
     const char *why;           /* why it is, or NULL */
     const char *choices;       /* OPTION_CHOICE only */
     const char *help;          /* one line */
+    bool unhashed;             /* the value is no part of a run's hash */
 };
 
 /* Where a value was written. file "" means the command line and line is the argument's position. */
