@@ -23,6 +23,10 @@ struct gemm_operand {
 typedef void (*gemm_fn)(size_t M, size_t N, size_t K, struct gemm_operand A, struct gemm_operand B,
                         bool accumulate, float *C, size_t ldc);
 
+/* Name and version of what is loaded. */
+void gemm_dnnl_title(char *buffer, size_t size);
+void gemm_openblas_title(char *buffer, size_t size);
+
 enum gemm_library { GEMM_DNNL, GEMM_OPENBLAS, GEMM_OWN, GEMM_LIBRARIES };
 
 void gemm_dnnl(size_t M, size_t N, size_t K, struct gemm_operand A, struct gemm_operand B,

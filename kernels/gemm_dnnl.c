@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <dnnl.h>
 #include <pthread.h>
+#include <stdio.h>
 
 #include "base/status.h"
 
@@ -18,6 +19,12 @@ static void runtime_find(void)
 {
     *(void **)&runtime_max_threads = dlsym(RTLD_DEFAULT, "omp_get_max_threads");
     *(void **)&runtime_set_threads = dlsym(RTLD_DEFAULT, "omp_set_num_threads");
+}
+
+void gemm_dnnl_title(char *buffer, size_t size)
+{
+    const dnnl_version_t *version = dnnl_version();
+    snprintf(buffer, size, "oneDNN %d.%d.%d", version->major, version->minor, version->patch);
 }
 
 void gemm_dnnl(size_t M, size_t N, size_t K, struct gemm_operand A, struct gemm_operand B,

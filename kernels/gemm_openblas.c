@@ -2,6 +2,7 @@
 #include "kernels/gemm.h"
 
 #include <cblas.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -11,6 +12,15 @@
 void gemm_openblas_init(void)
 {
     openblas_set_num_threads(1);
+}
+
+/* The configuration begins with both words; the core decides on the kernels. */
+void gemm_openblas_title(char *buffer, size_t size)
+{
+    const char *words = openblas_get_config();
+    size_t name = strcspn(words, " ");
+    name += words[name] == ' ' ? 1 + strcspn(words + name + 1, " ") : 0;
+    snprintf(buffer, size, "%.*s for %s", (int)name, words, openblas_get_corename());
 }
 
 void gemm_openblas(size_t M, size_t N, size_t K, struct gemm_operand A, struct gemm_operand B,

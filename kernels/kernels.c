@@ -14,12 +14,11 @@ enum isa { ISA_V4, ISA_V3, ISA_GENERIC, ISAS };
 
 static const char *const isa_names[ISAS] = {"v4", "v3", "generic"};
 static const char *const gemm_names[GEMM_LIBRARIES] = {"dnnl", "openblas", "own"};
-static const char *const gemm_titles[GEMM_LIBRARIES] = {"oneDNN", "OpenBLAS", "own"};
 
 static size_t cpu_workspace(const struct kernel_limits *limits);
 
 static struct kernels tables[ISAS][GEMM_LIBRARIES];
-static char table_names[ISAS][GEMM_LIBRARIES][32];
+static char table_names[ISAS][GEMM_LIBRARIES][64];
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 size_t dtype_size(enum dtype dtype)
@@ -54,14 +53,31 @@ TABLE_FILL(v3)
 TABLE_FILL(v4)
 #endif
 
+static const char *gemm_title(enum gemm_library library, char *buffer, size_t size)
+{
+    snprintf(buffer, size, "%s", gemm_names[library]);
+#ifdef KERNELS_HAVE_DNNL
+    if (library == GEMM_DNNL) {
+        gemm_dnnl_title(buffer, size);
+    }
+#endif
+#ifdef KERNELS_HAVE_OPENBLAS
+    if (library == GEMM_OPENBLAS) {
+        gemm_openblas_title(buffer, size);
+    }
+#endif
+    return buffer;
+}
+
 static void tables_fill(void)
 {
+    char title[48];
     for (int isa = 0; isa < ISAS; isa++) {
         for (int library = 0; library < GEMM_LIBRARIES; library++) {
             struct kernels *table = &tables[isa][library];
             char *name = table_names[isa][library];
             snprintf(name, sizeof table_names[0][0], "cpu-%s (%s)", isa_names[isa],
-                     gemm_titles[library]);
+                     gemm_title((enum gemm_library)library, title, sizeof title));
             table->name = name;
             table->dtype = DTYPE_F32;
             table->workspace = cpu_workspace;

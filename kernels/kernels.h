@@ -91,7 +91,7 @@ struct adamw_args {
 struct kernel_limits;
 
 struct kernels {
-    const char *name; /* "cpu-v4 (onednn)" */
+    const char *name; /* "cpu-v4 (oneDNN 3.6.2)": with the libraries' versions */
     enum dtype dtype;
     size_t (*workspace)(const struct kernel_limits *limits); /* see kernels_workspace */
 

@@ -29,6 +29,7 @@ bool cuda_code_suits(void);
 
 /* Makes the library's handle for the bound device, so that no step has to. */
 MUST_USE status_t cuda_matmul_init(void);
+size_t cuda_matmul_version(void); /* of the library, once it is there: 130001 for 13.0.1 */
 /* Does a cublasLtMatmulAlgo_t add in an order that is the same in every run? Its inner dimension is not
  * split, or a separate step adds the parts. Needs the library and no GPU. */
 MUST_USE status_t cuda_algorithm_order(const void *algorithm, bool *out_fixed);

@@ -56,6 +56,11 @@ extern "C" status_t cuda_matmul_init(void)
     return status;
 }
 
+extern "C" size_t cuda_matmul_version(void)
+{
+    return library.version();
+}
+
 void product_place(char *text, size_t size)
 {
     cudaDeviceProp card;

@@ -104,8 +104,10 @@ static status_t attention_open(const char **out)
 static void table_open(enum dtype dtype, const char *cudnn)
 {
     if (!tables[dtype].name) {
+        size_t version = cuda_matmul_version();
         table_fill(&tables[dtype], dtype);
-        snprintf(names[dtype], sizeof names[dtype], "cuda (%s, cuBLASLt%s%s)", dtype_name(dtype),
+        snprintf(names[dtype], sizeof names[dtype], "cuda (%s, cuBLASLt %zu.%zu.%zu%s%s)",
+                 dtype_name(dtype), version / 10000, version / 100 % 100, version % 100,
                  cudnn ? ", " : "", cudnn ? cudnn : "");
         tables[dtype].name = names[dtype];
     }
