@@ -291,6 +291,9 @@ int tensor_file_count(const struct tensor_file *file);
 void tensor_file_at(const struct tensor_file *file, int i, struct tensor *out);
 bool tensor_file_find(const struct tensor_file *file, const char *name, struct tensor *out);
 const char *tensor_file_path(const struct tensor_file *file);
+/* Tells apart weights: names, dtypes, shapes and the 4096 bytes at each of four places of every tensor. One
+ * file or several shards are the same. */
+uint64_t tensor_file_fingerprint(const struct tensor_file *file);
 /* Converts to float (F32, F16, BF16, F64 exact or rounded to nearest); STATUS_INVALID for integers. */
 MUST_USE status_t tensor_to_float(const struct tensor *tensor, float *out);
 

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "model/safetensors.h"
 
@@ -246,4 +247,33 @@ bool tensor_file_find(const struct tensor_file *file, const char *name, struct t
 const char *tensor_file_path(const struct tensor_file *file)
 {
     return file->path;
+}
+
+/* Small ones whole. */
+static uint64_t tensor_fingerprint(const struct tensor *tensor, uint64_t hash)
+{
+    enum { PLACES = 4, RUN = 4096 }; /* bytes of a place */
+    const char *data = tensor->data;
+    size_t bytes = (size_t)tensor->count * tensor_dtype_size(tensor->dtype);
+
+    hash = hash_bytes(tensor->name, strlen(tensor->name), hash);
+    hash = hash_bytes(tensor->shape, (size_t)tensor->dims * sizeof tensor->shape[0],
+                      hash + (uint64_t)tensor->dtype);
+    if (bytes <= (size_t)PLACES * RUN) {
+        return hash_bytes(data, bytes, hash);
+    }
+    for (size_t i = 0; i < PLACES; i++) {
+        hash = hash_bytes(data + (bytes - RUN) / (PLACES - 1) * i, RUN, hash);
+    }
+    return hash;
+}
+
+uint64_t tensor_file_fingerprint(const struct tensor_file *file)
+{
+    uint64_t hash = (uint64_t)file->count;
+
+    for (int i = 0; i < file->count; i++) {
+        hash = tensor_fingerprint(&file->tensor[i], hash);
+    }
+    return hash;
 }
