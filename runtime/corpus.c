@@ -67,15 +67,16 @@ int64_t corpus_document(const struct corpus *corpus, int64_t document)
 
 uint64_t corpus_fingerprint(const struct corpus *corpus)
 {
-    enum { PLACES = 64 };
+    enum { PLACES = 64, RUN = 4096 };
     int64_t shape[] = {corpus->count, corpus->documents, corpus->files};
     uint64_t hash = hash_bytes(shape, sizeof shape, 0);
+    int32_t tokens[RUN];
 
     for (int64_t i = 0; i < PLACES; i++) {
         int64_t at = (int64_t)((unsigned __int128)corpus->count * (unsigned)i / PLACES);
-        int32_t token = -1;
-        if (corpus_read(corpus, at, 1, &token) == STATUS_OK) {
-            hash = hash_bytes(&token, sizeof token, hash);
+        int64_t run = corpus->count - at < RUN ? corpus->count - at : RUN;
+        if (corpus_read(corpus, at, run, tokens) == STATUS_OK) {
+            hash = hash_bytes(tokens, (size_t)run * sizeof *tokens, hash);
         }
     }
     return hash;

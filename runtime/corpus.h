@@ -43,7 +43,8 @@ int64_t corpus_windows(const struct corpus *corpus);   /* W */
 int64_t corpus_documents(const struct corpus *corpus); /* -1: unknown, or not asked for */
 /* First token of a document; of corpus_documents: N. */
 int64_t corpus_document(const struct corpus *corpus, int64_t document);
-/* Tells apart texts that ranks should see alike: sizes, documents and samples of tokens. */
+/* Tells apart texts that ranks, or two runs, should see alike: sizes, documents and the 4096 tokens at each
+ * of 64 places, which is all of a text up to 262144 tokens. */
 uint64_t corpus_fingerprint(const struct corpus *corpus);
 
 /* Tokens [start, start + count) of the text. */

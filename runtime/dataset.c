@@ -14,7 +14,8 @@ struct dataset {
     int sources;
     struct mixture *mixture;
     int64_t T, windows;
-    int32_t *row; /* [T + 1] */
+    uint64_t weights; /* their hash */
+    int32_t *row;     /* [T + 1] */
 };
 
 /* The files of source `source`, which stand together. */
@@ -63,6 +64,8 @@ static status_t open_all(const struct sources *sources, const struct dataset_opt
                          struct dataset *dataset)
 {
     dataset->T = options->T;
+    dataset->weights =
+        hash_bytes(sources->weight, (size_t)sources->sources * sizeof *sources->weight, 0);
     dataset->corpus = calloc((size_t)sources->sources, sizeof(struct corpus *));
     dataset->row = calloc((size_t)options->T + 1, sizeof *dataset->row);
     if (dataset->corpus == NULL || dataset->row == NULL) {
@@ -110,7 +113,7 @@ void dataset_close(struct dataset *dataset)
 
 uint64_t dataset_fingerprint(const struct dataset *dataset)
 {
-    uint64_t hash = (uint64_t)dataset->sources;
+    uint64_t hash = dataset->weights;
 
     for (int i = 0; i < dataset->sources; i++) {
         uint64_t own = corpus_fingerprint(dataset->corpus[i]);

@@ -25,7 +25,7 @@ struct dataset_options {
 MUST_USE status_t dataset_open(const char *list, const struct dataset_options *options,
                                struct dataset **out);
 void dataset_close(struct dataset *dataset);
-/* Tells apart data that ranks should see alike. */
+/* Tells apart data that ranks, or two runs, should see alike: texts and the weights of a mixture. */
 uint64_t dataset_fingerprint(const struct dataset *dataset);
 
 /* Sequence s of the run. inputs, targets, first: [T] each; first may be NULL (struct batch says what it
