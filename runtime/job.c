@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/trace.h"
+#include "runtime/agree.h"
 #include "runtime/runtime.h"
 
 static atomic_bool stop_requested;
@@ -150,52 +151,15 @@ static status_t print_config(const struct run_config *config, char **out)
     return STATUS_OK;
 }
 
-/* First line in which two texts differ. */
-static status_t compare_lines(char *own, char *other)
-{
-    char *own_rest = own, *other_rest = other;
-    while (own_rest || other_rest) {
-        const char *mine = own_rest ? strsep(&own_rest, "\n") : "(nothing)";
-        const char *theirs = other_rest ? strsep(&other_rest, "\n") : "(nothing)";
-        if (strcmp(mine, theirs) != 0) {
-            while (*mine == ' ') {
-                mine++;
-            }
-            while (*theirs == ' ') {
-                theirs++;
-            }
-            return FAIL(STATUS_MISMATCH,
-                        "this rank was started with another configuration than rank 0: `%s` here, "
-                        "`%s` there; start all ranks with the same file and arguments",
-                        mine, theirs);
-        }
-    }
-    return STATUS_OK;
-}
-
 static status_t same_config(const struct job *job, struct group *group)
 {
-    char *own = NULL, *root = NULL;
-    status_t status = print_config(&job->config, &own);
-    uint64_t length = own ? strlen(own) + 1 : 0;
-    TRY(group_agree(group, status));
-    status = group_broadcast(group, &length, sizeof length, 0);
+    char *own = NULL;
+    status_t status = group_agree(group, print_config(&job->config, &own));
     if (status == STATUS_OK) {
-        root = calloc(1, length + 1);
-        if (root && group_rank(group) == 0) {
-            memcpy(root, own, length);
-        }
-        status = group_agree(group, root ? STATUS_OK
-                                         : FAIL(STATUS_NOMEM, "no memory for a configuration"));
-    }
-    if (status == STATUS_OK) {
-        status = group_broadcast(group, root, length, 0);
-    }
-    if (status == STATUS_OK) {
-        status = group_agree(group, compare_lines(own, root));
+        status = agree_on_text(group, own, "was started with another configuration",
+                               "start all ranks with the same file and arguments");
     }
     free(own);
-    free(root);
     return status;
 }
 
