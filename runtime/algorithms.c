@@ -109,7 +109,8 @@ static size_t lines_of(const char *text)
     return lines;
 }
 
-/* Of products and algorithms, not of times. */
+/* Of products and algorithms, not of times. The order of lines, which tells only who measured first, makes
+ * no difference. */
 static uint64_t table_hash(const char *text)
 {
     uint64_t hash = 0;
@@ -117,7 +118,7 @@ static uint64_t table_hash(const char *text)
         size_t length = strcspn(text, "\n");
         const char *times = strstr(text, " us=");
         size_t kept = times && times < text + length ? (size_t)(times - text) : length;
-        hash = hash_bytes(text, kept, hash);
+        hash += hash_bytes(text, kept, 0);
         text += length + (text[length] == '\n');
     }
     return hash;
@@ -276,6 +277,14 @@ status_t algorithms_prepare(struct trainer *trainer)
     TRY(complete(trainer, text));
     return group_agree(group,
                        stage_rehearse(trainer->train ? trainer->train : trainer->evaluation));
+}
+
+uint64_t algorithms_hash(const struct trainer *trainer)
+{
+    char *table = wanted(trainer) ? kernels_cuda_algorithms_save() : NULL;
+    uint64_t hash = table ? table_hash(table) : 0;
+    free(table);
+    return hash;
 }
 
 status_t trainer_keep_algorithms(const struct trainer *trainer, const char *folder)

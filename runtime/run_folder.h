@@ -2,6 +2,7 @@
  *
  *     config.yaml     the resolved configuration, as config_load reads it
  *     metrics.jsonl   one object per step, the source of truth
+ *     hash.txt        the run's hash, its parts, and what they stand for (run_hash.h)
  *     algorithms.txt  which algorithm multiplied what (bf16 on GPUs; algorithms.c)
  *     trace/          rank-N.json of the profiled steps (profile.c)
  *     rank-N.log      messages of rank N, down to debug

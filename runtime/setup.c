@@ -111,13 +111,14 @@ static status_t check_data(const struct setup *setup)
 /* Ranks of several hosts may see other files under the same names. Collective. */
 static status_t compare_data(struct setup *setup)
 {
-    uint64_t own[2] = {setup->train ? dataset_fingerprint(setup->train) : 0,
-                       setup->valid ? dataset_fingerprint(setup->valid) : 0};
-    uint64_t root[2] = {own[0], own[1]};
+    uint64_t *own = setup->fingerprint, root[2];
+    own[0] = setup->train ? dataset_fingerprint(setup->train) : 0;
+    own[1] = setup->valid ? dataset_fingerprint(setup->valid) : 0;
+    memcpy(root, own, sizeof root);
     TRY(group_broadcast(setup->group, root, sizeof root, 0));
     const char *key = own[0] != root[0] ? "data.train" : "data.valid";
     return group_agree(setup->group,
-                       memcmp(own, root, sizeof own) == 0
+                       memcmp(own, root, sizeof root) == 0
                            ? STATUS_OK
                            : FAIL(STATUS_INVALID,
                                   "%s: the token files that this rank sees differ from those of "

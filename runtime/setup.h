@@ -13,6 +13,7 @@ struct setup {
     int64_t B, T;
     int microbatches;
     struct dataset *train, *valid; /* NULL if not wanted */
+    uint64_t fingerprint[2];       /* theirs; 0 if not wanted */
     struct trainer *trainer;
     /* [microbatches * B * T]; first: NULL unless data.mask_documents */
     int32_t *inputs, *targets, *first;

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "runtime/run_folder.h"
+#include "runtime/run_hash.h"
 #include "runtime/setup.h"
 
 /* A step whose cost is not known yet; on a GPU a few steps are under way. */
@@ -31,6 +32,7 @@ struct training {
     struct setup setup;
     int64_t step; /* the last begun */
     struct run_folder folder;
+    struct run_hash hash;
     struct totals totals;
     struct pending pending[PENDING]; /* by step, in turn */
     bool root, stopped;
@@ -56,13 +58,16 @@ static void print_start(const struct training *training)
     const struct setup *setup = &training->setup;
     const struct model *model = trainer_model(setup->trainer);
     const struct plan *plan = trainer_plan(setup->trainer);
+    char hash[256];
     printf("model: %lld parameters, %lld layers of width %lld, %s connections%s\n",
            (long long)model_parameter_count(model), (long long)setup->model.n_layer,
            (long long)setup->model.dim, setup->model.dense ? "dense" : "no dense",
            setup->weights ? ", weights read from its folder" : "");
-    printf("step: %d microbatch%s of %lld x %lld tokens; %d stage%s, schedule %s\n\n",
+    printf("step: %d microbatch%s of %lld x %lld tokens; %d stage%s, schedule %s\n",
            setup->microbatches, setup->microbatches == 1 ? "" : "es", (long long)setup->B,
            (long long)setup->T, plan->stages, plan->stages == 1 ? "" : "s", plan->schedule);
+    printf("%s\n\n", run_hash_print(&training->hash, hash, sizeof hash));
+    log_debug("%s", hash);
     plan_print_partition(plan, stdout);
     printf("\n");
     plan_print_memory(plan, stdout);
@@ -373,16 +378,28 @@ static status_t leave_sample(struct training *training)
     return status;
 }
 
+/* What stands beside the metrics from the start. */
+static status_t leave_hash(const struct training *training)
+{
+    const char *folder = training->folder.path;
+    status_t status = training->root ? run_hash_keep(&training->hash, folder) : STATUS_OK;
+    if (status == STATUS_OK) {
+        status = trainer_keep_algorithms(training->setup.trainer, folder);
+    }
+    return group_agree(training->setup.group, status);
+}
+
 static status_t train_all(struct training *training)
 {
     struct setup *setup = &training->setup;
+    TRY(run_hash_create(setup, &training->hash));
     TRY(run_folder_create(&setup->job->config, setup->group, &training->folder));
     if (training->root) {
         print_start(training);
     }
     const struct pending *last;
     TRY(trainer_profile(setup->trainer, training->folder.path));
-    TRY(trainer_keep_algorithms(setup->trainer, training->folder.path));
+    TRY(leave_hash(training));
     trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     TRY(train_loop(training));
@@ -423,6 +440,7 @@ status_t train_run(struct job *job, struct group *group, void *argument)
         training->folder.metrics = -1;
         training->sequences = job->config.data.start;
         status = train_all(training);
+        run_hash_free(&training->hash);
         setup_destroy(&training->setup);
         status_t closed = run_folder_close(&training->folder);
         status = status == STATUS_OK ? group_agree(group, closed) : status;

@@ -110,6 +110,8 @@ MUST_USE status_t exchange_flush(struct trainer *trainer);
 /* algorithms.c: when the stage is made, before the first walk; collective. Does something for bf16 on GPUs
  * where kernels.algorithms asks for it. */
 MUST_USE status_t algorithms_prepare(struct trainer *trainer);
+/* Of this rank's table: its products and algorithms, in any order, without their times; 0 = none. */
+uint64_t algorithms_hash(const struct trainer *trainer);
 
 /* profile.c: around the enqueueing of a step. */
 MUST_USE status_t profile_before(struct trainer *trainer, int64_t step);
