@@ -191,6 +191,7 @@ static status_t run_rank(struct group *group, void *argument)
         assert_int_equal(fake.lines, rank == 2 ? task->lines_there : task->lines);
         assert_int_equal(fake.measured, rank == 0 ? task->measured : 0);
         assert_int_equal(fake.rehearsed, task->file[0] && task->dtype == DTYPE_BF16);
+        assert_int_equal(algorithms_hash(&trainer) != 0, fake.lines > 0);
         status = trainer_keep_algorithms(&trainer, task->folder);
         if (rank == 0) {
             warnings_check(task, log);
@@ -384,6 +385,7 @@ static void test_hash(void **state)
     assert_true(table_hash("a us=1.00\nb us=2\n") == table_hash("a us=7\nb us=9.00\n"));
     assert_true(table_hash("a us=1\nb us=2\n") != table_hash("a us=1\nc us=2\n"));
     assert_true(table_hash("a us=1\n") != table_hash("a us=1\nb us=1\n"));
+    assert_true(table_hash("a us=1\nb us=2\n") == table_hash("b us=1\na us=2\n"));
 }
 
 int main(void)
