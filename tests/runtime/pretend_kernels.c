@@ -1,13 +1,20 @@
 /* pretend_kernels.c - kernels of a GPU of threads (tests/comm/pretend.c): every op copies its arguments,
- * as kernels.h promises for CUDA, and returns; the stream's thread then runs the CPU's op. Linked with
- * --wrap=kernels_cuda, so that whoever asks for the GPU's table gets this one.
+ * as kernels.h promises for CUDA, and returns; the stream's thread then runs the CPU's op, in bf16 that of
+ * rounded.h. Its table of product algorithms knows one product. Linked with --wrap for each function that
+ * ends this file, so that whoever asks for the GPU gets this one.
  */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
 #include "tests/comm/pretend.h"
+
+#define assert_true(condition) CHECK(condition, "a GPU of threads")
+#define assert_ok(call) CHECK((call) == STATUS_OK, "a GPU of threads")
+#define assert_non_null(pointer) CHECK(pointer, "a GPU of threads: no memory")
+#include "tests/runtime/rounded.h"
 
 enum { LIST = 128 }; /* keys or terms of an aggregate, at most */
 
@@ -135,7 +142,6 @@ static struct kernels table;
 
 static void table_fill(void)
 {
-    CHECK(kernels_cpu(&cpu) == STATUS_OK, "no operations for this processor");
     table = *cpu;
     table.name = "a GPU of threads";
 #define ENTRY(op) table.op = op##_launch
@@ -173,13 +179,53 @@ static void table_fill(void)
 }
 
 status_t __wrap_kernels_cuda(enum dtype dtype, const struct kernels **out);
+char *__wrap_kernels_cuda_algorithms_missing(void);
+status_t __wrap_kernels_cuda_algorithms_measure(const char *missing);
+char *__wrap_kernels_cuda_algorithms_save(void);
+status_t __wrap_kernels_cuda_algorithms_load(const char *name, const char *text);
 
+/* A process has one precision. */
 status_t __wrap_kernels_cuda(enum dtype dtype, const struct kernels **out)
 {
-    if (dtype != DTYPE_F32) {
-        return FAIL(STATUS_UNSUPPORTED, "a GPU of threads computes in float32");
+    if (dtype == DTYPE_F32) {
+        TRY(kernels_cpu(&cpu));
+    } else {
+        cpu = rounded_kernels();
     }
     pthread_once(&once, table_fill);
+    CHECK(table.dtype == dtype, "a GPU of threads was asked for another precision before");
     *out = &table;
+    return STATUS_OK;
+}
+
+static const char product[] = "card=threads library=1 product=1x1x1";
+static char known[256]; /* a line, or "" */
+
+char *__wrap_kernels_cuda_algorithms_missing(void)
+{
+    char line[sizeof product + 1];
+    snprintf(line, sizeof line, "%s\n", product);
+    return strdup(known[0] ? "" : line);
+}
+
+status_t __wrap_kernels_cuda_algorithms_measure(const char *missing)
+{
+    size_t length = strcspn(missing, "\n");
+    snprintf(known, sizeof known, "%.*s algorithm=01 us=1.00 first=2.00\n", (int)length, missing);
+    return STATUS_OK;
+}
+
+char *__wrap_kernels_cuda_algorithms_save(void)
+{
+    return strdup(known);
+}
+
+status_t __wrap_kernels_cuda_algorithms_load(const char *name, const char *text)
+{
+    const char *line = strstr(text, product);
+    (void)name;
+    if (line) {
+        snprintf(known, sizeof known, "%.*s\n", (int)strcspn(line, "\n"), line);
+    }
     return STATUS_OK;
 }
