@@ -14,8 +14,9 @@ static int train_help(void)
         "       muddpipe train CONFIG parallel.transport=threads parallel.pp=N   N stages as\n"
         "                                                              threads of one process\n\n"
         "CONFIG is a YAML file (tools/quickstart.yaml is a commented example). Leaves a run\n"
-        "folder: config.yaml, metrics.jsonl, rank-N.log, and the trained model in model/ as an\n"
-        "official Hugging Face folder, from which model=FOLDER trains on.\n\n"
+        "folder: config.yaml, metrics.jsonl, hash.txt, rank-N.log, and the trained model in model/ "
+        "as\n"
+        "an official Hugging Face folder, from which model=FOLDER trains on.\n\n"
         "  --print-config   print the resolved configuration and stop\n\n"
         "SIGUSR1 (mpirun passes it on) finishes the step, leaves the weights, exits 0.\n"
         "Every key: muddpipe --help-config\n");
