@@ -148,6 +148,11 @@ MUST_USE status_t wire_create(struct group *group, const char *transport,
  * streams are released and what they guarded is garbage: before results are believed, look at
  * group_check. */
 void wire_use_device(struct group *group, struct device *device, void *stream);
+/* Of each channel of the wires created from now on, so many messages may be under way at once, put (or, on
+ * a stream, posted) and not yet through, beside as many as it has slots: the books for them are made with
+ * the wire, and as long as there are no more of them its verbs allocate nothing. More is allowed, and takes
+ * memory of the host when it happens. Without a word: none. */
+void wire_make_room(struct group *group, int messages);
 bool wire_is_streamed(const struct wire *wire);
 /* Why tensors of a GPU pass through pinned memory of the host ("transport mpi", "UCX without CUDA"), or
  * NULL if they do not. */

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -215,32 +214,22 @@ status_t group_allgatherv(struct group *group, const void *data, const size_t *c
 
 status_t group_allgather(struct group *group, const void *data, size_t bytes, void *out)
 {
-    size_t *counts = malloc((size_t)group->size * sizeof *counts);
+    size_t counts[group->size];
 
-    if (counts == NULL) {
-        return FAIL(STATUS_NOMEM, "no memory for the sizes of an exchange of %d ranks",
-                    group->size);
-    }
     for (int i = 0; i < group->size; i++) {
         counts[i] = bytes;
     }
-    status_t status = group_allgatherv(group, data, counts, out);
-    free(counts);
-    return status;
+    return group_allgatherv(group, data, counts, out);
 }
 
 status_t group_agree(struct group *group, status_t mine)
 {
     int own = (int)mine;
-    int *all = malloc((size_t)group->size * sizeof *all);
+    int all[group->size];
     status_t result = mine;
 
-    if (all == NULL) {
-        return FAIL(STATUS_NOMEM, "no memory for an agreement of %d ranks", group->size);
-    }
     status_t status = group_allgather(group, &own, sizeof own, all);
     if (status != STATUS_OK) {
-        free(all);
         return mine != STATUS_OK ? mine : status;
     }
     for (int i = 0; i < group->size && result == STATUS_OK; i++) {
@@ -251,7 +240,6 @@ status_t group_agree(struct group *group, status_t mine)
                           i, status_name((status_t)all[i]), group->rank, i);
         }
     }
-    free(all);
     return result;
 }
 
@@ -278,14 +266,11 @@ static void print_differing(const uint64_t *values, int size, char *buffer, size
 
 status_t group_same(struct group *group, uint64_t value, const char *what)
 {
-    uint64_t *all = malloc((size_t)group->size * sizeof *all);
+    uint64_t all[group->size];
     status_t status = STATUS_OK;
     char ranks[256];
 
-    if (all == NULL) {
-        return FAIL(STATUS_NOMEM, "no memory for a comparison of %d ranks", group->size);
-    }
-    TRY_GOTO(group_allgather(group, &value, sizeof value, all), free_all);
+    TRY(group_allgather(group, &value, sizeof value, all));
     for (int i = 1; i < group->size; i++) {
         if (all[i] != all[0]) {
             status = STATUS_MISMATCH;
@@ -299,8 +284,5 @@ status_t group_same(struct group *group, uint64_t value, const char *what)
                       "files and arguments",
                       what, ranks, group->rank, value, all[0]);
     }
-
-free_all:
-    free(all);
     return status;
 }

@@ -151,7 +151,7 @@ static void want_arrival(struct wire *wire, const struct wire_message *m)
           (long long)m->message, m->slot, m->channel);
     s->posted = false;
     book(wire, m->channel);
-    if (c->turn != NULL) {
+    if (c->walk > 0) {
         int64_t n = c->waits++;
         line_want(&peer->in, n / c->walk * peer->expected + c->turn[n % c->walk], until);
     } else {
@@ -178,20 +178,24 @@ static status_t ipc_wait(struct wire *wire, int channel, int slot, int64_t messa
 
 static status_t expect_on(struct ipc_channel *c, int index, const int *channel, int count)
 {
-    free(c->turn);
-    c->turn = NULL;
+    int walk = 0;
+
     c->walk = 0;
     c->waits = 0;
     for (int i = 0; i < count; i++) {
-        c->walk += channel[i] == index;
+        walk += channel[i] == index;
     }
-    c->turn = c->walk > 0 ? malloc((size_t)c->walk * sizeof *c->turn) : NULL;
-    if (c->walk > 0 && c->turn == NULL) {
-        return FAIL(STATUS_NOMEM, "no memory for the order of %d messages", c->walk);
+    if (walk > c->turns) {
+        int64_t *wider = realloc(c->turn, (size_t)walk * sizeof *wider);
+        if (wider == NULL) {
+            return FAIL(STATUS_NOMEM, "no memory for the order of %d messages", walk);
+        }
+        c->turn = wider;
+        c->turns = walk;
     }
-    for (int i = 0, n = 0; i < count; i++) {
+    for (int i = 0; i < count; i++) {
         if (channel[i] == index) {
-            c->turn[n++] = i;
+            c->turn[c->walk++] = i;
         }
     }
     return STATUS_OK;
@@ -215,7 +219,7 @@ static status_t ipc_expect(struct wire *wire, int from, const int *channel, int 
 /* ---- sending ---- */
 
 /* Forgets puts that have gone; makes room for another (mutex held). The ring grows only when more
- * messages of a channel are under way than ever before. */
+ * messages of a channel are under way than it was made for (wire_make_room) and than ever before. */
 static status_t reserve_put(struct ipc_channel *c)
 {
     while (c->puts > 0 &&

@@ -67,11 +67,10 @@ struct ipc_channel {
     struct ipc_put
         *put; /* [room] a ring: `puts` of them from `first` on, oldest first; bell.mutex */
     int first, puts, room;
-    int64_t
-        *turn; /* [walk] receiver: places of the channel's messages among the puts of a walk of the
-                      sender's; NULL = not told */
-    int walk;
-    int64_t waits; /* since it was told */
+    /* Receiver: places of the channel's messages among the puts of a walk of the sender's. */
+    int64_t *turn;   /* [turns], used [walk] */
+    int walk, turns; /* walk 0 = not told */
+    int64_t waits;   /* since it was told */
 };
 
 /* What one lane brings comes in its order: who has waited for something has waited for all before it. */

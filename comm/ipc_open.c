@@ -115,10 +115,13 @@ static status_t prepare_channel(struct ipc_wire *self, int channel, int *lanes)
     }
     ours->slot = calloc((size_t)c->slots, sizeof *ours->slot);
     if (c->from == rank) {
-        ours->room = 2 * c->slots;
+        ours->room = wire_room(self->wire, channel);
         ours->put = malloc((size_t)ours->room * sizeof *ours->put);
+    } else {
+        ours->turns = wire_room(self->wire, channel);
+        ours->turn = malloc((size_t)ours->turns * sizeof *ours->turn);
     }
-    if (ours->slot == NULL || (c->from == rank && ours->put == NULL)) {
+    if (ours->slot == NULL || (c->from == rank ? (void *)ours->put : (void *)ours->turn) == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d slots of channel %d", c->slots, channel);
     }
     if (c->to == rank) {

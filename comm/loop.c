@@ -27,20 +27,19 @@ static struct loop_world *world_of(const struct group *group)
 
 /* ---- collectives ---- */
 
-/* Grows the stage of this generation to `bytes`; the mutex is held. */
+/* Grows both stages to `bytes`, for the next collective of the kind comes to the other; the mutex is
+ * held. */
 static unsigned char *stage_reserve(struct loop_world *world, size_t bytes)
 {
-    int parity = (int)(world->generation & 1);
-
-    if (world->stage_size[parity] < bytes) {
+    for (int parity = 0; parity < 2 && world->stage_size < bytes; parity++) {
         unsigned char *grown = realloc(world->stage[parity], bytes);
         if (grown == NULL) {
             return NULL;
         }
         world->stage[parity] = grown;
-        world->stage_size[parity] = bytes;
     }
-    return world->stage[parity];
+    world->stage_size = bytes > world->stage_size ? bytes : world->stage_size;
+    return world->stage[world->generation & 1];
 }
 
 static int first_left(const struct loop_world *world)

@@ -72,6 +72,19 @@ static void shared_free(struct loop_wire *shared)
     free(shared);
 }
 
+static bool puts_create(struct loop_channel *c, int count)
+{
+    for (int i = 0; i < count; i++) {
+        struct loop_put *put = calloc(1, sizeof *put);
+        if (put == NULL) {
+            return false;
+        }
+        put->next = c->spare;
+        c->spare = put;
+    }
+    return true;
+}
+
 static struct loop_wire *shared_create(const struct wire *wire, int64_t number)
 {
     struct loop_wire *shared = calloc(1, sizeof *shared);
@@ -88,7 +101,7 @@ static struct loop_wire *shared_create(const struct wire *wire, int64_t number)
         struct loop_channel *c = &shared->channel[i];
         c->first_post = c->last_post = -1;
         c->slot = calloc((size_t)wire->channel[i].slots, sizeof *c->slot);
-        complete = c->slot != NULL;
+        complete = c->slot != NULL && puts_create(c, wire_room(wire, i));
     }
     if (!complete) {
         shared_free(shared);

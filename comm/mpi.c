@@ -2,7 +2,8 @@
  *
  * No call blocks inside MPI once the group is open: collectives are the nonblocking ones, tested with
  * naps in between, so that a waiting rank leaves its core to others and notices a lost peer. Their
- * buffers are copies of ours, because MPI may still write into them after we have given up.
+ * buffers are copies of ours, because MPI may still write into them after we have given up, and are kept
+ * from one to the next: what is no larger than all before allocates nothing.
  */
 #include <errno.h>
 #include <limits.h>
@@ -42,6 +43,11 @@ struct note_send {
     int rank;
 };
 
+struct scratch { /* what MPI reads and writes in a collective */
+    void *memory;
+    size_t room; /* bytes */
+};
+
 struct mpi_state {
     MPI_Comm collectives, notes, clocks;
     struct identity *identity; /* [size] */
@@ -49,7 +55,8 @@ struct mpi_state {
     struct health *health;     /* NULL with one rank */
     MPI_Request note_request;  /* the receive posted for the next note */
     struct health_note note_in;
-    struct note_send *sends;
+    struct note_send *sends, *spare;
+    struct scratch counts, offsets, mine, all;
 };
 
 static struct mpi_state *state_of(const struct group *group)
@@ -100,6 +107,37 @@ status_t mpi_settle(struct group *group, MPI_Request *requests, int count)
 
 /* ---- collectives ---- */
 
+/* Whatever was in it may be lost; NULL when out of memory. */
+static void *scratch_take(struct scratch *scratch, size_t bytes)
+{
+    if (scratch->room < bytes) {
+        free(scratch->memory);
+        scratch->memory = malloc(bytes);
+        scratch->room = scratch->memory != NULL ? bytes : 0;
+    }
+    return scratch->memory;
+}
+
+static void scratch_free(struct mpi_state *state)
+{
+    free(state->counts.memory);
+    free(state->offsets.memory);
+    free(state->mine.memory);
+    free(state->all.memory);
+}
+
+/* What has not ended keeps its memory. */
+static status_t settle_collective(struct group *group, MPI_Request *request)
+{
+    struct mpi_state *state = state_of(group);
+    status_t status = mpi_settle(group, request, 1);
+
+    if (status != STATUS_OK) {
+        state->counts = state->offsets = state->mine = state->all = (struct scratch){0};
+    }
+    return status;
+}
+
 static status_t mpi_barrier(struct group *group)
 {
     MPI_Request request;
@@ -111,7 +149,7 @@ static status_t mpi_barrier(struct group *group)
 static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int root)
 {
     size_t chunk = bytes < BROADCAST_CHUNK ? bytes : BROADCAST_CHUNK;
-    unsigned char *copy = malloc(chunk + 1);
+    unsigned char *copy = scratch_take(&state_of(group)->all, chunk + 1);
     unsigned char *place = data;
 
     if (copy == NULL) {
@@ -126,34 +164,26 @@ static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int
         TRY_MPI(
             MPI_Ibcast(copy, (int)chunk, MPI_BYTE, root, state_of(group)->collectives, &request),
             "a broadcast");
-        TRY(mpi_settle(group, &request, 1)); /* the copy is MPI's then */
+        TRY(settle_collective(group, &request));
         memcpy(place + done, copy, chunk);
     }
-    free(copy);
     return STATUS_OK;
 }
 
-struct gather {            /* what MPI reads and writes during an allgatherv */
+struct gather {
     int *counts, *offsets; /* [size] */
     unsigned char *mine, *all;
 };
 
-static void gather_free(struct gather *gather)
-{
-    free(gather->counts);
-    free(gather->offsets);
-    free(gather->mine);
-    free(gather->all);
-}
-
 static status_t gather_prepare(struct gather *gather, const struct group *group, const void *data,
                                const size_t *counts, size_t *out_total)
 {
+    struct mpi_state *state = state_of(group);
     size_t size = (size_t)group->size, total = 0;
 
-    gather->counts = malloc(size * sizeof *gather->counts);
-    gather->offsets = malloc(size * sizeof *gather->offsets);
-    gather->mine = malloc(counts[group->rank] + 1);
+    gather->counts = scratch_take(&state->counts, size * sizeof *gather->counts);
+    gather->offsets = scratch_take(&state->offsets, size * sizeof *gather->offsets);
+    gather->mine = scratch_take(&state->mine, counts[group->rank] + 1);
     for (size_t i = 0; i < size && gather->counts != NULL && gather->offsets != NULL; i++) {
         if (counts[i] > INT_MAX - total) {
             return FAIL(STATUS_UNSUPPORTED,
@@ -165,7 +195,7 @@ static status_t gather_prepare(struct gather *gather, const struct group *group,
         gather->offsets[i] = (int)total;
         total += counts[i];
     }
-    gather->all = malloc(total + 1);
+    gather->all = scratch_take(&state->all, total + 1);
     if (gather->counts == NULL || gather->offsets == NULL || gather->mine == NULL ||
         gather->all == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for an exchange among %zu ranks", size);
@@ -183,21 +213,17 @@ static status_t mpi_allgatherv(struct group *group, const void *data, const size
     struct gather gather = {0};
     MPI_Request request;
     size_t total = 0;
-    status_t status;
 
-    TRY_GOTO(gather_prepare(&gather, group, data, counts, &total), free_gather);
+    TRY(gather_prepare(&gather, group, data, counts, &total));
     TRY_MPI(MPI_Iallgatherv(gather.mine, gather.counts[group->rank], MPI_BYTE, gather.all,
                             gather.counts, gather.offsets, MPI_BYTE, state_of(group)->collectives,
                             &request),
             "an exchange");
-    TRY(mpi_settle(group, &request, 1)); /* the buffers are MPI's then */
+    TRY(settle_collective(group, &request));
     if (total > 0) {
         memcpy(out, gather.all, total);
     }
-
-free_gather:
-    gather_free(&gather);
-    return status;
+    return STATUS_OK;
 }
 
 static status_t mpi_clocks(struct group *group, int64_t *out_ahead)
@@ -241,12 +267,24 @@ static bool line_idle(void *arg)
         int done = 0;
         if (MPI_Test(&send->request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done) {
             *link = send->next;
-            free(send);
+            send->next = state->spare;
+            state->spare = send;
         } else {
             link = &send->next;
         }
     }
     return state->sends == NULL;
+}
+
+static struct note_send *take_note(struct mpi_state *state)
+{
+    struct note_send *send = state->spare;
+
+    if (send == NULL) {
+        return malloc(sizeof *send);
+    }
+    state->spare = send->next;
+    return send;
 }
 
 static void line_send(void *arg, int rank, const struct health_note *note)
@@ -259,7 +297,7 @@ static void line_send(void *arg, int rank, const struct health_note *note)
             return; /* it has not taken the last one yet */
         }
     }
-    struct note_send *send = malloc(sizeof *send);
+    struct note_send *send = take_note(state);
     if (send == NULL) {
         return;
     }
@@ -291,6 +329,10 @@ static void release_notes(struct mpi_state *state)
         MPI_Cancel(&state->note_request);
         MPI_Wait(&state->note_request, MPI_STATUS_IGNORE);
     }
+    for (struct note_send *next; state->spare != NULL; state->spare = next) {
+        next = state->spare->next;
+        free(state->spare);
+    }
 }
 
 /* Two barriers: after the first all mean to leave and take no end for a death any more; only after
@@ -314,6 +356,7 @@ static void mpi_close(struct group *group)
     MPI_Comm_free(&state->notes);
     MPI_Comm_free(&state->clocks);
     MPI_Finalize();
+    scratch_free(state);
     free(state->identity);
     free(state->leader);
     free(state);
@@ -490,6 +533,8 @@ static status_t start_health(struct group *group, struct tether *tether)
     }
     peers[(group->rank + group->size - 1) % group->size].tether[0] = before;
     peers[(group->rank + 1) % group->size].tether[1] = after;
+    state->spare =
+        calloc(1, sizeof *state->spare); /* of the heartbeat; what else is said ends the run */
     receive_next(state);
     status = health_start(group, peers, &line, &state->health);
 
@@ -543,6 +588,7 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
 free_group: /* MPI is left as it is: the process ends */
     fuse_put_out(fuse);
     if (state != NULL) {
+        scratch_free(state);
         free(state->identity);
         free(state->leader);
     }

@@ -49,12 +49,9 @@ static void mpi_wake(struct pump *pump)
 
 /* ---- the progress thread ---- */
 
-static bool reserve(struct mpi_wire *self)
+/* Makes room for `room` parts of messages. */
+static bool widen(struct mpi_wire *self, int room)
 {
-    if (self->active + 2 <= self->room) {
-        return true;
-    }
-    int room = self->room > 0 ? 2 * self->room : 64;
     MPI_Request *request = realloc(self->request, (size_t)room * sizeof(MPI_Request));
     self->request = request != NULL ? request : self->request;
     struct ticket **owner = realloc(self->owner, (size_t)room * sizeof *owner);
@@ -67,6 +64,11 @@ static bool reserve(struct mpi_wire *self)
     }
     self->room = room;
     return true;
+}
+
+static bool reserve(struct mpi_wire *self)
+{
+    return self->active + 2 <= self->room || widen(self, 2 * self->room);
 }
 
 /* One of the two parts of a message; says what went wrong. */
@@ -231,6 +233,19 @@ static status_t check_sizes(struct mpi_wire *self)
     return STATUS_OK;
 }
 
+/* Two parts of every message that may be under way. */
+static status_t make_room(struct mpi_wire *self)
+{
+    const struct wire *wire = self->pump.wire;
+    int messages = 1, rank = wire->group->rank;
+
+    for (int i = 0; i < wire->count; i++) {
+        const struct wire_channel *c = &wire->channel[i];
+        messages += c->from == rank ? wire_room(wire, i) : c->to == rank ? c->slots : 0;
+    }
+    return widen(self, 2 * messages) ? STATUS_OK : STATUS_NOMEM;
+}
+
 /* An empty message each way with everybody this rank talks with: MPI connects at the first one. */
 static status_t connect_peers(struct mpi_wire *self)
 {
@@ -299,6 +314,7 @@ static status_t mpi_wire_create(struct wire *wire)
     sleep_init(self);
     TRY_GOTO(pump_init(&self->pump, wire, mpi_wake), free_self);
     TRY_GOTO(check_sizes(self), free_self);
+    TRY_GOTO(make_room(self), free_self);
     status = wire_on_gpu(wire) ? pump_use_streams(&self->pump, "transport mpi") : STATUS_OK;
     TRY_GOTO(group_agree(wire->group, status), free_self); /* the rest takes all */
     TRY_GOTO(mpi_check(MPI_Comm_idup(MPI_COMM_WORLD, &self->comm, &request), "a communicator"),

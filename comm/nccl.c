@@ -185,15 +185,17 @@ static status_t nccl_expect(struct wire *wire, int from, const int *channel, int
         CHECK(channel[i] >= 0 && channel[i] < wire->count && self->channel[channel[i]].pair == pair,
               "channel %d is not from rank %d to rank %d", channel[i], from, wire->group->rank);
     }
-    int *copy = malloc(((size_t)count + 1) * sizeof *copy);
-    if (copy == NULL) {
-        return FAIL(STATUS_NOMEM, "no memory for the order of %d puts", count);
+    if (count > pair->expected_room) {
+        int *wider = realloc(pair->expected, (size_t)count * sizeof *wider);
+        if (wider == NULL) {
+            return FAIL(STATUS_NOMEM, "no memory for the order of %d puts", count);
+        }
+        pair->expected = wider;
+        pair->expected_room = count;
     }
     if (count > 0) {
-        memcpy(copy, channel, (size_t)count * sizeof *copy);
+        memcpy(pair->expected, channel, (size_t)count * sizeof *pair->expected);
     }
-    free(pair->expected);
-    pair->expected = copy;
     pair->expected_count = count;
     return STATUS_OK;
 }

@@ -145,10 +145,13 @@ static status_t create_pair(struct nccl_wire *self, int from, int to)
     TRY(device_stream_create(self->device, true, &pair->stream));
     for (int i = 0; i < self->wire->count; i++) {
         const struct wire_channel *c = &self->wire->channel[i];
-        pair->slots += c->from == from && c->to == to ? c->slots : 0;
+        bool ours = c->from == from && c->to == to;
+        pair->slots += ours ? c->slots : 0;
+        pair->expected_room += ours && !pair->sends ? wire_room(self->wire, i) : 0;
     }
     pair->posted = calloc((size_t)pair->slots, sizeof *pair->posted);
-    if (pair->posted == NULL) {
+    pair->expected = calloc((size_t)pair->expected_room + 1, sizeof *pair->expected);
+    if (pair->posted == NULL || pair->expected == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d slots", pair->slots);
     }
     return pair->sends ? nccl_check(nccl.unique_id(&pair->id), STATUS_UNSUPPORTED,

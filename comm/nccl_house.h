@@ -78,8 +78,8 @@ struct nccl_pair {
     struct nccl_turn turn[NCCL_DEPTH];
 
     /* Receiving: the channels of a walk's puts in their order, which repeats; none: that of the posts. */
-    int *expected; /* [expected_count] */
-    int expected_count, next;
+    int *expected; /* [expected_room], used [expected_count] */
+    int expected_room, expected_count, next;
     int *posted; /* [slots] ring of the channels whose posts await their turn */
     int slots, first, waiting;
 };

@@ -39,6 +39,25 @@ static status_t arrivals_create(struct pump *pump)
     return STATUS_OK;
 }
 
+status_t pump_make_tickets(struct pump *pump, bool arrivals)
+{
+    const struct wire *wire = pump->wire;
+
+    for (int i = 0; i < wire->count; i++) {
+        const struct wire_channel *c = &wire->channel[i];
+        int count = (arrivals ? c->to : c->from) == wire->group->rank ? wire_room(wire, i) : 0;
+        for (int k = 0; k < count; k++) {
+            struct ticket *ticket = malloc(sizeof *ticket);
+            if (ticket == NULL) {
+                return FAIL(STATUS_NOMEM, "no memory for %d messages of channel %d", count, i);
+            }
+            *ticket = (struct ticket){.made = pump->made, .older = pump->spare};
+            pump->made = pump->spare = ticket;
+        }
+    }
+    return STATUS_OK;
+}
+
 status_t pump_init(struct pump *pump, struct wire *wire, void (*wake)(struct pump *pump))
 {
     memset(pump, 0, sizeof *pump);
@@ -52,6 +71,7 @@ status_t pump_init(struct pump *pump, struct wire *wire, void (*wake)(struct pum
         return FAIL(STATUS_NOMEM, "no memory for the tickets of %d channels", wire->count);
     }
     TRY(arrivals_create(pump));
+    TRY(pump_make_tickets(pump, false));
     return wire->group->class->clocks(wire->group, pump->ahead);
 }
 

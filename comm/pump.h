@@ -7,7 +7,8 @@
  *     main     post/put: ticket -> queue, wake            wait/sent: sleep on the bell
  *     thread   pump_take -> start ... completed -> pump_finish: stamps, counts, bell
  *
- * A ticket of an arrival belongs to its slot; tickets of departures are kept and used again. All
+ * A ticket of an arrival belongs to its slot; tickets of departures, and all of a stream's verbs, are made
+ * with the wire (wire_make_room), kept and used again. All
  * fields are under the bell's mutex but those marked (thread), which the progress thread has alone
  * while the ticket is MOVING.
  *
@@ -101,6 +102,8 @@ void pump_peers(const struct wire *wire, bool *out_talks);
 
 /* ---- pump.c and pump_stream.c for each other; bell.mutex held unless said otherwise ---- */
 
+/* Spare tickets for the departures of a wire, or for the arrivals, as many as wire_room says (not held). */
+status_t pump_make_tickets(struct pump *pump, bool arrivals);
 /* A ticket of `channel` to fill in, from the spare ones; NULL when out of memory. */
 struct ticket *pump_ticket(struct pump *pump, int channel, int slot, int64_t message);
 void pump_enqueue(struct pump *pump, struct ticket *ticket);

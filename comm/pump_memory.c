@@ -142,6 +142,7 @@ status_t pump_use_streams(struct pump *pump, const char *staged)
     pump->streams->staged = staged != NULL;
     pump->wire->staged = staged;
     TRY(create_tables(pump));
+    TRY(pump_make_tickets(pump, true));
     TRY(create_pinned(pump));
     return staged != NULL ? create_copiers(pump) : STATUS_OK;
 }

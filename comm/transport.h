@@ -68,6 +68,7 @@ struct group {
 
     struct device *device; /* of the wires created from now on; NULL = the host */
     void *stream;
+    int under_way;      /* messages of a channel of theirs, see wire_make_room */
     struct wire *wires; /* whose streams a lost peer must not leave waiting; bell.mutex */
     void *state;        /* of the class */
 };
@@ -119,6 +120,7 @@ struct wire {
     struct timeline *timeline; /* where transfers are recorded, or NULL */
     struct wire *next;         /* in group->wires */
     int count;
+    int under_way;                /* of a channel, for which there is room from the start */
     struct wire_channel *channel; /* [count] copies; slot arrays too */
     void **addresses;             /* all slot arrays of this rank */
     struct wire_count *counts;    /* [count] under the bell's mutex */
@@ -135,6 +137,12 @@ status_t wire_give_up(struct wire *wire, int channel, int64_t message, const cha
 /* A transfer in a stream of the transport's own begins; timeline_end(wire->timeline) ends it. */
 void wire_time_begin(struct wire *wire, void *stream, const char *name, int channel,
                      int64_t message);
+
+/* Messages of a channel for which books are kept from the start. */
+static inline int wire_room(const struct wire *wire, int channel)
+{
+    return wire->under_way + wire->channel[channel].slots;
+}
 
 static inline bool wire_on_gpu(const struct wire *wire) /* slots and sources are */
 {
@@ -171,7 +179,7 @@ struct loop_world {
     int arrived;   /* in the collective `generation` */
     int64_t generation;
     unsigned char *stage[2]; /* bytes of a collective, by the parity of its generation */
-    size_t stage_size[2];
+    size_t stage_size;       /* of each */
     int64_t *wires_created;  /* [ranks] */
     struct loop_wire *wires; /* those some rank still holds */
 };

@@ -186,6 +186,7 @@ status_t wire_create(struct group *group, const char *transport,
     wire->count = count;
     wire->device = group->device;
     wire->stream = group->stream;
+    wire->under_way = group->under_way;
     TRY_GOTO(copy_channels(wire, channels), free_wire);
     if (count > 0) {
         wire->class = find_class(transport);
@@ -205,6 +206,11 @@ void wire_use_device(struct group *group, struct device *device, void *stream)
 {
     group->device = device;
     group->stream = stream;
+}
+
+void wire_make_room(struct group *group, int messages)
+{
+    group->under_way = messages;
 }
 
 bool wire_is_streamed(const struct wire *wire)
