@@ -187,6 +187,20 @@ static status_t find_documents(struct corpus *corpus)
     return scan_documents(corpus, INT64_MAX, corpus->start, &corpus->documents);
 }
 
+/* Of both epochs that a window may lie in. */
+static status_t make_marks(struct corpus *corpus)
+{
+    for (int parity = 0; parity < 2; parity++) {
+        struct epoch *epoch = &corpus->epoch[parity];
+        epoch->mark = malloc((size_t)(corpus->documents / MARK_STEP + 1) * sizeof *epoch->mark);
+        if (epoch->mark == NULL) {
+            return FAIL(STATUS_NOMEM, "no memory for an order of %" PRId64 " documents",
+                        corpus->documents);
+        }
+    }
+    return STATUS_OK;
+}
+
 static status_t open_all(const char *const *paths, int files, struct corpus *corpus)
 {
     int64_t T = corpus->options.T;
@@ -203,7 +217,8 @@ static status_t open_all(const char *const *paths, int files, struct corpus *cor
                     " and the token after it; set a smaller data.seq_len or give more text",
                     paths[0], corpus->count, T);
     }
-    return find_documents(corpus);
+    TRY(find_documents(corpus));
+    return corpus->options.documents ? make_marks(corpus) : STATUS_OK;
 }
 
 status_t corpus_open(const char *const *paths, int files, const struct corpus_options *options,

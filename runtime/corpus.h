@@ -54,7 +54,7 @@ MUST_USE status_t corpus_read(const struct corpus *corpus, int64_t start, int64_
  * the first token of each token's document, 0 if that lies before the window. */
 MUST_USE status_t corpus_window(const struct corpus *corpus, int64_t window, int32_t *out,
                                 int32_t *first);
-/* Sequence s of a run. Allocates when it comes to an epoch of documents for the first time. */
+/* Sequence s of a run. */
 MUST_USE status_t corpus_sequence(struct corpus *corpus, int64_t s, int32_t *out, int32_t *first);
 
 #endif

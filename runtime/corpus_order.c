@@ -1,6 +1,5 @@
 /* corpus_order.c - permutations without a table, and the order over documents. */
-#include <inttypes.h>
-#include <stdlib.h>
+#include <stddef.h>
 
 #include "base/rng.h"
 #include "runtime/corpus_internal.h"
@@ -54,20 +53,13 @@ static int64_t ranked_document(const struct corpus *corpus, int64_t epoch, int64
     return start;
 }
 
-static status_t make_epoch(struct corpus *corpus, int64_t number)
+static void make_epoch(struct corpus *corpus, int64_t number)
 {
     struct epoch *epoch = &corpus->epoch[number % 2];
     int64_t at = 0, length;
 
     if (epoch->number == number) {
-        return STATUS_OK;
-    }
-    if (epoch->mark == NULL) {
-        epoch->mark = malloc((size_t)(corpus->documents / MARK_STEP + 1) * sizeof *epoch->mark);
-    }
-    if (epoch->mark == NULL) {
-        return FAIL(STATUS_NOMEM, "no memory for an order of %" PRId64 " documents",
-                    corpus->documents);
+        return;
     }
     for (int64_t rank = 0; rank < corpus->documents; rank++) {
         if (rank % MARK_STEP == 0) {
@@ -77,7 +69,6 @@ static status_t make_epoch(struct corpus *corpus, int64_t number)
         at += length;
     }
     epoch->number = number;
-    return STATUS_OK;
 }
 
 /* Which document of the epoch's order token `offset` of the epoch is in, and where that begins. */
@@ -112,7 +103,7 @@ static status_t read_epoch(struct corpus *corpus, int64_t number, int64_t offset
 {
     int64_t start, length, done = 0, T = corpus->options.T;
 
-    TRY(make_epoch(corpus, number));
+    make_epoch(corpus, number);
     count = count < corpus->count - offset ? count : corpus->count - offset;
     for (int64_t rank = find_rank(corpus, number, offset, &start); done < count; rank++) {
         int64_t text = ranked_document(corpus, number, rank, &length);

@@ -81,6 +81,13 @@ void exchange_destroy(struct trainer *trainer)
     free(exchange->all);
 }
 
+status_t exchange_rehearse(struct trainer *trainer)
+{
+    struct exchange *exchange = &trainer->exchange;
+    memset(exchange->own[0], 0, exchange->own_count * sizeof(double));
+    return group_allgatherv(trainer->group, exchange->own[0], exchange->counts, exchange->all);
+}
+
 /* Squares and losses of the walk just made, to `own`; on a device the stream does it. */
 status_t exchange_fill(struct trainer *trainer, double *own)
 {

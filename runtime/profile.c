@@ -23,6 +23,11 @@ status_t trainer_profile(struct trainer *trainer, const char *folder)
     if (group_rank(trainer->group) == 0 && mkdir(profile->folder, 0777) != 0) {
         status = FAIL(STATUS_IO, "cannot make the folder %s: %s", profile->folder, strerror(errno));
     }
+    int64_t spans = steps * SPANS_A_STEP;
+    if (status == STATUS_OK) {
+        status = timeline_create(trainer->device, spans < SPANS_MOST ? (size_t)spans : SPANS_MOST,
+                                 &profile->timeline);
+    }
     return group_agree(trainer->group, status);
 }
 
@@ -37,14 +42,14 @@ static void record_into(struct stage *stage, struct timeline *timeline)
 
 void profile_pause(struct trainer *trainer)
 {
-    if (trainer->profile.timeline) {
+    if (trainer->profile.recording) {
         record_into(trainer->train, NULL);
     }
 }
 
 void profile_go_on(struct trainer *trainer)
 {
-    if (trainer->profile.timeline) {
+    if (trainer->profile.recording) {
         record_into(trainer->train, trainer->profile.timeline);
     }
 }
@@ -56,6 +61,7 @@ void profile_destroy(struct trainer *trainer)
     }
     timeline_destroy(trainer->profile.timeline);
     trainer->profile.timeline = NULL;
+    trainer->profile.recording = false;
 }
 
 status_t profile_before(struct trainer *trainer, int64_t step)
@@ -65,11 +71,9 @@ status_t profile_before(struct trainer *trainer, int64_t step)
     if (step != profile->first) {
         return STATUS_OK;
     }
-    int64_t spans = (profile->last - profile->first + 1) * SPANS_A_STEP;
     TRY(stage_settle(stage));
     log_debug("recording from step %lld on", (long long)step);
-    TRY(timeline_create(trainer->device, spans < SPANS_MOST ? (size_t)spans : SPANS_MOST,
-                        &profile->timeline));
+    profile->recording = true;
     timeline_track(profile->timeline, trainer->stream, "compute", true);
     record_into(stage, profile->timeline);
     return timeline_start(profile->timeline);
@@ -122,14 +126,14 @@ static status_t finish(struct trainer *trainer, int64_t step)
 status_t profile_after(struct trainer *trainer, int64_t step)
 {
     struct profile *profile = &trainer->profile;
-    return profile->timeline && step == profile->last ? finish(trainer, step) : STATUS_OK;
+    return profile->recording && step == profile->last ? finish(trainer, step) : STATUS_OK;
 }
 
 status_t trainer_profile_end(struct trainer *trainer)
 {
     struct profile *profile = &trainer->profile;
     int64_t step = atomic_load(&trainer->step);
-    if (profile->timeline) {
+    if (profile->recording) {
         return finish(trainer, step);
     }
     if (profile->first > step && group_rank(trainer->group) == 0) {

@@ -64,6 +64,16 @@ static void lay_batch(struct stage *stage, struct arena *arena)
         arena_alloc(arena, (size_t)stage->plan->microbatches * sizeof *stage->loss_there);
 }
 
+/* To this rank in a walk. */
+static size_t count_puts(const struct stage *stage)
+{
+    size_t shipments = 0;
+    for (int s = 0; s < stage->plan->shipments; s++) {
+        shipments += receives(stage, s);
+    }
+    return shipments * (size_t)stage->plan->microbatches;
+}
+
 static status_t create_tables(struct stage *stage)
 {
     int shipments = stage->plan->shipments, keys = stage->plan->graph->keys;
@@ -72,8 +82,9 @@ static status_t create_tables(struct stage *stage)
     stage->loss = calloc((size_t)stage->plan->microbatches, sizeof *stage->loss);
     stage->shorter = calloc((size_t)stage->plan->microbatches, sizeof *stage->shorter);
     stage->positions = calloc((size_t)batch_tokens(stage), sizeof *stage->positions);
-    bool made =
-        stage->arrival && stage->gradient && stage->loss && stage->shorter && stage->positions;
+    stage->puts = calloc(count_puts(stage) + 1, sizeof *stage->puts);
+    bool made = stage->arrival && stage->gradient && stage->loss && stage->shorter &&
+                stage->positions && stage->puts;
     for (int s = 0; made && s < shipments; s++) {
         stage->arrival[s] = calloc((size_t)stage->plan->shipment[s].slots + 1, sizeof(void *));
         made = stage->arrival[s] != NULL;
@@ -131,18 +142,13 @@ static status_t expect_puts(struct stage *stage)
     const struct plan *plan = stage->active;
     for (int from = 0; stage->wire && from < plan->ranks; from++) {
         const struct rank_plan *sender = &plan->rank[from];
-        int *shipment = calloc((size_t)sender->ops + 1, sizeof *shipment), count = 0;
-        if (!shipment) {
-            return FAIL(STATUS_NOMEM, "no memory for the order of %d operations", sender->ops);
-        }
+        int count = 0;
         for (int i = 0; from != stage->rank && i < sender->ops; i++) {
             if (sender->op[i].kind == OP_PUT && receives(stage, sender->op[i].shipment)) {
-                shipment[count++] = sender->op[i].shipment;
+                stage->puts[count++] = sender->op[i].shipment;
             }
         }
-        status_t status = wire_expect(stage->wire, from, shipment, count);
-        free(shipment);
-        TRY(status);
+        TRY(wire_expect(stage->wire, from, stage->puts, count));
     }
     return STATUS_OK;
 }
@@ -166,6 +172,12 @@ static int64_t room_of(const struct stage *stage)
                                                                                      : 0;
 }
 
+/* Of a channel: a walk puts one for each microbatch, and asks for all to have been sent. */
+static int messages_ahead(const struct stage *stage)
+{
+    return stage->plan->microbatches * (stage->device ? WALKS_AHEAD : 1);
+}
+
 static status_t create_wire(struct stage *stage, const char *transport)
 {
     int shipments = stage->plan->shipments;
@@ -185,6 +197,7 @@ static status_t create_wire(struct stage *stage, const char *transport)
                                            .slot = receives(stage, s) ? stage->arrival[s] : NULL};
     }
     wire_use_device(stage->group, stage->device, stage->stream);
+    wire_make_room(stage->group, messages_ahead(stage));
     int64_t before = room_of(stage);
     status_t status = wire_create(stage->group, transport, channel, shipments, &stage->wire);
     stage->transport_bytes = before - room_of(stage);
@@ -288,6 +301,7 @@ void stage_destroy(struct stage *stage)
     arena_destroy(&stage->memory);
     free(stage->loss);
     free(stage->positions);
+    free(stage->puts);
     plan_destroy(stage->plan);
     free(stage);
 }
@@ -322,20 +336,25 @@ status_t stage_check_traffic(const struct stage *stage)
 }
 
 /* Slots and frames of a plan with fewer microbatches are never more. */
-status_t stage_set_microbatches(struct stage *stage, int microbatches)
+status_t stage_add_size(struct stage *stage, int microbatches)
 {
-    struct plan **plan = &stage->plan;
+    struct plan_options options = stage->plan_options;
     CHECK(microbatches > 0 && microbatches <= stage->plan->microbatches,
           "%d microbatches in a stage made for %d", microbatches, stage->plan->microbatches);
-    if (microbatches < stage->plan->microbatches) {
-        plan = &stage->shorter[microbatches];
+    if (microbatches == stage->plan->microbatches || stage->shorter[microbatches]) {
+        return STATUS_OK;
     }
-    if (!*plan) {
-        struct plan_options options = stage->plan_options;
-        options.microbatches = microbatches;
-        TRY(plan_create(stage->plan->graph, &options, plan));
-    }
-    stage->active = *plan;
+    options.microbatches = microbatches;
+    TRY(plan_create(stage->plan->graph, &options, &stage->shorter[microbatches]));
+    plan_keep_rank(stage->shorter[microbatches], stage->rank);
+    return STATUS_OK;
+}
+
+status_t stage_set_microbatches(struct stage *stage, int microbatches)
+{
+    TRY(stage_add_size(stage, microbatches));
+    stage->active =
+        microbatches < stage->plan->microbatches ? stage->shorter[microbatches] : stage->plan;
     return STATUS_OK;
 }
 

@@ -7,6 +7,10 @@
  * A stage of forwards only can work in another's memory and over its wire, between that one's walks: a plan
  * without backwards has no more frames and slots than one of training, and its shipments are the first of
  * that one's.
+ *
+ * A stage is made whole: plans of all sizes, memory, the wire with its books. Walks then allocate nothing, on
+ * the host or on a device, and so the steps of a run do not: tests/tools/test_allocations.sh counts.
+ * What libraries (MPI, UCX, cuBLASLt, the driver) do with memory of their own is their business.
  */
 #ifndef RUNTIME_STAGE_H
 #define RUNTIME_STAGE_H
@@ -46,9 +50,10 @@ struct walked {
 };
 struct ahead {
     struct walked walked[WALKS_AHEAD];
-    int64_t walks;     /* enqueued so far */
-    uint32_t *reached; /* pinned: what the stream waits in (place_of); 0 between walks */
-    int waits;         /* most of a walk */
+    int64_t walks;             /* enqueued so far */
+    uint32_t *reached;         /* pinned: what the stream waits in (place_of); 0 between walks */
+    int waits;                 /* most of a walk */
+    struct device_event *mark; /* of stage_settle */
     void *pinned;
 };
 
@@ -57,7 +62,7 @@ struct stage {
     struct stage *lender;        /* whose part, wire, arrivals and batch these are; NULL = own */
     struct plan *plan;           /* with all microbatches: what memory was made for */
     struct plan *_Atomic active; /* of the walk: the same, or one of `shorter` */
-    struct plan **shorter;       /* [microbatches] made when first wanted; [m] has m microbatches */
+    struct plan **shorter;       /* [microbatches] of stage_add_size; [m] has m microbatches */
     struct plan_options plan_options;
     struct part *part;
     struct wire *wire; /* NULL with one rank */
@@ -86,6 +91,7 @@ struct stage {
     /* [microbatches * B*T] the batch where the part lives; on the host only position is ours. */
     int32_t *inputs, *targets, *first, *position;
     int32_t *positions; /* on the host, of the walk now enqueued */
+    int *puts;          /* [shipments to this rank * microbatches] scratch: an order of puts */
 };
 
 /* Everything that the walk calls back for: the norm's exchange and the optimizer. */
@@ -140,7 +146,10 @@ MUST_USE status_t stage_read_loss(struct stage *stage);
 bool stage_hosts(const struct stage *stage, int unit);
 /* Tells part and wire which plan is walked next. */
 MUST_USE status_t stage_prepare(struct stage *stage);
-/* Microbatches of the walks from now on, at most those of the plan. */
+/* Makes the plan of walks with fewer microbatches, before the first step: then stage_set_microbatches has
+ * it at hand. */
+MUST_USE status_t stage_add_size(struct stage *stage, int microbatches);
+/* Microbatches of the walks from now on, at most those of the plan. A size that was not added is made now. */
 MUST_USE status_t stage_set_microbatches(struct stage *stage, int microbatches);
 /* Compares the wire's counters with the plan after the walks so far. */
 MUST_USE status_t stage_check_traffic(const struct stage *stage);

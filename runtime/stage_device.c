@@ -68,6 +68,7 @@ status_t ahead_create(struct stage *stage)
 {
     stage->ahead.waits = count_waits(stage);
     TRY(pinned_create(stage));
+    TRY(device_event_create(stage->device, false, &stage->ahead.mark));
     for (int i = 0; i < WALKS_AHEAD; i++) {
         TRY(walked_create(stage, &stage->ahead.walked[i]));
     }
@@ -89,6 +90,7 @@ void ahead_destroy(struct stage *stage)
         free(walked->dense);
     }
     if (stage->device) {
+        device_event_destroy(stage->device, ahead->mark);
         device_free(stage->device, MEMORY_PINNED, ahead->pinned);
     }
 }
@@ -161,12 +163,9 @@ status_t stage_settle(struct stage *stage)
     if (!stage->device) {
         return STATUS_OK;
     }
-    struct device_event *event;
-    TRY(device_event_create(stage->device, false, &event));
-    status_t status = device_event_record(stage->device, event, stage->stream);
-    status = status == STATUS_OK ? await(stage, event) : status;
-    device_event_destroy(stage->device, event);
-    return status == STATUS_OK ? group_check(stage->group) : status;
+    TRY(device_event_record(stage->device, stage->ahead.mark, stage->stream));
+    TRY(await(stage, stage->ahead.mark));
+    return group_check(stage->group);
 }
 
 static bool drain(struct stage *stage, struct device_event *event)

@@ -261,10 +261,26 @@ static status_t make_forward_stage(struct trainer *trainer, int microbatches, st
     return make_stage(trainer, false, microbatches, purpose, slot);
 }
 
+/* Plans of the smaller steps with which a run begins. */
+static status_t make_sizes(struct trainer *trainer)
+{
+    const struct run_config *config = &trainer->config;
+    int64_t steps = config->optimizer.steps;
+    int full = trainer->microbatches, size = 0;
+    status_t status = STATUS_OK;
+    for (int64_t step = 1; step <= steps && size < full && status == STATUS_OK; step++) {
+        size = microbatches_at(step, steps, (int)config->optimizer.ramp_from, full,
+                               config->optimizer.ramp);
+        status = stage_add_size(trainer->train, size);
+    }
+    return group_agree(trainer->group, status);
+}
+
 static status_t make_stages(struct trainer *trainer, const struct trainer_options *options)
 {
     if (options->training) {
         TRY(make_stage(trainer, true, options->microbatches, "", &trainer->train));
+        TRY(make_sizes(trainer));
     }
     if (!options->training || options->evaluates) {
         TRY(make_forward_stage(trainer, options->microbatches, &trainer->evaluation));
@@ -312,6 +328,9 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
             status = rehearse_update(trainer);
         }
         status = group_agree(trainer->group, status);
+    }
+    if (status == STATUS_OK && options->training) {
+        status = exchange_rehearse(trainer);
     }
     if (status != STATUS_OK) {
         trainer_destroy(trainer);

@@ -53,7 +53,8 @@ struct exchanged {
 struct profile {
     int64_t first, last; /* steps; 0 = none */
     char folder[PATH_MAX];
-    struct timeline *timeline; /* from the first recorded step to the last */
+    struct timeline *timeline; /* until the last recorded step is written */
+    bool recording;            /* from the first on */
 };
 
 struct trainer {
@@ -97,6 +98,8 @@ struct trainer {
 /* exchange.c */
 MUST_USE status_t exchange_create(struct trainer *trainer);
 void exchange_destroy(struct trainer *trainer);
+/* An exchange of nothing, which gives collectives the memory that they keep. */
+MUST_USE status_t exchange_rehearse(struct trainer *trainer);
 status_t exchange_norm(void *trainer); /* the hook of OP_NORM */
 MUST_USE status_t exchange_fill(struct trainer *trainer, double *own);
 /* Collective; `own` is complete but for the report. */

@@ -49,6 +49,27 @@ void plan_destroy(struct plan *plan)
     free(plan);
 }
 
+static bool puts_to(const struct plan *plan, const struct op *op, int rank)
+{
+    return op->kind == OP_PUT && plan_rank_of(plan, plan->shipment[op->shipment].to) == rank;
+}
+
+void plan_keep_rank(struct plan *plan, int rank)
+{
+    for (int r = 0; r < plan->ranks; r++) {
+        struct rank_plan *list = &plan->rank[r];
+        int kept = 0;
+        for (int i = 0; i < list->ops; i++) {
+            if (r == rank || puts_to(plan, &list->op[i], rank)) {
+                list->op[kept++] = list->op[i];
+            }
+        }
+        struct op *smaller = realloc(list->op, ((size_t)kept + 1) * sizeof *list->op);
+        list->op = smaller != NULL ? smaller : list->op;
+        list->ops = kept;
+    }
+}
+
 int plan_stage_of(const struct plan *plan, int unit)
 {
     int stage = 0;

@@ -196,6 +196,9 @@ struct plan_options {
 MUST_USE status_t plan_create(const struct graph *graph, const struct plan_options *options,
                               struct plan **out);
 void plan_destroy(struct plan *plan);
+/* Forgets what a rank that walks the plan does not need: other ranks' operations but their puts to it. Such a
+ * plan can be walked and printed, not checked or simulated. */
+void plan_keep_rank(struct plan *plan, int rank);
 
 /* Whether a plan of forwards only can be walked in the frames and slots of `plan` and over a wire made for
  * it: so it is where graph, ranks, partition and prefetch are the same and its microbatches are not more.
