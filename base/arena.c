@@ -20,10 +20,8 @@ status_t arena_create(struct arena *arena, size_t size, const char *what)
         base = aligned_alloc(ARENA_ALIGN, bound);
     }
     if (base == NULL) {
-        return FAIL(STATUS_NOMEM,
-                    "%s: cannot allocate %.1f MiB of host memory; use more stages, a smaller model "
-                    "or a shorter sequence",
-                    what, (double)bound / (1024.0 * 1024.0));
+        return FAIL(STATUS_NOMEM, "%s: cannot allocate %.1f MiB of host memory", what,
+                    (double)bound / (1024.0 * 1024.0));
     }
     memset(base, 0, bound);
     *arena = (struct arena){.base = base, .size = bound};

@@ -122,12 +122,13 @@ static status_t cuda_alloc(struct device *device, enum memory_kind kind, size_t 
         size_t free_bytes = 0, total = 0;
         (void)cudaGetLastError();
         (void)cudaMemGetInfo(&free_bytes, &total);
-        return FAIL(
-            STATUS_NOMEM,
-            "%s: cannot allocate %.1f MiB of %s memory (GPU %d: %.1f of %.1f MiB free); use "
-            "more stages, a smaller model or a shorter sequence",
-            what, (double)bytes / 0x1p20, kind == MEMORY_PINNED ? "pinned host" : "GPU",
-            device->index, (double)free_bytes / 0x1p20, (double)total / 0x1p20);
+        return FAIL(STATUS_NOMEM,
+                    "%s: cannot allocate %.1f MiB of %s memory (GPU %d: %.1f of %.1f MiB free%s)",
+                    what, (double)bytes / 0x1p20, kind == MEMORY_PINNED ? "pinned host" : "GPU",
+                    device->index, (double)free_bytes / 0x1p20, (double)total / 0x1p20,
+                    kind == MEMORY_PINNED
+                        ? "; what is pinned is bounded by the host's and the job's memory"
+                        : "");
     }
     TRY_CUDA(error, what);
     *out = memory;

@@ -116,7 +116,7 @@ struct wire_channel {
     int from, to;      /* ranks, from != to */
     size_t bytes;      /* of every message */
     int slots;         /* arrival slots at `to` */
-    void *const *slot; /* [slots] their addresses on rank `to`; NULL elsewhere */
+    void *const *slot; /* [slots] their addresses on rank `to`; NULL elsewhere, see wire_place */
 };
 
 struct wire_stamp { /* CLOCK_MONOTONIC of this rank's host, ns; zeros where a stream waits */
@@ -137,6 +137,13 @@ extern const char *const wire_transports[];
  * the reason. */
 MUST_USE status_t wire_create(struct group *group, const char *transport,
                               const struct wire_channel *channels, int count, struct wire **out);
+/* wire_create in two parts, for who wants to know what a transport takes of a GPU for itself before taking
+ * memory for slots: wire_connect heeds no addresses, and connects if the transport (nccl) takes much;
+ * wire_place, with the same channels, tells them and connects the others. Both are collective; before it is
+ * placed a wire can only be destroyed. */
+MUST_USE status_t wire_connect(struct group *group, const char *transport,
+                               const struct wire_channel *channels, int count, struct wire **out);
+MUST_USE status_t wire_place(struct wire *wire, const struct wire_channel *channels);
 /* Slots and sources of the wires created from now on are memory of `device`, which must outlive them,
  * and the four verbs are operations of `stream` as a kernel is: they return at once, and it is the
  * stream that posts when it gets there, sends what was written before, waits for what lands, and goes

@@ -316,6 +316,7 @@ static void nccl_release(struct wire *wire)
 const struct wire_class nccl_wire_class = {
     .name = "nccl",
     .streams = true,
+    .early = true,
     .create = nccl_connect,
     .destroy = nccl_disconnect,
     .post = nccl_post,

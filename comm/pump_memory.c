@@ -68,8 +68,16 @@ static status_t create_pinned(struct pump *pump)
     arena_init_measure(&measure);
     lay_words(pump, &measure);
     lay_buffers(pump, &measure);
-    TRY(arena_create_on(&pump->streams->pinned, device_of(pump), MEMORY_PINNED, pump->wire->stream,
-                        measure.used, "words and staging buffers of a wire"));
+    status_t status =
+        arena_create_on(&pump->streams->pinned, device_of(pump), MEMORY_PINNED, pump->wire->stream,
+                        measure.used, "words and staging buffers of a wire");
+    if (status == STATUS_NOMEM && pump->streams->staged) {
+        log_error("%s: tensors pass through pinned memory of the host, a buffer for each slot; "
+                  "parallel.transport=ipc or nccl pins none, data.micro_batch and data.seq_len "
+                  "make the tensors smaller",
+                  pump->wire->staged);
+    }
+    TRY(status);
     lay_words(pump, &pump->streams->pinned);
     size_t words = pump->streams->pinned.used;
     lay_buffers(pump, &pump->streams->pinned);

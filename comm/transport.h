@@ -95,6 +95,8 @@ struct wire_class {
     const char *name;
     bool threads; /* needs a threads group; otherwise an mpi group */
     bool streams; /* on a device its verbs only enqueue; otherwise wire.c lets the stream run dry */
+    bool
+        early; /* create needs no addresses of slots and takes of the GPU: it comes with wire_connect */
     status_t (*create)(struct wire *wire);
     void (*destroy)(struct wire *wire);
     status_t (*post)(struct wire *wire, int channel, int slot, int64_t message);
@@ -122,7 +124,8 @@ struct wire {
     int count;
     int under_way;                /* of a channel, for which there is room from the start */
     struct wire_channel *channel; /* [count] copies; slot arrays too */
-    void **addresses;             /* all slot arrays of this rank */
+    void **addresses;             /* all slot arrays of this rank, by wire_place */
+    bool made, placed;            /* by the class; with addresses */
     struct wire_count *counts;    /* [count] under the bell's mutex */
     bool streamed;                /* as the class says, on a GPU; its create may deny it */
     const char *staged;           /* why, see wire_staged */

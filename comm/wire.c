@@ -100,39 +100,44 @@ static uint64_t check_channels(const struct group *group, const struct wire_chan
               "channel %d goes from rank %d to rank %d of %d", i, c->from, c->to, group->size);
         CHECK(c->bytes > 0 && c->slots > 0, "channel %d has %zu bytes and %d slots", i, c->bytes,
               c->slots);
-        CHECK(c->to != group->rank || c->slot != NULL, "channel %d has no slots here", i);
         uint64_t fields[] = {(uint64_t)c->from, (uint64_t)c->to, c->bytes, (uint64_t)c->slots};
         hash = hash_bytes(fields, sizeof fields, hash);
     }
     return hash;
 }
 
-/* Copies the channels and the slot addresses of this rank's arrivals. */
+/* Copies the channels; the slot addresses of this rank's arrivals come by place_slots. */
 static status_t copy_channels(struct wire *wire, const struct wire_channel *channels)
 {
-    size_t slots = 0, used = 0;
+    size_t slots = 0;
 
-    for (int i = 0; i < wire->count; i++) {
-        slots += channels[i].to == wire->group->rank ? (size_t)channels[i].slots : 0;
-    }
     wire->channel = calloc((size_t)wire->count + 1, sizeof *wire->channel);
     wire->counts = calloc((size_t)wire->count + 1, sizeof *wire->counts);
+    for (int i = 0; i < wire->count && wire->channel != NULL; i++) {
+        wire->channel[i] = channels[i];
+        wire->channel[i].slot = NULL;
+        slots += channels[i].to == wire->group->rank ? (size_t)channels[i].slots : 0;
+    }
     wire->addresses = calloc(slots + 1, sizeof *wire->addresses);
     if (wire->channel == NULL || wire->counts == NULL || wire->addresses == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d channels with %zu slots", wire->count, slots);
     }
+    return STATUS_OK;
+}
+
+static void place_slots(struct wire *wire, const struct wire_channel *channels)
+{
+    void **addresses = wire->addresses;
+
     for (int i = 0; i < wire->count; i++) {
-        struct wire_channel *copy = &wire->channel[i];
-        *copy = channels[i];
-        copy->slot = NULL;
-        if (copy->to == wire->group->rank) {
-            size_t bytes = (size_t)copy->slots * sizeof *wire->addresses;
-            memcpy(wire->addresses + used, channels[i].slot, bytes);
-            copy->slot = wire->addresses + used;
-            used += (size_t)copy->slots;
+        struct wire_channel *c = &wire->channel[i];
+        if (c->to == wire->group->rank) {
+            CHECK(channels[i].slot != NULL, "channel %d has no slots here", i);
+            memcpy(addresses, channels[i].slot, (size_t)c->slots * sizeof *addresses);
+            c->slot = addresses;
+            addresses += c->slots;
         }
     }
-    return STATUS_OK;
 }
 
 static void wire_free(struct wire *wire)
@@ -167,8 +172,19 @@ static void strike(struct wire *wire)
     pthread_mutex_unlock(wire->group->bell.mutex);
 }
 
-status_t wire_create(struct group *group, const char *transport,
-                     const struct wire_channel *channels, int count, struct wire **out)
+static status_t make(struct wire *wire)
+{
+    if (wire->class == NULL) {
+        return STATUS_OK;
+    }
+    TRY(wire->class->create(wire));
+    wire->made = true;
+    enlist(wire);
+    return STATUS_OK;
+}
+
+status_t wire_connect(struct group *group, const char *transport,
+                      const struct wire_channel *channels, int count, struct wire **out)
 {
     status_t status;
 
@@ -191,15 +207,37 @@ status_t wire_create(struct group *group, const char *transport,
     if (count > 0) {
         wire->class = find_class(transport);
         wire->streamed = wire_on_gpu(wire) && wire->class->streams;
-        TRY_GOTO(wire->class->create(wire), free_wire);
-        enlist(wire);
     }
+    TRY_GOTO(count > 0 && wire->class->early ? make(wire) : STATUS_OK, free_wire);
     *out = wire;
     return STATUS_OK;
 
 free_wire:
     wire_free(wire);
     return status;
+}
+
+status_t wire_place(struct wire *wire, const struct wire_channel *channels)
+{
+    CHECK(!wire->placed, "the slots of a wire are told twice");
+    place_slots(wire, channels);
+    wire->placed = true;
+    return wire->made ? STATUS_OK : make(wire);
+}
+
+status_t wire_create(struct group *group, const char *transport,
+                     const struct wire_channel *channels, int count, struct wire **out)
+{
+    struct wire *wire;
+
+    TRY(wire_connect(group, transport, channels, count, &wire));
+    status_t status = wire_place(wire, channels);
+    if (status != STATUS_OK) {
+        wire_destroy(wire);
+        return status;
+    }
+    *out = wire;
+    return STATUS_OK;
 }
 
 void wire_use_device(struct group *group, struct device *device, void *stream)
@@ -258,7 +296,7 @@ void wire_destroy(struct wire *wire)
     if (wire == NULL) {
         return;
     }
-    if (wire->class != NULL) {
+    if (wire->made && wire->class != NULL) {
         strike(wire);
         wire->class->destroy(wire);
     }
@@ -270,6 +308,7 @@ void wire_destroy(struct wire *wire)
 static const struct wire_channel *check_end(const struct wire *wire, int channel, bool sending)
 {
     CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
+    CHECK(wire->placed, "channel %d of a wire whose slots nobody told", channel);
     const struct wire_channel *c = &wire->channel[channel];
     CHECK((sending ? c->from : c->to) == wire->group->rank, "rank %d is not the %s of channel %d",
           wire->group->rank, sending ? "sender" : "receiver", channel);

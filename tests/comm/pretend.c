@@ -3,7 +3,8 @@
  *
  * A stream is a thread with a queue of finite length; now and then it rests, so that whoever does not
  * wait for it comes too early. Memory of the device is shared memory that other processes can map. All
- * is forgetful of errors: what fails here ends the program. There are PRETEND_GPUS of them, else enough.
+ * is forgetful of errors: what fails here ends the program, but for the allocation that PRETEND_NO_MEMORY
+ * names, for which there is no memory. There are PRETEND_GPUS of them, else enough.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -360,9 +361,18 @@ void device_info(const struct device *device, struct device_info *out)
     memcpy(out->card, &card, sizeof card);
 }
 
+static atomic_llong taken; /* by libraries */
+
+void pretend_take(long long bytes)
+{
+    atomic_fetch_add(&taken, bytes);
+}
+
 status_t device_memory(struct device *device, size_t *free_bytes, size_t *total_bytes)
 {
-    *free_bytes = MEMORY - device->used;
+    size_t used = device->used + (size_t)atomic_load(&taken);
+
+    *free_bytes = used < MEMORY ? MEMORY - used : 0;
     *total_bytes = MEMORY;
     return STATUS_OK;
 }
@@ -380,8 +390,12 @@ static struct share *share_vacant(void)
 status_t device_alloc(struct device *device, enum memory_kind kind, size_t bytes, const char *what,
                       void **out)
 {
+    const char *refused = getenv("PRETEND_NO_MEMORY");
     struct share *mine;
 
+    if (refused != NULL && strcmp(refused, what) == 0) {
+        return FAIL(STATUS_NOMEM, "%s: cannot allocate %zu bytes, as the test asks", what, bytes);
+    }
     if (kind != MEMORY_DEVICE) {
         *out = aligned_alloc(ALIGN, (bytes + ALIGN - 1) / ALIGN * ALIGN);
         CHECK(*out, "no memory for %s", what);

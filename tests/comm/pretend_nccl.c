@@ -4,7 +4,7 @@
  * A send and its receive meet in shared memory: the receive says that it is there, the send copies what
  * it has into a buffer and says so, the receive copies it out. As with NCCL, neither comes to an end
  * before the other has begun, the n-th meets the n-th, and nothing ends one whose peer is lost. With
- * PRETEND_REFUSAL in the environment nobody can connect.
+ * PRETEND_REFUSAL in the environment nobody can connect; a communicator takes PRETEND_NCCL_MIB of the GPU.
  */
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -17,6 +17,7 @@
 
 #include "base/device.h"
 #include "comm/nccl_house.h"
+#include "tests/comm/pretend.h"
 
 enum { RELEASE = 22803, NAP = 200000 /* ns */ };
 #define BUFFER ((size_t)64 << 20)
@@ -71,6 +72,12 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
     return ncclSuccess;
 }
 
+static long long buffers(void)
+{
+    const char *mib = getenv("PRETEND_NCCL_MIB");
+    return mib != NULL ? atoll(mib) << 20 : 0;
+}
+
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank,
                                     ncclConfig_t *config)
 {
@@ -91,6 +98,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
         nanosleep(&(struct timespec){0, NAP}, NULL);
     }
     shm_unlink(id.internal); /* by whom it is found */
+    pretend_take(buffers());
     *comm = self;
     return ncclSuccess;
 }
@@ -137,6 +145,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm)
 {
+    pretend_take(-buffers());
     munmap(comm->meeting, sizeof *comm->meeting);
     device_close(comm->device);
     free(comm);

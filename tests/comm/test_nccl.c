@@ -162,6 +162,7 @@ static void begin(struct scene *scene, bool sending)
                                 .group = &scene->group,
                                 .device = &scene->device,
                                 .stream = &scene->wires,
+                                .placed = true,
                                 .count = CHANNELS,
                                 .channel = scene->channel,
                                 .counts = scene->counts,
