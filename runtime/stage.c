@@ -172,35 +172,47 @@ static int64_t room_of(const struct stage *stage)
                                                                                      : 0;
 }
 
+/* Its channels, as wire_connect and wire_place want them, with addresses once there are slots. Freed by the
+ * caller; NULL when out of memory. */
+static struct wire_channel *channels_of(const struct stage *stage)
+{
+    int shipments = stage->plan->shipments;
+    struct wire_channel *channel = calloc((size_t)shipments + 1, sizeof *channel);
+    for (int s = 0; channel && s < shipments; s++) {
+        const struct shipment *shipment = &stage->plan->shipment[s];
+        channel[s] = (struct wire_channel){
+            .from = plan_rank_of(stage->plan, shipment->from),
+            .to = plan_rank_of(stage->plan, shipment->to),
+            .bytes = (size_t)shipment->bytes,
+            .slots = shipment->slots,
+            .slot = stage->arrival && receives(stage, s) ? stage->arrival[s] : NULL};
+    }
+    return channel;
+}
+
 /* Of a channel: a walk puts one for each microbatch, and asks for all to have been sent. */
 static int messages_ahead(const struct stage *stage)
 {
     return stage->plan->microbatches * (stage->device ? WALKS_AHEAD : 1);
 }
 
-static status_t create_wire(struct stage *stage, const char *transport)
+/* `place`: the second part, once there are slots. What the transport takes of the GPU is measured. */
+static status_t create_wire(struct stage *stage, bool place)
 {
-    int shipments = stage->plan->shipments;
     if (stage->plan->ranks == 1) {
         return STATUS_OK;
     }
-    struct wire_channel *channel = calloc((size_t)shipments + 1, sizeof *channel);
+    struct wire_channel *channel = channels_of(stage);
     if (!channel) {
-        return FAIL(STATUS_NOMEM, "no memory for %d channels", shipments);
-    }
-    for (int s = 0; s < shipments; s++) {
-        const struct shipment *shipment = &stage->plan->shipment[s];
-        channel[s] = (struct wire_channel){.from = plan_rank_of(stage->plan, shipment->from),
-                                           .to = plan_rank_of(stage->plan, shipment->to),
-                                           .bytes = (size_t)shipment->bytes,
-                                           .slots = shipment->slots,
-                                           .slot = receives(stage, s) ? stage->arrival[s] : NULL};
+        return FAIL(STATUS_NOMEM, "no memory for %d channels", stage->plan->shipments);
     }
     wire_use_device(stage->group, stage->device, stage->stream);
     wire_make_room(stage->group, messages_ahead(stage));
     int64_t before = room_of(stage);
-    status_t status = wire_create(stage->group, transport, channel, shipments, &stage->wire);
-    stage->transport_bytes = before - room_of(stage);
+    status_t status = place ? wire_place(stage->wire, channel)
+                            : wire_connect(stage->group, stage->transport, channel,
+                                           stage->plan->shipments, &stage->wire);
+    stage->transport_bytes += before - room_of(stage);
     free(channel);
     return status;
 }
@@ -218,12 +230,38 @@ static status_t create_part(struct stage *stage, const struct stage_options *opt
                                 .trace = options->trace,
                                 .device = options->device,
                                 .stream = options->stream};
-    if (options->training) {
-        int64_t workspace;
-        TRY(part_workspace(&part, &workspace));
-        TRY(stage_check_room(stage, workspace));
-    }
+    TRY(part_workspace(&part, &stage->workspace));
+    TRY(stage_check_room(stage));
     return part_create(&part, &stage->part);
+}
+
+/* All that is this rank's own; the lender's where there is one. */
+static status_t create_memory(struct stage *stage, const struct stage_options *options)
+{
+    TRY(stage->lender ? STATUS_OK : create_part(stage, options));
+    TRY(stage->lender ? borrow_slots(stage) : create_slots(stage));
+    if (!stage->device) {
+        return STATUS_OK;
+    }
+    TRY(ahead_create(stage));
+    return stage_rehearse(stage);
+}
+
+/* The wire's connections come before memory is taken: what they take for themselves is no longer free
+ * when stage_check_room looks. */
+static status_t create_all(struct stage *stage, const struct stage_options *options)
+{
+    TRY(group_agree(stage->group,
+                    plan_create(&options->model->graph, &options->plan, &stage->plan)));
+    stage->active = stage->plan;
+    TRY(group_same(stage->group, plan_hash(stage->plan), "the plan"));
+    TRY(stage->lender ? STATUS_OK : create_wire(stage, false));
+    status_t status = create_memory(stage, options);
+    if (status == STATUS_NOMEM) {
+        stage_explain_memory(stage);
+    }
+    TRY(group_agree(stage->group, status));
+    return stage->lender ? STATUS_OK : create_wire(stage, true);
 }
 
 status_t stage_create(const struct stage_options *options, struct stage **out)
@@ -242,25 +280,8 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     stage->stream = options->stream;
     stage->lender = options->lender;
     stage->part = stage->lender ? stage->lender->part : NULL;
-    status_t status = plan_create(&options->model->graph, &options->plan, &stage->plan);
-    if (status == STATUS_OK && !stage->lender) {
-        status = create_part(stage, options);
-    }
-    stage->active = stage->plan;
-    if (status == STATUS_OK) {
-        status = stage->lender ? borrow_slots(stage) : create_slots(stage);
-    }
-    if (status == STATUS_OK && stage->device) {
-        status = ahead_create(stage);
-        status = status == STATUS_OK ? stage_rehearse(stage) : status;
-    }
-    status = group_agree(options->group, status);
-    if (status == STATUS_OK) {
-        status = group_same(options->group, plan_hash(stage->plan), "the plan");
-    }
-    if (status == STATUS_OK && !stage->lender) {
-        status = create_wire(stage, options->transport);
-    }
+    stage->transport = options->transport;
+    status_t status = create_all(stage, options);
     if (status != STATUS_OK) {
         (void)stage_drain(stage);
         stage_destroy(stage);

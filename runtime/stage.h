@@ -74,11 +74,13 @@ struct stage {
     void ***gradient; /* [keys][slots] */
     struct arena memory;
     int64_t arrival_bytes, gradient_bytes; /* used */
+    int64_t workspace;       /* bytes that the part's operations want beside its own */
     int64_t transport_bytes; /* of the GPU, taken by the transport while it connected */
+    bool refused;            /* by stage_check_room */
     int64_t messages[2];     /* [backward] so far in each shipment, which number them; lender's */
     const struct plan *expected;    /* whose puts the wire was told to expect; lender's */
     _Atomic(const struct op *) now; /* for the liveness thread */
-    const char *purpose;
+    const char *purpose, *transport;
 
     trainer_head_fn on_head;
     void *head_arg;
@@ -107,9 +109,12 @@ void stage_destroy(struct stage *stage);
 MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
                              const struct stage_hooks *hooks);
 /* stage_room.c: what the plan and the operations of all ranks on this one's GPU need beside what it has
- * free (evaluation and samples need no more): STATUS_NOMEM names both and what to change. Collective; at
- * once on the host. */
-MUST_USE status_t stage_check_room(const struct stage *stage, int64_t workspace);
+ * free, when the transport has connected (evaluation and samples of a run that trains need no more):
+ * STATUS_NOMEM names both and what to change. Collective; at once on the host. */
+MUST_USE status_t stage_check_room(struct stage *stage);
+/* An allocation of the stage's has failed even so, or on the host, and has said which: says what was
+ * predicted, what is free and which keys to change. Nothing where stage_check_room did. */
+void stage_explain_memory(const struct stage *stage);
 /* stage_device.c: of a device. */
 MUST_USE status_t ahead_create(struct stage *stage);
 void ahead_destroy(struct stage *stage);
