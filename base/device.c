@@ -6,6 +6,13 @@
 
 #define NO_CUDA "this program was built without CUDA"
 
+void device_prepare(void)
+{
+#ifdef KERNELS_HAVE_CUDA
+    device_cuda_prepare();
+#endif
+}
+
 bool device_built(enum device_kind kind)
 {
 #ifdef KERNELS_HAVE_CUDA

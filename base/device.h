@@ -40,6 +40,10 @@ struct device_info {
 struct device;
 struct device_event;
 
+/* Call early in main, before threads and libraries (an MPI that knows CUDA) are there: sets what
+ * CUDA reads from the environment when its first context is made (CUDA_DEVICE_MAX_CONNECTIONS). */
+void device_prepare(void);
+
 bool device_built(enum device_kind kind); /* whether this program can use any such */
 /* Devices of a kind that this process sees: DEVICE_HOST 1; DEVICE_CUDA 0 where the build, the driver
  * or the machine has none, or one is too old. `why` (may be NULL) then gets the reason, up to `size`

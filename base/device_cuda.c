@@ -27,18 +27,34 @@ static cudaEvent_t cuda_event(struct device_event *event)
     return (cudaEvent_t)(void *)event;
 }
 
+static char refused[32]; /* what CUDA_DEVICE_MAX_CONNECTIONS was, where it would not do */
+
 /* Streams beyond these share hardware queues, where one that waits for a word holds up the others. */
 static void connections_set(void)
 {
     const char *set = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
-    if (!set) {
-        (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
-    } else if (atoi(set) < CONNECTIONS_LEAST) {
+    if (set && atoi(set) < CONNECTIONS_LEAST) {
+        snprintf(refused, sizeof refused, "%s", set);
+    }
+    if (!set || refused[0]) {
+        (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
+    }
+}
+
+/* By device_prepare, else (a test program) by the first who asks for devices. */
+void device_cuda_prepare(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, connections_set);
+}
+
+static void connections_tell(void)
+{
+    if (refused[0]) {
         log_warn(
             "CUDA_DEVICE_MAX_CONNECTIONS=%s would let streams wait for each other without end: "
             "taken as 32",
-            set);
-        (void)setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
+            refused);
     }
 }
 
@@ -74,10 +90,11 @@ static bool too_old(int index, int *out_capability)
 /* Ranks are dealt over all that are visible: one old card refuses them all. */
 int device_cuda_count(char *why, size_t size)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    static pthread_once_t told = PTHREAD_ONCE_INIT;
     char unheard[256];
     int count = 0, capability;
-    (void)pthread_once(&once, connections_set);
+    device_cuda_prepare();
+    (void)pthread_once(&told, connections_tell);
     if (!why) {
         why = unheard;
         size = sizeof unheard;

@@ -44,6 +44,7 @@ struct device_ops {
 extern const struct device_ops device_host_ops;
 
 #ifdef KERNELS_HAVE_CUDA
+void device_cuda_prepare(void);
 int device_cuda_count(char *why, size_t size);
 status_t device_cuda_open(struct device *device); /* kind and index are set */
 

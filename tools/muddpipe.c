@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/config.h"
+#include "base/device.h"
 #include "kernels/kernels.h"
 #include "tools/tools.h"
 
@@ -51,6 +52,7 @@ static int command_unknown(const char *name)
 int main(int argc, char **argv)
 {
     kernels_guard(argv);
+    device_prepare();
     const char *name = argc > 1 ? argv[1] : "--help";
 
     for (int i = 0; i < COMMANDS; i++) {

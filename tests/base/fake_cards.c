@@ -1,12 +1,16 @@
 /* fake_cards.c - put before CUDA's runtime (LD_PRELOAD): a host whose driver is FAKE_DRIVER (13000 = for
- * CUDA 13.0, 0 = none), with a card of each capability in FAKE_CARDS ("90 75"). It cannot compute. */
+ * CUDA 13.0, 0 = none), with a card of each capability in FAKE_CARDS ("90 75"). It cannot compute. With FAKE_TELLS it says what CUDA would
+ * find in the environment when MPI starts, which may be the first to use it. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int cudaGetDeviceCount(int *out);
 int cudaDriverGetVersion(int *out);
 int cudaRuntimeGetVersion(int *out);
 int cudaDeviceGetAttribute(int *out, int attribute, int card);
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided);
 
 enum { RUNTIME = 13000, INSUFFICIENT_DRIVER = 35, NO_DEVICE = 100, MAJOR = 75, MINOR = 76 };
 
@@ -50,4 +54,16 @@ int cudaDeviceGetAttribute(int *out, int attribute, int card)
     }
     *out = attribute == MAJOR ? all[card] / 10 : attribute == MINOR ? all[card] % 10 : 0;
     return 0;
+}
+
+int MPI_Init_thread(int *argc, char ***argv, int required, int *provided)
+{
+    int (*real)(int *argc, char ***argv, int required, int *provided);
+    void *found = dlsym(RTLD_NEXT, "MPI_Init_thread");
+    const char *connections = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    memcpy(&real, &found, sizeof real);
+    if (getenv("FAKE_TELLS")) {
+        fprintf(stderr, "MPI starts with %s connections\n", connections ? connections : "no");
+    }
+    return real(argc, argv, required, provided);
 }
