@@ -4,15 +4,18 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { LINE_SIZE = 8192, PREFIX_SIZE = 32 };
+enum { LINE_SIZE = 8192, PREFIX_SIZE = 32, KEPT_SIZE = 256 << 10 };
 
 static _Atomic int stderr_level = LOG_INFO;
 
 static _Thread_local int thread_rank = -1;
 static _Thread_local FILE *thread_file;
+static _Thread_local char *kept; /* [KEPT_SIZE] */
+static _Thread_local size_t kept_length;
 static _Thread_local char *capture;
 static _Thread_local size_t capture_size;
 
@@ -38,7 +41,21 @@ int log_rank(void)
 
 void log_set_file(FILE *file)
 {
+    if (file != NULL && kept_length > 0) {
+        fwrite(kept, 1, kept_length, file);
+        fflush(file);
+    }
+    free(kept);
+    kept = NULL;
+    kept_length = 0;
     thread_file = file;
+}
+
+void log_keep(void)
+{
+    if (kept == NULL && thread_file == NULL) {
+        kept = malloc(KEPT_SIZE);
+    }
 }
 
 void log_capture(char *buffer, size_t size)
@@ -110,6 +127,17 @@ static size_t line_end(char *line, size_t length, const char *fmt, va_list args)
     return length + 1;
 }
 
+static void file_write(const char *line, size_t length)
+{
+    if (thread_file != NULL) {
+        fwrite(line, 1, length, thread_file);
+        fflush(thread_file);
+    } else if (length <= KEPT_SIZE - kept_length) {
+        memcpy(kept + kept_length, line, length);
+        kept_length += length;
+    }
+}
+
 static void write_line(enum log_level level, const char *file, int position, const char *fmt,
                        va_list args)
 {
@@ -118,12 +146,11 @@ static void write_line(enum log_level level, const char *file, int position, con
     int saved_errno = errno;
     va_list again;
 
-    if (thread_file != NULL && level <= LOG_DEBUG) {
+    if ((thread_file != NULL || kept != NULL) && level <= LOG_DEBUG) {
         va_copy(again, args);
         size_t length = line_end(line, line_begin(line, level, file, position), fmt, again);
         va_end(again);
-        fwrite(line, 1, length, thread_file);
-        fflush(thread_file);
+        file_write(line, length);
     }
     if (capture != NULL && level == LOG_ERROR) {
         size_t length = line_end(line, 0, fmt, args);

@@ -19,6 +19,9 @@ void log_set_level(enum log_level level); /* process-wide threshold of stderr; d
 void log_set_rank(int rank);              /* calling thread; -1 = no prefix (the default) */
 int log_rank(void);                       /* rank of the calling thread or -1 */
 void log_set_file(FILE *file);            /* calling thread; borrowed, NULL to stop */
+/* From now on what the calling thread would write to its file is kept until log_set_file names one, which
+ * gets it first (or NULL, which forgets it). Beyond some hundred kilobytes later lines are not kept. */
+void log_keep(void);
 
 /* Redirects error lines of the calling thread into `buffer` (NUL-terminated, later lines appended
  * while they fit) instead of stderr, so that a test can look at them. NULL ends it. */

@@ -433,6 +433,7 @@ status_t train_run(struct job *job, struct group *group, void *argument)
     if (!training) {
         return FAIL(STATUS_NOMEM, "no memory for a run");
     }
+    log_keep(); /* until there is a run folder */
     status_t status = setup_create(job, group, true, &training->setup);
     if (status == STATUS_OK) {
         training->root = group_rank(group) == 0;
@@ -445,6 +446,7 @@ status_t train_run(struct job *job, struct group *group, void *argument)
         status_t closed = run_folder_close(&training->folder);
         status = status == STATUS_OK ? group_agree(group, closed) : status;
     }
+    log_set_file(NULL);
     free(training);
     return status;
 }

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "runtime/runtime.h"
 #include "tools/arguments.h"
 #include "tools/tools.h"
@@ -65,6 +66,7 @@ static int run(int argc, char **argv, job_body_fn body, int (*help)(void))
 
 int train_main(int argc, char **argv)
 {
+    log_keep(); /* for the run folder */
     return run(argc, argv, train_run, train_help);
 }
 

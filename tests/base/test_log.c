@@ -65,6 +65,59 @@ static void test_long_lines_are_cut(void **state)
     assert_string_equal(end + 1, "next\n");
 }
 
+static void test_kept_until_there_is_a_file(void **state)
+{
+    (void)state;
+    char text[256];
+    FILE *file = tmpfile();
+
+    assert_non_null(file);
+    log_info("before");
+    log_keep();
+    stderr_divert();
+    log_info("early");
+    log_debug("detail");
+    log_trace("too much");
+    stderr_restore(text, sizeof text);
+    assert_string_equal(text, "early\n");
+    log_keep();
+    log_set_file(file);
+    log_debug("late");
+    log_set_file(NULL);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    assert_string_equal(text, "early\ndebug: detail\ndebug: late\n");
+
+    log_keep(); /* of a run that never began */
+    log_debug("forgotten");
+    log_set_file(NULL);
+    rewind(file);
+    log_set_file(file);
+    log_set_file(NULL);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    assert_string_equal(text, "early\ndebug: detail\ndebug: late\n");
+    fclose(file);
+}
+
+static void test_too_much_is_not_kept(void **state)
+{
+    (void)state;
+    enum { MUCH = 100000 };
+    FILE *file = tmpfile();
+
+    assert_non_null(file);
+    log_keep();
+    for (int i = 0; i < MUCH; i++) {
+        log_debug("line");
+    }
+    log_set_file(file);
+    log_set_file(NULL);
+    long length = ftell(file);
+    assert_true(length > 100000 && length < 400000 && length % (long)strlen("debug: line\n") == 0);
+    fclose(file);
+}
+
 static void *rank_main(void *argument)
 {
     int rank = *(int *)argument;
@@ -111,6 +164,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_long_lines_are_cut),
+        cmocka_unit_test(test_kept_until_there_is_a_file),
+        cmocka_unit_test(test_too_much_is_not_kept),
         cmocka_unit_test(test_ranks_are_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
