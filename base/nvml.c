@@ -120,6 +120,22 @@ bool nvml_read(struct nvml *nvml, struct nvml_state *out)
     return true;
 }
 
+bool nvml_driver(char *buffer, size_t size)
+{
+    int (*start)(void), (*stop)(void), (*version)(char *text, unsigned length);
+    void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+    bool known = false;
+    if (library && find(library, "nvmlInit_v2", &start) && find(library, "nvmlShutdown", &stop) &&
+        find(library, "nvmlSystemGetDriverVersion", &version) && start() == NVML_SUCCESS) {
+        known = version(buffer, (unsigned)size) == NVML_SUCCESS;
+        stop();
+    }
+    if (library) {
+        dlclose(library);
+    }
+    return known;
+}
+
 const char *nvml_throttle_print(uint64_t reasons, char *buffer, size_t size)
 {
     size_t used = 0;

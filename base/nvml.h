@@ -23,6 +23,8 @@ struct nvml_state {
 struct nvml *nvml_open(const struct device *device);
 void nvml_close(struct nvml *nvml);
 bool nvml_read(struct nvml *nvml, struct nvml_state *out);
+/* The driver's version, "580.82.07"; false where there is no library. */
+bool nvml_driver(char *buffer, size_t size);
 /* "power cap, hot", or "none": reasons to run below the highest clock. */
 const char *nvml_throttle_print(uint64_t reasons, char *buffer, size_t size);
 /* The reasons that nobody asked for: too hot, or the power supply brakes. */

@@ -3,6 +3,7 @@
 
 int nvmlInit_v2(void);
 int nvmlShutdown(void);
+int nvmlSystemGetDriverVersion(char *text, unsigned length);
 int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **card);
 int nvmlDeviceGetClockInfo(void *card, int type, unsigned *mhz);
 int nvmlDeviceGetPowerUsage(void *card, unsigned *milliwatts);
@@ -21,6 +22,14 @@ int nvmlInit_v2(void)
 int nvmlShutdown(void)
 {
     return open_count-- > 0 ? 0 : 1;
+}
+
+int nvmlSystemGetDriverVersion(char *text, unsigned length)
+{
+    static const char version[] = "580.82.07";
+    int fits = open_count > 0 && length >= sizeof version;
+    memcpy(text, version, fits ? sizeof version : 0);
+    return fits ? 0 : 7;
 }
 
 int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **card)

@@ -36,6 +36,16 @@ static void test_no_such_card(void **state)
     nvml_close(NULL);
 }
 
+static void test_driver(void **state)
+{
+    (void)state;
+    char text[80], small[4];
+
+    assert_true(nvml_driver(text, sizeof text));
+    assert_string_equal(text, "580.82.07");
+    assert_false(nvml_driver(small, sizeof small));
+}
+
 static void test_reasons(void **state)
 {
     (void)state;
@@ -53,6 +63,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reads_the_card),
         cmocka_unit_test(test_no_such_card),
+        cmocka_unit_test(test_driver),
         cmocka_unit_test(test_reasons),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
