@@ -91,7 +91,8 @@ struct adamw_args {
 struct kernel_limits;
 
 struct kernels {
-    const char *name; /* "cpu-v4 (oneDNN 3.6.2)": with the libraries' versions */
+    const char *name;  /* "cpu-v4 (oneDNN 3.6.2)": with the libraries' versions */
+    const char *lacks; /* "no cuDNN: ...": why something quicker is not in it; NULL = nothing */
     enum dtype dtype;
     size_t (*workspace)(const struct kernel_limits *limits); /* see kernels_workspace */
 

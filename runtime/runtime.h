@@ -185,6 +185,9 @@ struct plan_options plan_options_of(const struct run_config *config, int ranks, 
 /* How it uses the model. */
 struct model_use model_use_of(const struct run_config *config, int64_t B, int64_t T);
 
+/* parallel.threads, else OMP_NUM_THREADS, else this host's cores shared among `ranks`. */
+int place_threads(const struct run_config *config, int ranks);
+
 struct lr_args {
     int schedule; /* enum lr_schedule */
     int64_t steps;

@@ -2,145 +2,9 @@
 #include "runtime/trainer.h"
 
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
-
-/* Twice the cores may be a wish, more is a slip. Cores of the host: launchers bind ranks to a few. */
-static void warn_threads(int64_t threads, const struct group *group)
-{
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (group_rank(group) == 0 && cores > 0 && threads > 2 * cores) {
-        log_warn(
-            "parallel.threads is %lld, but this host has %ld core%s: its threads will wait for "
-            "each other (leave parallel.threads out, and the ranks share the cores)",
-            (long long)threads, cores, cores == 1 ? "" : "s");
-    }
-}
-
-/* parallel.threads, else OMP_NUM_THREADS, else this host's cores shared among its ranks. */
-static int choose_threads(const struct run_config *config, const struct group *group)
-{
-    const char *environment = getenv("OMP_NUM_THREADS");
-    if (config->parallel.threads > 0) {
-        warn_threads(config->parallel.threads, group);
-        return (int)config->parallel.threads;
-    }
-    if (environment && atoi(environment) > 0) {
-        return atoi(environment);
-    }
-    cpu_set_t set;
-    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    int threads = cores / group_local_size(group);
-    return threads > 0 ? threads : 1;
-}
-
-/* Ranks without a GPU, and the first of them. Collective. */
-static status_t count_without(struct group *group, int devices, int *out_count, int *out_first)
-{
-    int all[group_size(group)];
-    TRY(group_allgather(group, &devices, sizeof devices, all));
-    *out_count = 0;
-    for (int rank = group_size(group) - 1; rank >= 0; rank--) {
-        *out_count += all[rank] == 0;
-        *out_first = all[rank] == 0 ? rank : *out_first;
-    }
-    return STATUS_OK;
-}
-
-/* Why this job does not compute on GPUs, to `why`; "" if it does. All ranks decide alike. */
-static status_t device_refused(const struct trainer *trainer, int devices, char *why, size_t size)
-{
-    int without = 0, first = 0;
-    TRY(count_without(trainer->group, devices, &without, &first));
-    if (without > 0 && devices > 0) {
-        snprintf(why, size, "%d of %d ranks see no GPU, the first of them rank %d", without,
-                 group_size(trainer->group), first);
-    } else if (without == 0 && group_is_threads(trainer->group)) {
-        snprintf(why, size,
-                 "with parallel.transport=threads the ranks are threads of one process, "
-                 "and a GPU wants processes: start them with mpirun or srun");
-    } else if (without == 0) {
-        why[0] = '\0';
-    }
-    return STATUS_OK;
-}
-
-static status_t open_device(struct trainer *trainer, int devices)
-{
-    int local = group_local_rank(trainer->group), ranks = group_local_size(trainer->group);
-    size_t total;
-    TRY(device_open(DEVICE_CUDA, local % devices, &trainer->device));
-    TRY(device_stream_create(trainer->device, false, &trainer->stream));
-    TRY(device_memory(trainer->device, &trainer->room, &total));
-    trainer->shares_device = ranks > devices;
-    if (trainer->shares_device && local == 0) {
-        log_warn("%d ranks share %d GPU%s of this host and take turns: right for checks, not for "
-                 "timings",
-                 ranks, devices, devices == 1 ? "" : "s");
-    }
-    return STATUS_OK;
-}
-
-static status_t choose_device(struct trainer *trainer)
-{
-    char why[256] = "";
-    int choice = trainer->config.device;
-    bool bf16 = trainer->config.precision == PRECISION_BF16;
-    int devices = choice == DEVICE_CHOICE_CPU ? 0 : device_count(DEVICE_CUDA, why, sizeof why);
-    if (choice != DEVICE_CHOICE_CPU) {
-        TRY(device_refused(trainer, devices, why, sizeof why));
-    }
-    if (choice == DEVICE_CHOICE_CUDA && why[0]) {
-        return FAIL(STATUS_UNSUPPORTED, "device=cuda: %s (device=cpu computes on the host)", why);
-    }
-    bool host = choice == DEVICE_CHOICE_CPU || why[0];
-    if (host && bf16) {
-        return FAIL(STATUS_UNSUPPORTED,
-                    "precision=bf16 with device=%s: the host computes in float32 only%s%s; use "
-                    "precision=float32, or device=cuda where there is a GPU",
-                    choice == DEVICE_CHOICE_CPU ? "cpu" : "auto", why[0] ? ", and " : "", why);
-    }
-    if (host && choice == DEVICE_CHOICE_AUTO) {
-        bool tell = device_built(DEVICE_CUDA) && group_rank(trainer->group) == 0;
-        log_write(tell ? LOG_INFO : LOG_DEBUG, "computing on the host: %s", why);
-    }
-    if (host) {
-        return kernels_cpu(&trainer->kernels);
-    }
-    TRY(open_device(trainer, devices));
-    kernels_cuda_options(
-        &(struct kernels_cuda_options){.deterministic = trainer->config.deterministic});
-    return kernels_cuda(bf16 ? DTYPE_BF16 : DTYPE_F32, &trainer->kernels);
-}
-
-/* Ranks that compute by other libraries (cuDNN on some hosts only) are told of: what such a run computes
- * depends on which rank has what. */
-static status_t kernels_compare(const struct trainer *trainer)
-{
-    enum { NAME_BYTES = 128 };
-    int ranks = group_size(trainer->group), unlike = 0;
-    char own[NAME_BYTES] = "";
-    char(*name)[NAME_BYTES] = calloc((size_t)ranks, sizeof *name);
-    if (!name) {
-        return FAIL(STATUS_NOMEM, "no memory for %d names", ranks);
-    }
-    snprintf(own, sizeof own, "%s", trainer->kernels->name);
-    status_t status = group_allgather(trainer->group, own, sizeof own, name);
-    while (status == STATUS_OK && unlike < ranks && strcmp(name[unlike], name[0]) == 0) {
-        unlike++;
-    }
-    if (status == STATUS_OK && unlike < ranks && group_rank(trainer->group) == 0) {
-        log_warn("rank 0 computes by %s and rank %d by %s: the same run on other hosts gives other "
-                 "bits",
-                 name[0], unlike, name[unlike]);
-    }
-    free(name);
-    return status;
-}
 
 static status_t choose_transport(struct trainer *trainer)
 {
@@ -298,17 +162,13 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     trainer->group = options->group;
     trainer->training = options->training;
     trainer->microbatches = options->microbatches;
-    trainer->threads = choose_threads(options->config, options->group);
     trace_reset(&trainer->trace);
-    status_t status = choose_device(trainer);
+    status_t status = place_choose(trainer);
     if (status == STATUS_OK) {
         struct model_use use = model_use_of(&trainer->config, options->B, options->T);
         status = model_create(options->model, &use, &trainer->model);
     }
     status = group_agree(trainer->group, status);
-    if (status == STATUS_OK) {
-        status = kernels_compare(trainer);
-    }
     if (status == STATUS_OK) {
         status = choose_transport(trainer);
     }

@@ -110,6 +110,10 @@ void exchange_resolve(struct trainer *trainer, double *own, const struct exchang
 MUST_USE status_t exchange_collect(struct trainer *trainer, int64_t step);
 MUST_USE status_t exchange_flush(struct trainer *trainer);
 
+/* place.c: device, stream, operations and threads of this rank, told to the others; every rank logs its
+ * own. Collective. */
+MUST_USE status_t place_choose(struct trainer *trainer);
+
 /* algorithms.c: when the stage is made, before the first walk; collective. Does something for bf16 on GPUs
  * where kernels.algorithms asks for it. */
 MUST_USE status_t algorithms_prepare(struct trainer *trainer);

@@ -235,8 +235,11 @@ static struct attention_plan plan_make(const struct layout &l, int device)
     auto made = built.is_good() ? plan.graph->get_workspace_size(bytes) : built;
     plan.bytes = (size_t)bytes;
     if (made.is_bad()) {
-        log_debug("%s: no attention of %zu heads of %zu, %zu tokens: %s", title, l.heads, l.E, l.T,
-                  made.get_message().c_str());
+        log_info(
+            "%s does no %s attention of %zu heads of %zu over %zu tokens, which is left to own "
+            "kernels: %s",
+            title, l.pass == PASS_FORWARD ? "forward" : "backward", l.heads, l.E, l.T,
+            made.get_message().c_str());
         plan.graph = nullptr;
     }
     return plan;
@@ -252,7 +255,7 @@ static const struct attention_plan *plan_find(const struct layout &l, int device
         try {
             plan = plan_make(l, device);
         } catch (const std::exception &error) {
-            log_debug("%s: %s", title, error.what());
+            log_info("%s: no attention, which is left to own kernels: %s", title, error.what());
         }
         found = plans.emplace(key, plan).first;
     }

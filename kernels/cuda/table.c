@@ -6,14 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/cudnn.h"
 
 enum { CAPABILITY_LEAST = 80 };
 
 static struct kernels tables[2]; /* by dtype */
-static char names[2][96];
+static char names[2][96], lacks[2][320];
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static atomic_bool deterministic;
 
@@ -86,31 +85,36 @@ static void table_fill(struct kernels *table, enum dtype dtype)
     cuda_xent_fill(table);
 }
 
-/* cuDNN, or why it is not there. */
-static status_t attention_open(const char **out)
+/* cuDNN, or NULL and why it is not there. */
+static status_t attention_open(char *why, size_t size, const char **out)
 {
-    char why[256] = "MUDDPIPE_ATTENTION=own";
     enum cuda_attention choice = cuda_attention_choice();
-    *out = choice == CUDA_ATTENTION_OWN ? NULL : cudnn_open(why, sizeof why);
-    if (!*out && choice == CUDA_ATTENTION_CUDNN) {
-        return FAIL(STATUS_UNSUPPORTED, "MUDDPIPE_ATTENTION=cudnn: %s", why);
-    }
-    if (!*out) {
-        log_debug("attention by own kernels: %s", why);
-    }
-    return STATUS_OK;
+    snprintf(why, size, "MUDDPIPE_ATTENTION=own");
+    *out = choice == CUDA_ATTENTION_OWN ? NULL : cudnn_open(why, size);
+    return *out || choice != CUDA_ATTENTION_CUDNN
+               ? STATUS_OK
+               : FAIL(STATUS_UNSUPPORTED, "MUDDPIPE_ATTENTION=cudnn: %s", why);
 }
 
-static void table_open(enum dtype dtype, const char *cudnn)
+static void table_open(enum dtype dtype, const char *cudnn, const char *why)
 {
-    if (!tables[dtype].name) {
-        size_t version = cuda_matmul_version();
-        table_fill(&tables[dtype], dtype);
-        snprintf(names[dtype], sizeof names[dtype], "cuda (%s, cuBLASLt %zu.%zu.%zu%s%s)",
-                 dtype_name(dtype), version / 10000, version / 100 % 100, version % 100,
-                 cudnn ? ", " : "", cudnn ? cudnn : "");
-        tables[dtype].name = names[dtype];
+    size_t version = cuda_matmul_version();
+    char attention[64] = "";
+    if (tables[dtype].name) {
+        return;
     }
+    if (dtype == DTYPE_BF16) {
+        snprintf(attention, sizeof attention, ", %s attention", cudnn ? cudnn : "own");
+    }
+    if (dtype == DTYPE_BF16 && !cudnn) {
+        snprintf(lacks[dtype], sizeof lacks[dtype], "no cuDNN, whose attention is quicker: %s",
+                 why);
+        tables[dtype].lacks = lacks[dtype];
+    }
+    table_fill(&tables[dtype], dtype);
+    snprintf(names[dtype], sizeof names[dtype], "cuda (%s, cuBLASLt %zu.%zu.%zu%s)",
+             dtype_name(dtype), version / 10000, version / 100 % 100, version % 100, attention);
+    tables[dtype].name = names[dtype];
 }
 
 /* Is there a device, and does it run what was compiled? */
@@ -143,13 +147,14 @@ static status_t device_suits(void)
 status_t kernels_cuda(enum dtype dtype, const struct kernels **out)
 {
     const char *cudnn = NULL;
+    char why[256] = "";
     TRY(device_suits());
     TRY(cuda_matmul_init());
     if (dtype == DTYPE_BF16) {
-        TRY(attention_open(&cudnn));
+        TRY(attention_open(why, sizeof why, &cudnn));
     }
     pthread_mutex_lock(&mutex);
-    table_open(dtype, cudnn);
+    table_open(dtype, cudnn, why);
     pthread_mutex_unlock(&mutex);
     *out = &tables[dtype];
     return STATUS_OK;

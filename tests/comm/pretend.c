@@ -4,7 +4,8 @@
  * A stream is a thread with a queue of finite length; now and then it rests, so that whoever does not
  * wait for it comes too early. Memory of the device is shared memory that other processes can map. All
  * is forgetful of errors: what fails here ends the program, but for the allocation that PRETEND_NO_MEMORY
- * names, for which there is no memory. There are PRETEND_GPUS of them, else enough.
+ * names, for which there is no memory. There are PRETEND_GPUS of them, else enough; the first is number
+ * PRETEND_FIRST of the host (as CUDA_VISIBLE_DEVICES does it).
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -311,6 +312,10 @@ status_t device_event_elapsed(struct device *device, struct device_event *begin,
 
 /* ---- the device and its memory ---- */
 
+void device_prepare(void)
+{
+}
+
 bool device_built(enum device_kind kind)
 {
     return kind == DEVICE_HOST || kind == DEVICE_CUDA;
@@ -351,13 +356,15 @@ enum device_kind device_kind(const struct device *device)
 
 void device_info(const struct device *device, struct device_info *out)
 {
+    const char *first = getenv("PRETEND_FIRST");
+    int place = device->index + (first ? atoi(first) : 0);
     char host[64] = "";
     uint64_t card;
 
     *out = (struct device_info){.name = "a GPU of threads", .bytes = MEMORY};
-    snprintf(out->bus, sizeof out->bus, "%04d:00:00.0", device->index);
+    snprintf(out->bus, sizeof out->bus, "%04d:00:00.0", place);
     gethostname(host, sizeof host - 1);
-    card = hash_bytes(host, strlen(host), (uint64_t)device->index);
+    card = hash_bytes(host, strlen(host), (uint64_t)place);
     memcpy(out->card, &card, sizeof card);
 }
 

@@ -84,4 +84,33 @@ END
 # More ranks than GPUs.
 PRETEND_GPUS=1 run_pretend 0 2 ipc train run.yaml logging.run=shared "${few[@]}"
 as_on_host shared
-says "2 ranks share 1 GPU of this host and take turns"
+says "2 ranks share 1 GPU and take turns (ranks 0 and 1 are both on a GPU of threads, 0000:00:00.0 of " \
+    "right for checks, slow for training; start as many ranks as there are GPUs"
+! grep -q "its GPU: .* taken" out || fail "memory taken of a GPU that others take from too"
+PRETEND_GPUS=2 run_pretend 0 3 ipc train run.yaml logging.run=turns "${few[@]}"
+says "3 ranks share 2 GPUs and take turns (ranks 0 and 2 are both on "
+
+# A rank sees its own GPU only, each the first of all that it sees.
+alone() { # FIRST...: a rank for each
+    local first list=()
+    for first; do
+        list+=(${list:+:} -n 1 env PRETEND_GPUS=1 PRETEND_FIRST="$first" "$PRETEND" train run.yaml
+            "logging.run=alone" device=cuda parallel.transport=ipc "${few[@]}")
+    done
+    rm -rf alone
+    run 0 mpirun "${list[@]}"
+    as_on_host alone
+}
+alone 3 5
+! grep -q "share" out || fail "a GPU that nobody shares"
+taken_as_predicted 2
+alone 4 4
+says "2 ranks share 1 GPU and take turns"
+
+# What it computes on: a line, in the log of every rank; and in that log all that was said before.
+says "[rank 0] computing on a GPU of threads: a GPU of threads"
+(($(grep -c "computing on" out) == 1)) || fail "not one line for ranks that are alike"
+for rank in 0 1; do
+    (($(grep -c "computing on a GPU of threads" alone/rank-$rank.log) == 1)) || fail "not in rank $rank's log"
+done
+grep -q "ranks share 1 GPU" alone/rank-0.log || fail "not in the log"
