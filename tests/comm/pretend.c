@@ -5,8 +5,10 @@
  * wait for it comes too early. Memory of the device is shared memory that other processes can map. All
  * is forgetful of errors: what fails here ends the program, but for the allocation that PRETEND_NO_MEMORY
  * names, for which there is no memory. There are PRETEND_GPUS of them, else enough; the first is number
- * PRETEND_FIRST of the host (as CUDA_VISIBLE_DEVICES does it).
+ * PRETEND_FIRST of the host (as CUDA_VISIBLE_DEVICES does it). With PRETEND_HOLD in the environment queues
+ * are long, for steps that are held back (pretend_hold).
  */
+#include <execinfo.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -26,6 +28,9 @@ enum {
     GPUS = 64,
     ALIGN = 256,
     QUEUE = 1000,    /* operations, then the caller waits */
+    LONG = 1 << 16,  /* the same, with PRETEND_HOLD */
+    HOLD_S = 20,     /* at least, for a host that does not come to an end */
+    CALLS = 24,      /* of a trace, at most */
     REST_US = 200,   /* at most, every fourth operation */
     POLL_US = 20,    /* while a stream or a caller waits */
     SHARES = 1 << 12 /* allocations and imports */
@@ -68,7 +73,8 @@ struct work {
 
 struct stream {
     pthread_t thread;
-    struct work work[QUEUE];
+    struct work *work; /* [queue] */
+    uint64_t queue;
     atomic_uint_fast64_t first, end; /* done up to; enqueued up to */
     uint32_t dice;
 };
@@ -84,6 +90,62 @@ static struct share {
 static void rest_us(long us)
 {
     nanosleep(&(struct timespec){0, us * 1000}, NULL);
+}
+
+/* ---- steps ---- */
+
+static atomic_int rules = PRETEND_NO_STEP;
+static atomic_llong holds, released;
+
+int pretend_rules(int next)
+{
+    return atomic_exchange(&rules, next);
+}
+
+static void keep_rules(bool kept, const char *call, const char *what)
+{
+    if (!kept) {
+        void *calls[CALLS];
+        backtrace_symbols_fd(calls, backtrace(calls, CALLS), STDERR_FILENO);
+    }
+    CHECK(kept,
+          "%s(%s) in a step, where nothing waits for the device, takes memory or gives it back",
+          call, what);
+}
+
+static void wants_memory(const char *call, const char *what)
+{
+    keep_rules(rules == PRETEND_NO_STEP, call, what);
+}
+
+static void waits(const char *call, bool for_stream)
+{
+    keep_rules(rules == PRETEND_NO_STEP || (for_stream && rules == PRETEND_DRY_STEP), call, "");
+}
+
+/* Naps are counted, not seconds: the process may be stopped meanwhile. */
+static void hold_run(void *turn)
+{
+    for (long naps = 0; released < *(long long *)turn; naps++) {
+        CHECK(naps < HOLD_S * (1000000L / REST_US),
+              "the host has not enqueued a step in %d s: something in it waits for the device",
+              HOLD_S);
+        rest_us(REST_US);
+    }
+}
+
+void pretend_hold(void *stream)
+{
+    long long *turn = malloc(sizeof *turn);
+
+    CHECK(turn, "no memory for a hold");
+    *turn = ++holds;
+    pretend_launch(stream, hold_run, turn);
+}
+
+void pretend_release(void)
+{
+    released = holds;
 }
 
 /* ---- streams ---- */
@@ -141,7 +203,7 @@ static void *stream_main(void *argument)
         while (stream->first == stream->end) {
             rest_us(POLL_US);
         }
-        struct work *work = &stream->work[stream->first % QUEUE];
+        struct work *work = &stream->work[stream->first % stream->queue];
         stream->dice = stream->dice * 1664525u + 1013904223u;
         if (stream->dice >> 30 == 0) {
             rest_us(stream->dice >> 8 & (REST_US - 1));
@@ -158,10 +220,10 @@ static status_t enqueue(void *where, struct work work)
 {
     struct stream *stream = where;
 
-    while (stream->end - stream->first == QUEUE) {
+    while (stream->end - stream->first == stream->queue) {
         rest_us(POLL_US);
     }
-    stream->work[stream->end % QUEUE] = work;
+    stream->work[stream->end % stream->queue] = work;
     stream->end++;
     return STATUS_OK;
 }
@@ -171,7 +233,11 @@ status_t device_stream_create(struct device *device, bool urgent, void **out)
     struct stream *stream = calloc(1, sizeof *stream);
 
     (void)device, (void)urgent;
+    wants_memory("device_stream_create", "");
     CHECK(stream, "no memory for a stream");
+    stream->queue = getenv("PRETEND_HOLD") ? LONG : QUEUE;
+    stream->work = calloc(stream->queue, sizeof *stream->work);
+    CHECK(stream->work, "no memory for a stream");
     stream->dice = (uint32_t)getpid() * 2654435761u;
     CHECK(pthread_create(&stream->thread, NULL, stream_main, stream) == 0, "no thread");
     *out = stream;
@@ -182,8 +248,10 @@ void device_stream_destroy(struct device *device, void *stream)
 {
     (void)device;
     if (stream) {
+        wants_memory("device_stream_destroy", "");
         (void)enqueue(stream, (struct work){.kind = WORK_END});
         pthread_join(((struct stream *)stream)->thread, NULL);
+        free(((struct stream *)stream)->work);
         free(stream);
     }
 }
@@ -193,6 +261,7 @@ status_t device_stream_sync(struct device *device, void *where)
     struct stream *stream = where;
 
     (void)device;
+    waits("device_stream_sync", true);
     while (stream->first < stream->end) {
         rest_us(POLL_US);
     }
@@ -255,6 +324,7 @@ void pretend_launch(void *stream, void (*run)(void *arguments), void *arguments)
 status_t device_event_create(struct device *device, bool timed, struct device_event **out)
 {
     (void)device, (void)timed;
+    wants_memory("device_event_create", "");
     *out = calloc(1, sizeof **out);
     CHECK(*out, "no memory for an event");
     (*out)->users = 1;
@@ -265,6 +335,7 @@ void device_event_destroy(struct device *device, struct device_event *event)
 {
     (void)device;
     if (event) {
+        wants_memory("device_event_destroy", "");
         event_leave(event);
     }
 }
@@ -295,6 +366,7 @@ status_t device_event_done(struct device *device, struct device_event *event, bo
 status_t device_event_sync(struct device *device, struct device_event *event)
 {
     (void)device;
+    waits("device_event_sync", false);
     while (event->done < event->recorded) {
         rest_us(POLL_US);
     }
@@ -400,6 +472,7 @@ status_t device_alloc(struct device *device, enum memory_kind kind, size_t bytes
     const char *refused = getenv("PRETEND_NO_MEMORY");
     struct share *mine;
 
+    wants_memory("device_alloc", what);
     if (refused != NULL && strcmp(refused, what) == 0) {
         return FAIL(STATUS_NOMEM, "%s: cannot allocate %zu bytes, as the test asks", what, bytes);
     }
@@ -432,6 +505,9 @@ static struct share *share_around(const void *memory)
 
 void device_free(struct device *device, enum memory_kind kind, void *memory)
 {
+    if (memory) {
+        wants_memory("device_free", "");
+    }
     if (kind != MEMORY_DEVICE) {
         free(memory);
     } else if (memory) {
@@ -446,12 +522,16 @@ void device_free(struct device *device, enum memory_kind kind, void *memory)
 status_t device_register(struct device *device, void *memory, size_t bytes)
 {
     (void)device, (void)memory, (void)bytes;
+    wants_memory("device_register", "");
     return STATUS_OK;
 }
 
 void device_unregister(struct device *device, void *memory)
 {
-    (void)device, (void)memory;
+    (void)device;
+    if (memory) {
+        wants_memory("device_unregister", "");
+    }
 }
 
 status_t device_export(struct device *device, const void *memory, struct device_handle *out)
@@ -482,6 +562,7 @@ status_t device_import(struct device *device, const struct device_handle *handle
     char path[64];
 
     (void)device;
+    wants_memory("device_import", "");
     if (!theirs) {
         theirs = share_vacant();
         CHECK(sscanf((const char *)handle->memory, "%zu %63s", &theirs->bytes, path) == 2,
@@ -502,6 +583,9 @@ void device_unimport(struct device *device, const struct device_handle *handle, 
     struct share *theirs = imported ? share_of(handle) : NULL;
 
     (void)device;
+    if (theirs) {
+        wants_memory("device_unimport", "");
+    }
     if (theirs && --theirs->uses == 0) {
         munmap(theirs->base, theirs->bytes);
         theirs->base = NULL;
