@@ -6,6 +6,7 @@
  * before the other has begun, the n-th meets the n-th, and nothing ends one whose peer is lost. With
  * PRETEND_REFUSAL in the environment nobody can connect; a communicator takes PRETEND_NCCL_MIB of the GPU.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -62,9 +63,12 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
     static int names;
+    int fd;
 
-    snprintf(id->internal, sizeof id->internal, "/mudd-nccl-%d-%d", (int)getpid(), names++);
-    int fd = shm_open(id->internal, O_CREAT | O_EXCL | O_RDWR, 0600);
+    do { /* one that was killed may have left the name that we would have */
+        snprintf(id->internal, sizeof id->internal, "/mudd-nccl-%d-%d", (int)getpid(), names++);
+        fd = shm_open(id->internal, O_CREAT | O_EXCL | O_RDWR, 0600);
+    } while (fd < 0 && errno == EEXIST);
     if (fd < 0 || ftruncate(fd, sizeof(struct meeting)) != 0) {
         return ncclSystemError;
     }
