@@ -3,7 +3,8 @@
 
 Rooms stand on floors: a file includes only its own room, or the door `<room>/<room>.h` of a room
 on a lower floor; base/ has no door, all its headers are public. A foreign library's header is
-included only in that library's house. `layers.py` checks the tree, `layers.py --self-test` that
+included only in that library's house. What makes the host wait for a GPU, or takes its memory, is called
+only where a step never comes by. `layers.py` checks the tree, `layers.py --self-test` that
 every rule can fail.
 """
 
@@ -44,6 +45,11 @@ HOUSES = {
     "xxhash.h": ["base/hash*", "runtime/*", "schedule/*"],
     "cmocka.h": ["tests/*"],
 }
+
+# Behind device.h tests watch over these (tests/comm/pretend.h); kernels are where they cannot see.
+WAITING = re.compile(r"\bcuda(?:\w*Synchronize|Malloc\w*|Free\w*|Host(?:Alloc|Register|Unregister)|"
+                     r"Memcpy|Memset|(?:Stream|Event)(?:Create|Destroy)\w*)\s*\(")
+MAY_WAIT = ["base/device_cuda*", "kernels/cuda/algorithms.cu", "tests/*"]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
@@ -87,6 +93,10 @@ def check_file(path, text):
             message = check_room(path, header)
         if message is not None:
             complaints.append((line, message))
+    if not allowed(path, MAY_WAIT):
+        for match in WAITING.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            complaints.append((line, f"{match.group(0)} may only be called in {', '.join(MAY_WAIT)}"))
     return complaints
 
 
@@ -126,6 +136,11 @@ def self_test():
         ("base/log.c", '#include "log.h"', False),
         ("tests/comm/ranks.c", '#include "contract.h"', True),
         ("base/log.c", "#include <stdio.h>", True),
+        ("kernels/cuda/norm.cu", "    cudaStreamSynchronize(stream);", False),
+        ("kernels/cuda/norm.cu", "    cudaMallocAsync(&memory, bytes, stream);", False),
+        ("kernels/cuda/norm.cu", "    cudaMemcpyAsync(to, from, bytes, kind, stream);", True),
+        ("comm/nccl.c", "    cudaEventDestroy(event);", False),
+        ("base/device_cuda.c", "    cudaFree(memory);", True),
     ]
     failed = 0
     for path, text, expected in cases:
