@@ -23,17 +23,28 @@ set(test_environment
     TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/cmake/races.supp:allocator_may_return_null=1
     UBSAN_OPTIONS=print_stacktrace=1)
 
-# test_defaults(name label [TIMEOUT seconds]): the properties that every test has.
+# test_defaults(name label [TIMEOUT seconds]): the properties that every test has. GPUs are for those
+# with the label gpu; to the others the machine has none, and device=auto is the host.
 function(test_defaults name label)
     cmake_parse_arguments(arg "" "TIMEOUT" "" ${ARGN})
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 60)
     endif()
+    set(environment ${test_environment})
+    if(NOT label STREQUAL "gpu")
+        list(APPEND environment CUDA_VISIBLE_DEVICES=)
+    endif()
     set_tests_properties(${name} PROPERTIES
         LABELS ${label}
         TIMEOUT ${arg_TIMEOUT}
         SKIP_RETURN_CODE 77
-        ENVIRONMENT "${test_environment}")
+        ENVIRONMENT "${environment}")
+endfunction()
+
+# test_timing(names...): what is read there depends on the moment (processes that are killed while they
+# speak, limits in seconds); tools/test.sh tries such tests twice.
+function(test_timing)
+    set_property(TEST ${ARGN} APPEND PROPERTY LABELS timing)
 endfunction()
 
 # What the unit tests of a room link; rooms not named here see all of them.
@@ -43,12 +54,15 @@ set(unit_rooms_comm comm)
 set(unit_rooms_schedule schedule model)
 set(unit_rooms_model schedule model)
 
-# add_unit(room/thing sources... [TIMEOUT seconds]): a cmocka program.
+# add_unit(room/thing sources... [TIMEOUT seconds] [LABEL label]): a cmocka program.
 function(add_unit name)
     if(NOT CMOCKA_FOUND)
         return()
     endif()
-    cmake_parse_arguments(arg "" "TIMEOUT" "" ${ARGN})
+    cmake_parse_arguments(arg "" "TIMEOUT;LABEL" "" ${ARGN})
+    if(NOT arg_LABEL)
+        set(arg_LABEL unit)
+    endif()
     string(REPLACE "/" "_" target test_${name})
     string(REGEX REPLACE "/.*" "" room ${name})
     set(rooms runtime)
@@ -60,19 +74,22 @@ function(add_unit name)
     target_link_libraries(${target} PRIVATE mudd_compiler ${rooms} PkgConfig::CMOCKA)
     target_compile_definitions(${target} PRIVATE TEST_FOLDER="${CMAKE_SOURCE_DIR}/tests")
     add_test(NAME ${name} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
-    test_defaults(${name} unit TIMEOUT ${arg_TIMEOUT})
+    test_defaults(${name} ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
 endfunction()
 
-# add_mpi(name ranks command... [TIMEOUT seconds]): a command started on so many ranks.
+# add_mpi(name ranks command... [TIMEOUT seconds] [LABEL label]): a command started on so many ranks.
 function(add_mpi name ranks)
-    cmake_parse_arguments(arg "" "TIMEOUT" "" ${ARGN})
+    cmake_parse_arguments(arg "" "TIMEOUT;LABEL" "" ${ARGN})
+    if(NOT arg_LABEL)
+        set(arg_LABEL mpi)
+    endif()
     add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks}
              ${arg_UNPARSED_ARGUMENTS})
-    test_defaults(${name} mpi TIMEOUT ${arg_TIMEOUT})
+    test_defaults(${name} ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
     set_tests_properties(${name} PROPERTIES PROCESSORS ${ranks})
 endfunction()
 
-# add_script(name command... [TIMEOUT seconds]): a script that starts $MUDDPIPE itself.
+# add_script(name command... [TIMEOUT seconds] [LABEL label]): a script that starts $MUDDPIPE itself.
 function(add_script name)
     cmake_parse_arguments(arg "" "TIMEOUT;LABEL" "" ${ARGN})
     if(NOT arg_LABEL)

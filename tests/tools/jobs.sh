@@ -1,4 +1,4 @@
-# jobs.sh - runs of four ranks that are ended from outside. To be sourced after common.sh.
+# jobs.sh - runs of $job_ranks ranks (four) that are ended from outside. To be sourced after common.sh.
 mpirun --version 2>/dev/null | grep -q 'Open MPI' || {
     echo "skipped: written for Open MPI's mpirun"
     exit 77
@@ -11,10 +11,10 @@ lines() {
     if [[ -f run/metrics.jsonl ]]; then wc -l <run/metrics.jsonl; else echo 0; fi
 }
 
-start() { # key=value...: a run of some hours on four ranks; returns in its fourth step or later
+start() { # key=value...: a run of some hours; returns in its fourth step or later
     local i
     rm -rf run
-    mpirun -n 4 "$program" train run.yaml optimizer.steps=1000000 logging.run=run $wire "$@" \
+    mpirun -n "${job_ranks:-4}" "$program" train run.yaml optimizer.steps=1000000 logging.run=run $wire "$@" \
         >out 2>&1 </dev/null &
     job=$!
     for ((i = 0; i < 300 && $(lines) < 3; i++)); do
