@@ -1,13 +1,17 @@
 #!/bin/bash
-# Gets what muddpipe needs into a folder, without root: tools/prefix.sh FOLDER [--ucx-cuda] [--cudnn]
+# Gets what muddpipe needs into a folder, without root:
+#
+#     tools/prefix.sh FOLDER [--ucx-cuda] [--cudnn] [--cuda 12|13]
 #
 # From packages of this Debian or Ubuntu (unpacked, not installed) and from Python wheels:
-#     --ucx-cuda   UCX with CUDA (libucx-cu13; one node: it has no InfiniBand, on a cluster use the site's
-#                  own UCX)
+#     --ucx-cuda   UCX with CUDA (libucx-cu12 or -cu13; one node: it has no InfiniBand, on a cluster use the
+#                  site's own UCX)
 #     --cudnn      what attention by cuDNN is built with: cudnn-frontend's headers (nvidia-cudnn-frontend)
-#                  and, unless CUDA's toolkit has them, cuDNN's own (nvidia-cudnn-cu13: 350 MB are
+#                  and, unless CUDA's toolkit has them, cuDNN's own (nvidia-cudnn-cu12 or -cu13: 350 MB are
 #                  downloaded, 1 MB kept). The library itself is looked for when the program starts: of the
 #                  toolkit, or in LD_LIBRARY_PATH, a PyTorch's nvidia/cudnn/lib for example.
+#     --cuda 12    wheels for that CUDA: of the machine that will run it. Unless said, that of nvcc here; 13
+#                  where there is none.
 # A site's own MPI, CUDA and NCCL are taken where they are. The folder may be copied to a machine without a
 # network; build there with
 #
@@ -15,10 +19,10 @@
 #     cmake -S . -B build
 set -euo pipefail
 
-usage="usage: tools/prefix.sh FOLDER [--ucx-cuda] [--cudnn]"
+usage="usage: tools/prefix.sh FOLDER [--ucx-cuda] [--cudnn] [--cuda 12|13]"
 case ${1:-} in
 --help | -h)
-    sed -n 's/^# \{0,1\}//; 2,15p' "$0"
+    sed -n 's/^# \{0,1\}//; 2,19p' "$0"
     exit 0
     ;;
 '' | -*)
@@ -30,16 +34,42 @@ folder=$1
 shift
 ucx=no
 cudnn=no
-for option; do
-    case $option in
-    --ucx-cuda) ucx=yes ;;
-    --cudnn) cudnn=yes ;;
+cuda=''
+while (($# > 0)); do
+    case "$1 ${2:-}" in
+    --ucx-cuda\ *) ucx=yes ;;
+    --cudnn\ *) cudnn=yes ;;
+    '--cuda 12' | '--cuda 13')
+        cuda=$2
+        shift
+        ;;
     *)
         echo "$usage" >&2
         exit 2
         ;;
     esac
+    shift
 done
+
+nvcc=$(command -v "${CUDACXX:-nvcc}" || echo /usr/bin/nvcc)
+cuda_chosen() { # of the wheels, and a line that says why
+    local release
+    release=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p') || true
+    if [[ -n $cuda ]]; then
+        echo "prefix: wheels for CUDA $cuda, as told"
+    elif [[ -z $release ]]; then
+        cuda=13
+        echo "prefix: wheels for CUDA $cuda: there is no nvcc here (--cuda 12 if that machine has CUDA 12)"
+    elif [[ ${release%%.*} == 12 || ${release%%.*} == 13 ]]; then
+        cuda=${release%%.*}
+        echo "prefix: wheels for CUDA $cuda, as nvcc is $release"
+    else
+        echo "prefix: no wheels for CUDA $release, which nvcc is, only for 12 and 13; take the UCX and" \
+            "cuDNN of the site, or say --cuda 12|13" >&2
+        exit 1
+    fi
+}
+[[ $ucx$cudnn != *yes* ]] || cuda_chosen
 machine=$(uname -m) # whose wheels are fetched
 if [[ $ucx$cudnn == *yes* && $machine != x86_64 && $machine != aarch64 ]]; then
     echo "prefix: no wheels for $machine, only for x86_64 and aarch64; leave --ucx-cuda and --cudnn out" \
@@ -90,7 +120,11 @@ wheel() {
 }
 
 if [[ $ucx == yes ]]; then
-    wheel libucx-cu13
+    wheel "libucx-cu$cuda"
+    [[ -e unpacked/libucx/lib/ucx/libuct_cuda.so ]] || {
+        echo "prefix: the wheel libucx-cu$cuda has no CUDA in it (lib/ucx/libuct_cuda.so)" >&2
+        exit 1
+    }
     rm -rf "$folder/libucx"
     mv unpacked/libucx "$folder/libucx"
     rm -rf "$folder"/libucx/bin/io_demo "$folder"/libucx/bin/*daemon
@@ -104,11 +138,10 @@ if [[ $cudnn == yes ]]; then
     wheel nvidia-cudnn-frontend
     mkdir -p "$folder/usr/include"
     cp -R unpacked/include/. "$folder/usr/include/"
-    nvcc=$(command -v "${CUDACXX:-nvcc}" || echo /usr/bin/nvcc)
     toolkit=$(dirname "$(dirname "$(readlink -m "$nvcc")")")
     header=include/cudnn_graph.h
     if [[ ! -e $toolkit/$header && ! -e /usr/$header && ! -e /usr/local/$header ]]; then
-        wheel nvidia-cudnn-cu13
+        wheel "nvidia-cudnn-cu$cuda"
         cp unpacked/nvidia/cudnn/include/*.h "$folder/usr/include/"
     fi
     chmod -R u+w "$folder/usr/include"
