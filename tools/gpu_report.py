@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """Merges what the parts of tools/gpu.sh left into one report: gpu_report.py DIR... > report.md
 
-A DIR is the folder of a part, or one with such folders in it. Markdown on stdout; exit code 1 if a
-part found something wrong. `gpu_report.py --tests FILE`: what ctest --output-junit left, a line for each.
+A DIR is the folder of a part, or one with such folders in it. Markdown on stdout, what is wrong on stderr
+too; exit code 1 if a part found something wrong.
+
+    gpu_report.py --tests DIR                what ctest left there, a line for each test
+    gpu_report.py --losses METRICS METRICS   whether two runs have the same losses, by LOSSES
 """
 
 import collections
@@ -14,6 +17,11 @@ import sys
 import xml.etree.ElementTree
 
 PEAKS = {"H100": 989.4, "H200": 989.4, "A100": 312.0}  # dense bf16, TFLOP/s
+
+# What a run must hold.
+MEMORY = 2.0  # % that what is taken may be off what was predicted
+DENSE = 1.0  # % of a step that dense traffic over NVLink may be exposed
+LOSSES = 1e-4  # of a loss, that two runs in float32 may differ
 
 
 def table(head, rows):
@@ -67,12 +75,21 @@ def tests(rows):
     return (f"Passed: {', '.join(good)}.\n" if good else "") + listed(notes)
 
 
+def plain(rows):
+    return table(("", "", ""), [(name, outcome, words) for name, outcome, words in rows])
+
+
 CHECKS = {
     "tests": ("Tests that need a GPU", tests),
     "golden": ("Golden cases on one GPU: the error that comes nearest to its limit",
                lambda rows: pivot(rows, "case")),
     "bits": ("Cases within their limits and with the bits of one stage, over transports",
              lambda rows: pivot(rows, "transport")),
+    "twice": ("The same run twice, deterministic, with one table of algorithms: the same bits", plain),
+    "sanitizer": ("compute-sanitizer", plain),
+    "curve": ("Losses in float32", plain),
+    "runs": ("What was not measured", plain),
+    "over": ("Transports that were not measured under a model", plain),
 }
 
 
@@ -91,15 +108,43 @@ def checks(folder):
     return text, any(row[2] == "FAILED" for row in rows)
 
 
-def ctest_rows(path):
-    """What `ctest --output-junit` left, as lines of checks.tsv without the kind."""
-    for case in xml.etree.ElementTree.parse(path).iter("testcase"):
+def ctest_rows(folder):
+    """What ctest left, as lines of checks.tsv without the kind. Tests that its --stop-time ended or kept
+    from starting are skipped."""
+    log = (folder / "ctest.log").read_text(errors="replace")
+    late = log.partition("The stop time has been passed")[2]
+    cut = set(re.findall(r"Test +#\d+: (\S+) .*\*\*\*Timeout", late))
+    names = re.findall(r"Test +#\d+: (\S+)", (folder / "ctest-all.log").read_text(errors="replace"))
+    path = folder / "ctest.xml"
+    cases = xml.etree.ElementTree.parse(path).iter("testcase") if path.exists() else []
+    for case in cases:
+        name = case.get("name")
+        if name in cut:
+            continue
+        names = [other for other in names if other != name]
         outcome = {"run": "ok", "fail": "FAILED"}.get(case.get("status"), "skipped")
         said = [line.strip() for line in (case.findtext("system-out") or "").splitlines()]
         sign = {"skipped": "skipped: ", "FAILED": "error: "}.get(outcome)
         words = [line.partition(sign)[2] for line in said if sign and sign in line]
         words = words or [line for line in reversed(said) if line and outcome != "ok"]
-        yield case.get("name"), outcome, words[0].replace("\t", " ")[:240] if words else ""
+        yield name, outcome, words[0].replace("\t", " ")[:240] if words else ""
+    for name in names:
+        if late:
+            yield name, "skipped", "no time left"
+        else:
+            yield name, "FAILED", "ctest did not run it"
+
+
+def compare_losses(first, second):
+    """The outcome and its words, for checks.tsv."""
+    first, second = ([json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+                     for path in (first, second))
+    if not first or [a["step"] for a in first] != [b["step"] for b in second]:
+        return "FAILED", f"{len(first)} steps and {len(second)}"
+    off, step = max((abs(a["loss"] - b["loss"]) / abs(a["loss"]), a["step"])
+                    for a, b in zip(first, second))
+    words = f"{len(first)} steps: losses at most {off:.1e} apart (step {step}; limit {LOSSES:.0e})"
+    return "ok" if off <= LOSSES else "FAILED", words
 
 
 # ---- runs ----
@@ -140,8 +185,9 @@ class Run:
         ]
 
     def quiet_steps(self):
-        """Neither warming up nor recorded."""
-        return [step for step in self.steps if 3 <= step["step"] <= 6]
+        """Neither warming up nor recorded: steps 7 and 8 of a run that leaves a trace are."""
+        first, last = (3, 6) if self.traces else (4, len(self.steps))
+        return [step for step in self.steps if first <= step["step"] <= last]
 
     def speed(self):
         steps = self.quiet_steps()
@@ -171,20 +217,52 @@ class Run:
         last = known[-1]
         return f"{last['sm_mhz_least']:.0f} MHz, {last['watts']:.0f} W, {last['throttle']}"
 
+    def exposed(self, kind):
+        """% of a step, by the transport's upper bound: a whole stall counts."""
+        steps = self.quiet_steps()
+        return 100 * statistics.median(step[f"exposed_{kind}"] for step in steps) if steps else 0
+
+    def staged(self):
+        """Whether tensors passed through the host."""
+        return bool(re.search(r"its host: [1-9][^,]* pinned", self.text))
+
     def memory(self):
-        taken = re.findall(r"its GPU: ([^,]+) taken, ([^ ]+ \S+) predicted[^(]*\(([^)]+)\)", self.text)
-        return "; ".join(f"{used} of {predicted} ({off})" for used, predicted, off in taken)
+        """(taken, predicted, off by so many %) of each rank."""
+        return re.findall(
+            r"its GPU: ([^,]+) taken, ([^ ]+ \S+) predicted[^(]*\(([^)]+)%\)", self.text)
+
+    def on_gpu(self):
+        config = self.folder / "config.yaml"
+        return config.exists() and bool(
+            re.search(r"^device: cuda", config.read_text(), re.MULTILINE))
+
+    def faults(self, link):
+        """(what is wrong, what is only said), in words."""
+        wrong, said = [], []
+        if self.on_gpu() and not self.memory():
+            wrong.append("does not say what memory its GPU has taken")
+        for rank, (used, predicted, off) in enumerate(self.memory()):
+            if abs(float(off)) > MEMORY:
+                wrong.append(f"rank {rank} took {used}, {off} % off the {predicted} predicted "
+                             f"(limit {MEMORY:g} %)")
+        dense = self.exposed("dense")
+        if dense > DENSE and self.on_gpu() and not self.staged():
+            words = f"{dense:.2f} % of a step is exposed dense traffic (limit {DENSE:g} %"
+            if link.startswith("NV"):
+                wrong.append(words + ")")
+            else:
+                said.append(words + f" over NVLink; here the GPUs are joined by: {link})")
+        return wrong, said
 
 
 def run_row(run, peak):
     speed, flop = run.speed(), flop_per_token(run.text)
     if speed is None:
         wrong = re.search(r"error: .*", run.text)
-        return (run.name, run.ranks, run.step(), run.precision(), "FAILED", "", "", "", "",
+        return (run.name, run.ranks, run.step(), run.precision(), "FAILED", "", "", "", "", "",
                 wrong.group(0) if wrong else "")
     work = speed * flop / 1e12 / int(run.ranks) if flop else None
     steps = run.quiet_steps()
-    exposed = [100 * (step["exposed_plain"] + step["exposed_dense"]) for step in steps]
     return (
         run.name,
         run.ranks,
@@ -193,8 +271,9 @@ def run_row(run, peak):
         f"{speed:.0f}",
         f"{work:.0f}" + (f" ({100 * work / peak:.1f} %)" if peak else "") if work else "",
         f"{100 * statistics.median(step['bubble'] for step in steps):.1f} %",
-        f"{statistics.median(exposed):.2f} %",
-        run.memory(),
+        f"{run.exposed('plain'):.2f} %",
+        f"{run.exposed('dense'):.2f} %" + (" (through the host)" if run.staged() else ""),
+        "; ".join(f"{used} of {predicted} ({off}%)" for used, predicted, off in run.memory()),
         run.card(),
     )
 
@@ -241,26 +320,60 @@ def leads(run):
     return table(head, rows)
 
 
-def runs(folder, machine):
-    found = [
-        Run(path.with_suffix("") if path.suffix == ".out" else path)
-        for path in sorted(folder.glob("runs/*.out"), key=lambda path: path.stat().st_mtime)
+def find_runs(folder, kind):
+    return [
+        Run(path.with_suffix(""))
+        for path in sorted(folder.glob(f"{kind}/*.out"), key=lambda path: path.stat().st_mtime)
     ]
+
+
+def run_table(found, machine, first):
+    """The runs, and what is to be said of them; whether anything is wrong."""
+    peak = next((value for name, value in PEAKS.items() if name in machine), None)
+    link = re.search(r"^link: (.*)", machine, re.MULTILINE)
+    head = (first, "ranks", "step", "precision, recomputed", "tokens/s",
+            "TFLOP/s a GPU" + (f" (of {peak:.0f})" if peak else ""), "bubble", "plain exposed",
+            "dense exposed", "memory taken of predicted", "clock, power, held back by")
+    text, wrong = table(head, [run_row(run, peak) for run in found]), False
+    for run in found:
+        faults, said = run.faults(link.group(1) if link else "unknown")
+        if run.speed() is None:
+            wrong = True
+        for sign, lines in (("FAILED", faults), ("warning", said)):
+            for line in lines:
+                text += f"\n- {sign}: {run.name} on {run.ranks}: {line}\n"
+                print(f"{sign}  {run.name} on {run.ranks}: {line}", file=sys.stderr)
+        wrong = wrong or bool(faults)
+    return text, wrong
+
+
+def runs(folder, machine):
+    found = find_runs(folder, "runs")
     if not found:
         return "", False
-    peak = next((value for name, value in PEAKS.items() if name in machine), None)
-    head = ("model", "ranks", "step", "precision, recomputed", "tokens/s", "TFLOP/s a GPU" + (f" (of {peak:.0f})" if peak else ""),
-            "bubble", "exposed", "memory taken of predicted", "clock, power, held back by")
     text = "\n### Training\n\n"
     text += ("Medians of steps 3 to 6; a step is microbatches x sequences x tokens. FLOP: the plan's "
-             "count, without what is formed again.\n\n")
-    text += table(head, [run_row(run, peak) for run in found])
+             "count, without what is formed again. Exposed: waits for other stages' tensors, each "
+             "counted whole.\n\n")
+    rows, wrong = run_table(found, machine, "model")
+    text += rows
     for run in found:
         if run.traces:
             text += f"\n#### {run.name} on {run.ranks}: time of a step by operation"
             text += f"{', transport ' + run.transport() if run.transport() else ''}\n\n"
             text += operations(run) + ("\n" + leads(run) if run.traces[0]["device"] else "")
-    return text, any(run.speed() is None for run in found)
+    return text, wrong
+
+
+def transports(folder, machine):
+    found = find_runs(folder, "over")
+    if not found:
+        return "", False
+    model = re.search(r"^model: (.*)", found[0].text, re.MULTILINE)
+    text = "\n### One model over each transport, one run after the other\n\n"
+    text += f"{model.group(1)}. Medians from step 4 on; nothing is recorded.\n\n" if model else ""
+    rows, wrong = run_table(found, machine, "transport")
+    return text + rows, wrong
 
 
 # ---- communication, operations ----
@@ -295,7 +408,8 @@ def kernels(folder):
     path = folder / "kernels.log"
     if not path.exists():
         return ""
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("[")]
+    lines = [line for line in path.read_text().splitlines()
+             if not line.startswith(("[", "exit code "))]
     return "\n### Operations\n\n```\n" + "\n".join(lines).strip() + "\n```\n"
 
 
@@ -311,8 +425,11 @@ def merge_traces(folder):
 
 def main(arguments):
     if len(arguments) == 2 and arguments[0] == "--tests":
-        for row in ctest_rows(arguments[1]):
+        for row in ctest_rows(pathlib.Path(arguments[1])):
             print("\t".join(row))
+        return 0
+    if len(arguments) == 3 and arguments[0] == "--losses":
+        print("\t".join(compare_losses(*arguments[1:])))
         return 0
     folders = [part for path in arguments for part in part_folders(pathlib.Path(path))]
     if not folders:
@@ -324,7 +441,7 @@ def main(arguments):
         machine = (folder / "machine.txt").read_text()
         print(f"\n## {folder.name}\n\n```\n{machine.strip()}\n```")
         merge_traces(folder)
-        for text, failed in (checks(folder), runs(folder, machine)):
+        for text, failed in (checks(folder), runs(folder, machine), transports(folder, machine)):
             print(text, end="")
             wrong = wrong or failed
         print(kernels(folder) + bench(folder), end="")
