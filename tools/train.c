@@ -19,8 +19,15 @@ static int train_help(void)
         "as\n"
         "an official Hugging Face folder, from which model=FOLDER trains on.\n\n"
         "  --print-config   print the resolved configuration and stop\n\n"
-        "SIGUSR1 (mpirun passes it on) finishes the step, leaves the weights, exits 0.\n"
-        "Every key: muddpipe --help-config\n");
+        "Keys to begin with (every key: muddpipe --help-config):\n\n"
+        "  model=PATH               config.json, or a folder with one, with or without weights\n"
+        "  data.train=FILE          tokens (muddpipe data encode makes them of text)\n"
+        "  data.seq_len=T  data.micro_batch=B  parallel.microbatches=M   M x B x T tokens a step\n"
+        "  optimizer.steps=N        of the whole run; optimizer.lr its learning rate\n"
+        "  device=auto|cpu|cuda     where ranks compute; auto: on GPUs, if every rank sees one\n"
+        "  precision=float32|bf16   bf16 is for GPUs, and the quick one there\n"
+        "  logging.run=FOLDER       the run folder; else runs/<date>-<time>\n\n"
+        "SIGUSR1 (mpirun passes it on) finishes the step, leaves the weights, exits 0.\n");
     return EXIT_SUCCESS;
 }
 
