@@ -11,6 +11,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "runtime/run_folder.h"
 #include "runtime/trainer.h"
 
 static const char title[] =
@@ -18,9 +19,9 @@ static const char title[] =
     "is measured again\n";
 
 /* The file that kernels.algorithms names; "" = none. */
-static const char *path_of(const struct trainer *trainer)
+static const char *path_of(const struct run_config *config)
 {
-    const char *named = trainer->config.kernels.algorithms;
+    const char *named = config->kernels.algorithms;
     return strcmp(named, "measure") == 0 ? "" : named;
 }
 
@@ -48,6 +49,33 @@ static status_t text_read(const char *path, char **out)
         *out = calloc(1, 1);
     }
     return *out ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for a table of algorithms");
+}
+
+/* Can the file be written? It is replaced by another of its folder. */
+static status_t writable(const char *path)
+{
+    char folder[CONFIG_STRING];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1,
+             slash ? path : ".");
+    return access(folder, W_OK | X_OK) == 0
+               ? STATUS_OK
+               : FAIL(STATUS_IO,
+                      "kernels.algorithms: cannot write %s, where what is measured would go, for "
+                      "its folder: %s",
+                      path, strerror(errno));
+}
+
+status_t algorithms_check(const struct run_config *config)
+{
+    const char *path = path_of(config);
+    char *text;
+    if (!path[0]) {
+        return STATUS_OK;
+    }
+    TRY(text_read(path, &text));
+    free(text);
+    return access(path, F_OK) == 0 ? STATUS_OK : writable(path);
 }
 
 /* How much of a line names card and library, the blank behind it too; 0 for an empty table. */
@@ -169,8 +197,9 @@ static status_t texts_gather(struct group *group, const char *mine, char **out)
 /* Rank 0: adds what is missing to the table, to *text, and to the file, if one is named. */
 static status_t measure(const struct trainer *trainer, const char *missing, char **text)
 {
-    const char *path = path_of(trainer);
+    const char *path = path_of(&trainer->config);
     int64_t begun = trace_now();
+    TRY(path[0] ? writable(path) : STATUS_OK);
     char *before = kernels_cuda_algorithms_save();
     status_t status = kernels_cuda_algorithms_measure(missing);
     char *table = kernels_cuda_algorithms_save();
@@ -261,11 +290,14 @@ static status_t table_load(const char *path, const char *text)
 
 status_t algorithms_prepare(struct trainer *trainer)
 {
-    const char *path = path_of(trainer);
+    const char *path = path_of(&trainer->config);
     struct group *group = trainer->group;
     char **text = &trainer->algorithms;
     status_t status = STATUS_OK;
     if (!wanted(trainer)) {
+        if (trainer->config.kernels.algorithms[0] && group_rank(group) == 0) {
+            log_info("kernels.algorithms has no use here: only bf16 on GPUs chooses by a table");
+        }
         return STATUS_OK;
     }
     if (group_rank(group) == 0) {
@@ -287,12 +319,17 @@ uint64_t algorithms_hash(const struct trainer *trainer)
     return hash;
 }
 
+bool trainer_has_algorithms(const struct trainer *trainer)
+{
+    return trainer->algorithms != NULL;
+}
+
 status_t trainer_keep_algorithms(const struct trainer *trainer, const char *folder)
 {
     char path[PATH_MAX + 32];
     if (!trainer->algorithms || group_rank(trainer->group) != 0) {
         return STATUS_OK;
     }
-    snprintf(path, sizeof path, "%s/algorithms.txt", folder);
+    snprintf(path, sizeof path, "%s/" ALGORITHMS_FILE, folder);
     return text_write(path, trainer->algorithms);
 }

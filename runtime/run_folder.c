@@ -81,14 +81,29 @@ static status_t open_metrics(struct run_folder *folder)
                                 : FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
 }
 
-static status_t create_root(const struct run_config *config, struct run_folder *folder)
+/* As it was resolved, with the table that this run multiplies by: what is measured again may differ. */
+static void print_config(const struct run_config *config, bool table, const char *folder,
+                         FILE *file)
+{
+    struct run_config kept = *config;
+    bool measured = strcmp(config->kernels.algorithms, "measure") == 0;
+    if (table) {
+        fprintf(file, "# kernels.algorithms: the table of this run, %s; it repeats the bits\n",
+                measured ? "measured at its start" : "made of the file that it was given");
+        snprintf(kept.kernels.algorithms, sizeof kept.kernels.algorithms, "%s/" ALGORITHMS_FILE,
+                 folder);
+    }
+    config_print(&kept, file);
+}
+
+static status_t create_root(const struct run_config *config, bool table, struct run_folder *folder)
 {
     FILE *file;
     TRY(config->logging.run[0] ? make_named(config->logging.run, folder->path, PATH_MAX)
                                : make_dated(folder->path, PATH_MAX));
     TRY(open_metrics(folder));
     TRY(open_in(folder->path, "config.yaml", &file));
-    config_print(config, file);
+    print_config(config, table, folder->path, file);
     bool failed = ferror(file) != 0;
     if (fclose(file) != 0 || failed) {
         return FAIL(STATUS_IO, "cannot write %s/config.yaml: %s", folder->path, strerror(errno));
@@ -96,7 +111,7 @@ static status_t create_root(const struct run_config *config, struct run_folder *
     return STATUS_OK;
 }
 
-status_t run_folder_create(const struct run_config *config, struct group *group,
+status_t run_folder_create(const struct run_config *config, bool table, struct group *group,
                            struct run_folder *out)
 {
     char name[32];
@@ -104,7 +119,7 @@ status_t run_folder_create(const struct run_config *config, struct group *group,
     memset(out, 0, sizeof *out);
     out->metrics = -1;
     if (group_rank(group) == 0) {
-        status = create_root(config, out);
+        status = create_root(config, table, out);
     }
     TRY(group_agree(group, status));
     TRY(group_broadcast(group, out->path, sizeof out->path, 0));

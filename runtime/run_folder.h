@@ -15,6 +15,8 @@
 
 #include "runtime/runtime.h"
 
+#define ALGORITHMS_FILE "algorithms.txt"
+
 struct run_folder {
     char path[PATH_MAX];
     char model[PATH_MAX]; /* where the trained model goes */
@@ -24,9 +26,10 @@ struct run_folder {
 };
 
 /* Rank 0 makes the folder: the one that logging.run names must not exist (STATUS_INVALID says so); an
- * empty logging.run gives runs/<date>-<time>, with -2, -3 ... if that is taken. Collective. */
-MUST_USE status_t run_folder_create(const struct run_config *config, struct group *group,
-                                    struct run_folder *out);
+ * empty logging.run gives runs/<date>-<time>, with -2, -3 ... if that is taken. `table`: the run has one of
+ * product algorithms; config.yaml then names it where the folder will keep it. Collective. */
+MUST_USE status_t run_folder_create(const struct run_config *config, bool table,
+                                    struct group *group, struct run_folder *out);
 /* Appends one line to metrics.jsonl, the whole line or nothing. `sequences`: the place in the data
  * behind this step; `heldout`: the held-out loss after it, or NULL. Rank 0 only. */
 MUST_USE status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result,

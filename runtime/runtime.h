@@ -110,6 +110,8 @@ struct step_cost {
  * the one before. *out: the newest result known (step 0: none yet); on the host this step's. */
 MUST_USE status_t trainer_step(struct trainer *trainer, const struct batch *batch,
                                const struct optimizer_args *optimizer, struct step_result *out);
+/* Whether it multiplies by a table of product algorithms (kernels.algorithms, bf16 on GPUs). */
+bool trainer_has_algorithms(const struct trainer *trainer);
 /* Rank 0 writes the table of product algorithms, if there is one, to algorithms.txt in the run folder. */
 MUST_USE status_t trainer_keep_algorithms(const struct trainer *trainer, const char *folder);
 /* Waits for all steps; *out (may be NULL): the last one's result. To be called before the group's

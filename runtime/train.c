@@ -393,7 +393,8 @@ static status_t train_all(struct training *training)
 {
     struct setup *setup = &training->setup;
     TRY(run_hash_create(setup, &training->hash));
-    TRY(run_folder_create(&setup->job->config, setup->group, &training->folder));
+    TRY(run_folder_create(&setup->job->config, trainer_has_algorithms(setup->trainer), setup->group,
+                          &training->folder));
     if (training->root) {
         print_start(training);
     }

@@ -11,6 +11,13 @@ static status_t choose_transport(struct trainer *trainer)
     static const char *const name[] = {"", "ipc", "ucx", "nccl", "mpi", "threads"};
     int choice = trainer->config.parallel.transport;
     trainer->transport = name[choice];
+    if (group_size(trainer->group) == 1 && !trainer->device &&
+        (choice == TRANSPORT_IPC || choice == TRANSPORT_NCCL)) {
+        log_warn(
+            "parallel.transport=%s has no use: one rank sends nothing, and more of them on the "
+            "host could not, for it carries memory of GPUs",
+            trainer->transport);
+    }
     return choice == TRANSPORT_AUTO ? transport_choose(trainer->group, trainer->device,
                                                        trainer->stream, &trainer->transport)
                                     : STATUS_OK;
@@ -163,7 +170,12 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     trainer->training = options->training;
     trainer->microbatches = options->microbatches;
     trace_reset(&trainer->trace);
-    status_t status = place_choose(trainer);
+    status_t status =
+        group_rank(trainer->group) == 0 ? algorithms_check(&trainer->config) : STATUS_OK;
+    status = group_agree(trainer->group, status);
+    if (status == STATUS_OK) {
+        status = place_choose(trainer);
+    }
     if (status == STATUS_OK) {
         struct model_use use = model_use_of(&trainer->config, options->B, options->T);
         status = model_create(options->model, &use, &trainer->model);

@@ -114,7 +114,10 @@ MUST_USE status_t exchange_flush(struct trainer *trainer);
  * own. Collective. */
 MUST_USE status_t place_choose(struct trainer *trainer);
 
-/* algorithms.c: when the stage is made, before the first walk; collective. Does something for bf16 on GPUs
+/* algorithms.c: can the file that kernels.algorithms names be read, or made if there is none? Rank 0,
+ * before anything is made, wherever the run computes. */
+MUST_USE status_t algorithms_check(const struct run_config *config);
+/* When the stage is made, before the first walk; collective. Does something for bf16 on GPUs
  * where kernels.algorithms asks for it. */
 MUST_USE status_t algorithms_prepare(struct trainer *trainer);
 /* Of this rank's table: its products and algorithms, in any order, without their times; 0 = none. */
