@@ -231,6 +231,10 @@ MUST_USE status_t kernels_cpu(const struct kernels **out);
  * STATUS_UNSUPPORTED in a program built without CUDA. */
 MUST_USE status_t kernels_cuda(enum dtype dtype, const struct kernels **out);
 
+/* A table without operations, for kernels_workspace where there is no GPU: what it says lacks only what
+ * cuDNN's attention would want beyond it, which cuDNN tells on the GPU. In every build. */
+const struct kernels *kernels_cuda_sizes(enum dtype dtype);
+
 /* What holds for the GPU's bfloat16 tables of the whole process; set before one is asked for. float32
  * always gives the same bits. */
 struct kernels_cuda_options {

@@ -43,3 +43,26 @@ int64_t trainer_memory_predicted(const struct trainer_memory *memory)
     return plan->parameters + plan->gradients + plan->optimizer + plan->frames + plan->arrivals +
            plan->gradient_slots + plan->backward;
 }
+
+status_t memory_workspaces(const struct model *model, const struct plan *plan,
+                           const struct kernels *kernels, int threads, int64_t *out)
+{
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        const struct stage_plan *stage = &plan->stage[rank];
+        struct part_options part = {.model = model,
+                                    .kernels = kernels,
+                                    .first_unit = stage->first_unit,
+                                    .units = stage->units,
+                                    .frames = stage->frames,
+                                    .training = plan->training,
+                                    .threads = threads};
+        TRY(part_workspace(&part, &out[rank]));
+    }
+    return STATUS_OK;
+}
+
+status_t trainer_workspaces(const struct trainer *trainer, int64_t *out)
+{
+    return memory_workspaces(trainer->model, trainer_plan(trainer), trainer->kernels,
+                             trainer->threads, out);
+}

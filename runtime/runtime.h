@@ -176,6 +176,8 @@ struct trainer_memory {
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
 int64_t trainer_memory_used(const struct trainer_memory *memory); /* workspace not counted */
 int64_t trainer_memory_predicted(const struct trainer_memory *memory);
+/* [ranks] bytes that the operations of each want beside what the plan says, if all compute as this one. */
+MUST_USE status_t trainer_workspaces(const struct trainer *trainer, int64_t *out);
 
 /* ---- what tools share ---- */
 
@@ -187,6 +189,9 @@ struct plan_options plan_options_of(const struct run_config *config, int ranks, 
 /* How it uses the model. */
 struct model_use model_use_of(const struct run_config *config, int64_t B, int64_t T);
 
+/* trainer_workspaces for whoever has a plan and no trainer. */
+MUST_USE status_t memory_workspaces(const struct model *model, const struct plan *plan,
+                                    const struct kernels *kernels, int threads, int64_t *out);
 /* parallel.threads, else OMP_NUM_THREADS, else this host's cores shared among `ranks`. */
 int place_threads(const struct run_config *config, int ranks);
 

@@ -53,12 +53,14 @@ static void print_size(int64_t bytes, char *buffer, size_t size)
     snprintf(buffer, size, u > 0 ? "%.1f %s" : "%.0f %s", value, unit[u]);
 }
 
-static void print_start(const struct training *training)
+static status_t print_start(const struct training *training)
 {
     const struct setup *setup = &training->setup;
     const struct model *model = trainer_model(setup->trainer);
     const struct plan *plan = trainer_plan(setup->trainer);
+    int64_t workspace[plan->ranks];
     char hash[256];
+    TRY(trainer_workspaces(setup->trainer, workspace));
     printf("model: %lld parameters, %lld layers of width %lld, %s connections%s\n",
            (long long)model_parameter_count(model), (long long)setup->model.n_layer,
            (long long)setup->model.dim, setup->model.dense ? "dense" : "no dense",
@@ -70,9 +72,10 @@ static void print_start(const struct training *training)
     log_debug("%s", hash);
     plan_print_partition(plan, stdout);
     printf("\n");
-    plan_print_memory(plan, stdout);
+    plan_print_memory(plan, workspace, "", stdout);
     printf("\nrun folder: %s\n\n", training->folder.path);
     fflush(stdout);
+    return STATUS_OK;
 }
 
 static void print_eta(double seconds, char *buffer, size_t size)
@@ -395,9 +398,7 @@ static status_t train_all(struct training *training)
     TRY(run_hash_create(setup, &training->hash));
     TRY(run_folder_create(&setup->job->config, trainer_has_algorithms(setup->trainer), setup->group,
                           &training->folder));
-    if (training->root) {
-        print_start(training);
-    }
+    TRY(group_agree(setup->group, training->root ? print_start(training) : STATUS_OK));
     const struct pending *last;
     TRY(trainer_profile(setup->trainer, training->folder.path));
     TRY(leave_hash(training));

@@ -143,7 +143,8 @@ void plan_print_traffic(const struct plan *plan, FILE *out)
 
 /* ---- memory ---- */
 
-void plan_print_memory(const struct plan *plan, FILE *out)
+void plan_print_memory(const struct plan *plan, const int64_t *workspace, const char *known,
+                       FILE *out)
 {
     static const char *const column[] = {"parameters", "gradients",  "optimizer", "frames",
                                          "arrivals",   "grad slots", "backward"};
@@ -152,7 +153,8 @@ void plan_print_memory(const struct plan *plan, FILE *out)
     for (int i = 0; i < COLUMNS; i++) {
         fprintf(out, "  %10s", column[i]);
     }
-    fprintf(out, "  %10s  %16s  %10s\n", "all", "exactly", "staging");
+    fprintf(out, "  %10s  %16s  %10s  %10s  %10s\n", "all", "exactly", "workspace", "together",
+            "staging");
     for (int rank = 0; rank < plan->ranks; rank++) {
         struct plan_memory m;
         plan_memory(plan, rank, &m);
@@ -166,11 +168,16 @@ void plan_print_memory(const struct plan *plan, FILE *out)
             all += bytes[i];
         }
         fprintf(out, "  %10s  %16" PRId64, human_bytes(all, text), all);
+        fprintf(out, "  %10s", human_bytes(workspace[rank], text));
+        fprintf(out, "  %10s", human_bytes(all + workspace[rank], text));
         fprintf(out, "  %10s\n", human_bytes(m.staging, text));
     }
     fprintf(out,
             "  frames: activations of the microbatches in flight; arrivals: slots for keys of "
             "other stages\n"
-            "  staging: not in `all`; host memory pinned where tensors of GPUs pass through it "
-            "(transport mpi, ucx without CUDA)\n");
+            "  workspace: scratch of the operations, logits among it%s%s; together: `all` and "
+            "workspace\n"
+            "  staging: in neither; host memory pinned where tensors of GPUs pass through it "
+            "(transport mpi, ucx without CUDA)\n",
+            known[0] ? ", " : "", known);
 }

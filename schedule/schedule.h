@@ -240,7 +240,9 @@ MUST_USE status_t plan_simulate(const struct plan *plan, double *out_busy, doubl
  * to `columns` characters. */
 void plan_print_partition(const struct plan *plan, FILE *out);
 void plan_print_traffic(const struct plan *plan, FILE *out);
-void plan_print_memory(const struct plan *plan, FILE *out);
+/* workspace [ranks]: bytes that the operations want beside; known: how far that is known, or "". */
+void plan_print_memory(const struct plan *plan, const int64_t *workspace, const char *known,
+                       FILE *out);
 void plan_print_timeline(const struct plan *plan, int columns, FILE *out);
 /* One operation per line of one rank, for reading and for golden files. */
 void plan_print_ops(const struct plan *plan, int rank, FILE *out);

@@ -2,6 +2,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/device.h"
+#include "kernels/kernels.h"
 #include "runtime/runtime.h"
 #include "tools/arguments.h"
 #include "tools/tools.h"
@@ -47,10 +49,30 @@ static const char *value_of(const struct run_config *config, const char *key, ch
                         size);
 }
 
-static void print_all(const struct run_config *config, const struct model *model,
-                      const struct plan *plan)
+/* Of every rank, [ranks], and how far it is known before anything runs. */
+static status_t find_workspaces(const struct run_config *config, const struct model *model,
+                                const struct plan *plan, int64_t *out, char *known, size_t size)
 {
-    char precision[32], recompute[32];
+    const struct kernels *kernels = kernels_cuda_sizes(model->dtype);
+    int threads = place_threads(config, plan->ranks);
+    bool gpu = model->dtype == DTYPE_BF16 || config->device == DEVICE_CHOICE_CUDA ||
+               (config->device == DEVICE_CHOICE_AUTO && device_count(DEVICE_CUDA, NULL, 0) > 0);
+    snprintf(known, size,
+             "on a GPU, as far as is known without its libraries (cuDNN may want more)");
+    if (!gpu) {
+        TRY(kernels_cpu(&kernels));
+        snprintf(known, size, "on the host with %d thread%s a rank", threads,
+                 threads == 1 ? "" : "s");
+    }
+    return memory_workspaces(model, plan, kernels, threads, out);
+}
+
+static status_t print_all(const struct run_config *config, const struct model *model,
+                          const struct plan *plan)
+{
+    char precision[32], recompute[32], known[128];
+    int64_t workspace[plan->ranks];
+    TRY(find_workspaces(config, model, plan, workspace, known, sizeof known));
     print_dense_cost(model);
     printf("%lld parameters; %d stage%s, %d microbatches of %lld x %lld tokens, schedule %s\n"
            "precision %s, recompute %s\n\n",
@@ -62,9 +84,10 @@ static void print_all(const struct run_config *config, const struct model *model
     printf("\n");
     plan_print_traffic(plan, stdout);
     printf("\n");
-    plan_print_memory(plan, stdout);
+    plan_print_memory(plan, workspace, known, stdout);
     printf("\n");
     plan_print_timeline(plan, COLUMNS, stdout);
+    return STATUS_OK;
 }
 
 static status_t plan_run(const struct run_config *config, long long ops_rank, bool print)
@@ -89,7 +112,7 @@ static status_t plan_run(const struct run_config *config, long long ops_rank, bo
     } else if (status == STATUS_OK && print) {
         config_print(config, stdout);
     } else if (status == STATUS_OK) {
-        print_all(config, model, plan);
+        status = print_all(config, model, plan);
     }
     plan_destroy(plan);
     model_destroy(model);

@@ -38,6 +38,9 @@ enum cuda_attention { CUDA_ATTENTION_AUTO, CUDA_ATTENTION_OWN, CUDA_ATTENTION_CU
 enum cuda_attention cuda_attention_choice(void);
 bool cuda_deterministic(void);
 
+/* Of a table but for what cuDNN wants. */
+size_t cuda_workspace(const struct kernel_limits *limits);
+
 /* dst [count] bf16 = src. */
 void cuda_round(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count);
 

@@ -41,36 +41,20 @@ enum cuda_attention cuda_attention_choice(void)
     return (enum cuda_attention)choice;
 }
 
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-static size_t workspace(const struct kernel_limits *limits)
-{
-    size_t N = limits->B * limits->T, widest = larger(larger(limits->D, limits->F), limits->K);
-    size_t heads = larger(limits->H * limits->E, limits->G * limits->E);
-    size_t matmul = CUDA_MATMUL_BYTES + CUDA_SPLIT_BYTES + N * limits->Cn * 2;
-    size_t columns = cuda_columns_bytes(N, larger(larger(widest, limits->Cn), heads));
-    size_t head_norm = cuda_columns_bytes(N * limits->H, limits->E);
-    size_t attention = N * limits->H * sizeof(float);
-    size_t sums = larger(N, CUDA_SQUARE_CHUNKS) * sizeof(double);
-    return larger(larger(matmul, larger(columns, head_norm)), larger(attention, sums));
-}
-
 static size_t workspace_bf16(const struct kernel_limits *limits)
 {
     size_t cudnn = cuda_attention_choice() == CUDA_ATTENTION_OWN
                        ? 0
                        : cudnn_attention_workspace(limits->B, limits->T, limits->H, limits->G,
                                                    limits->E, cuda_deterministic());
-    return larger(workspace(limits), cudnn);
+    size_t own = cuda_workspace(limits);
+    return cudnn > own ? cudnn : own;
 }
 
 static void table_fill(struct kernels *table, enum dtype dtype)
 {
     table->dtype = dtype;
-    table->workspace = dtype == DTYPE_BF16 ? workspace_bf16 : workspace;
+    table->workspace = dtype == DTYPE_BF16 ? workspace_bf16 : cuda_workspace;
     cuda_activation_fill(table);
     cuda_attention_forward_fill(table);
     cuda_attention_backward_fill(table);

@@ -114,14 +114,16 @@ static const char traffic[] =
 static const char memory[] =
     "memory: bytes of every rank\n"
     "  rank  parameters   gradients   optimizer      frames    arrivals  grad slots    backwa"
-    "rd         all           exactly     staging\n"
+    "rd         all           exactly   workspace    together     staging\n"
     "     0     8.0 KiB     8.0 KiB    16.0 KiB    32.0 KiB         0 B     2.0 KiB     1.0 K"
-    "iB    67.0 KiB             68560     3.9 KiB\n"
+    "iB    67.0 KiB             68560         0 B    67.0 KiB     3.9 KiB\n"
     "     1     8.0 KiB     8.0 KiB    16.0 KiB    16.0 KiB     2.0 KiB     4.9 KiB     1.0 K"
-    "iB    55.8 KiB             57176     3.9 KiB\n"
+    "iB    55.8 KiB             57176     2.0 KiB    57.8 KiB     3.9 KiB\n"
     "  frames: activations of the microbatches in flight; arrivals: slots for keys of other s"
     "tages\n"
-    "  staging: not in `all`; host memory pinned where tensors of GPUs pass through it (transp"
+    "  workspace: scratch of the operations, logits among it, as far as is known; together: `a"
+    "ll` and workspace\n"
+    "  staging: in neither; host memory pinned where tensors of GPUs pass through it (transp"
     "ort mpi, ucx without CUDA)\n";
 /* The backward of a stage that makes the mean of layers 1 and 2 from a key of its own and one of the
  * stage before, where keys are normed and added to. */
@@ -216,7 +218,8 @@ static void test_traffic(void **state)
 static void test_memory(void **state)
 {
     const struct sheet *sheet = *state;
-    plan_print_memory(sheet->plan, sheet->out);
+    const int64_t workspace[] = {0, 2048};
+    plan_print_memory(sheet->plan, workspace, "as far as is known", sheet->out);
     assert_sheet(sheet, memory);
 }
 

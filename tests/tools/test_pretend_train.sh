@@ -43,8 +43,11 @@ pinned_as_planned() { # RANKS TRANSPORT
         <(echo "$planned") || fail "$2: predicted otherwise than planned"
 }
 
-# Everything on the GPU, evaluation and samples too, is what was predicted.
+# Everything on the GPU, evaluation and samples too, is what was predicted, and that what the table says.
 taken_as_predicted() { # RANKS
+    cmp <(sed -n 's/^ *its GPU: .* taken, \(.*\) predicted with the workspace.*/\1/p' out) \
+        <(awk '$NF == "staging" { on = 1; next } $1 == "frames:" { on = 0 }
+               on { print $(NF - 3), $(NF - 2) }' out) || fail "memory: not what the table says"
     awk '/^ *its GPU: .* taken, .* predicted with the workspace/ {
              match($0, /\([-+][0-9.]+%\)/); off = substr($0, RSTART + 1) + 0
              found++; wrong += off < -2 || off > 2 }
