@@ -190,8 +190,8 @@ static void tell_sharing(const struct place *place, int ranks)
     }
     if (first >= 0) {
         log_warn("%d ranks share %d GPU%s and take turns (ranks %d and %d are both on %s): right "
-                 "for checks, slow for training; start as many ranks as there are GPUs, and let "
-                 "every rank have its own (srun --gpus-per-task=1)",
+                 "for checks, slow for training; start no more ranks on a host than it has GPUs, "
+                 "and let each see all of them (Slurm: --gpus-per-node)",
                  ranks, cards, cards == 1 ? "" : "s", first, second, place[first].where);
     }
 }

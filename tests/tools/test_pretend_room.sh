@@ -36,6 +36,15 @@ PRETEND_NO_MEMORY="words and staging buffers of a wire" run_pretend 1 2 mpi trai
     logging.run=late
 says "parallel.transport=ipc or nccl pins none, data.micro_batch and data.seq_len"
 
+# Evaluation says as much, of what it needs: no gradients, nothing to compute again.
+run_pretend 0 1 ipc train run.yaml logging.run=trained optimizer.steps=1 \
+    model.block_size=512 data.micro_batch=1 parallel.microbatches=1
+for n in 1 2; do
+    run_pretend 1 "$n" ipc eval trained/config.yaml model=trained/model data.micro_batch=4096
+    says "rank 0 needs " " of 8.0 GiB free: weights 0.0, activations of 1 microbatch " \
+        "(start more ranks), precision=bf16, data.micro_batch or data.seq_len need less"
+done
+
 # A model that has no room: before training, what would be asked, of what and by which keys it shrinks.
 run_pretend 1 2 ipc train "$MUDDPIPE_SOURCE/model/configs/muddformer-6.9b.json" data.train=train.bin \
     logging.run=none

@@ -88,7 +88,7 @@ END
 PRETEND_GPUS=1 run_pretend 0 2 ipc train run.yaml logging.run=shared "${few[@]}"
 as_on_host shared
 says "2 ranks share 1 GPU and take turns (ranks 0 and 1 are both on a GPU of threads, 0000:00:00.0 of " \
-    "right for checks, slow for training; start as many ranks as there are GPUs"
+    "right for checks, slow for training; start no more ranks on a host than it has GPUs"
 ! grep -q "its GPU: .* taken" out || fail "memory taken of a GPU that others take from too"
 PRETEND_GPUS=2 run_pretend 0 3 ipc train run.yaml logging.run=turns "${few[@]}"
 says "3 ranks share 2 GPUs and take turns (ranks 0 and 2 are both on "
