@@ -16,6 +16,8 @@ enum pretend_rules {
 };
 /* From now on; returns those until now. */
 int pretend_rules(int next);
+/* Who calls and for what, for the message: within pretend_*.c. */
+void pretend_wants_memory(const char *call, const char *what);
 /* What is enqueued to `stream` from now on stands until pretend_release: a host that waits for any of it
  * before, by whatever means, ends the program after a while. Wants PRETEND_HOLD in the environment. */
 void pretend_hold(void *stream);
