@@ -41,6 +41,24 @@ function(test_defaults name label)
         ENVIRONMENT "${environment}")
 endfunction()
 
+# All that `ctest -L gpu` starts: tools/gpu.sh builds this and leaves the other tests' programs out.
+add_custom_target(gpu_tests)
+if(TARGET muddpipe)
+    add_dependencies(gpu_tests muddpipe)
+endif()
+
+# test_programs(label command...): a gpu test's programs, from $<TARGET_FILE:...> in its command, belong
+# to gpu_tests.
+function(test_programs label)
+    if(label STREQUAL "gpu")
+        string(REGEX MATCHALL "\\$<TARGET_FILE:[^>]+>" programs "${ARGN}")
+        list(TRANSFORM programs REPLACE ".*:(.*)>" "\\1")
+        foreach(program IN LISTS programs)
+            add_dependencies(gpu_tests ${program})
+        endforeach()
+    endif()
+endfunction()
+
 # test_timing(names...): what is read there depends on the moment (processes that are killed while they
 # speak, limits in seconds); tools/test.sh tries such tests twice.
 function(test_timing)
@@ -75,6 +93,7 @@ function(add_unit name)
     target_compile_definitions(${target} PRIVATE TEST_FOLDER="${CMAKE_SOURCE_DIR}/tests")
     add_test(NAME ${name} COMMAND ${target} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
     test_defaults(${name} ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+    test_programs(${arg_LABEL} $<TARGET_FILE:${target}>)
 endfunction()
 
 # add_mpi(name ranks command... [TIMEOUT seconds] [LABEL label]): a command started on so many ranks.
@@ -86,6 +105,7 @@ function(add_mpi name ranks)
     add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks}
              ${arg_UNPARSED_ARGUMENTS})
     test_defaults(${name} ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+    test_programs(${arg_LABEL} ${arg_UNPARSED_ARGUMENTS})
     set_tests_properties(${name} PROPERTIES PROCESSORS ${ranks})
 endfunction()
 
@@ -98,4 +118,5 @@ function(add_script name)
     add_test(NAME ${name} COMMAND ${arg_UNPARSED_ARGUMENTS}
              WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
     test_defaults(${name} ${arg_LABEL} TIMEOUT ${arg_TIMEOUT})
+    test_programs(${arg_LABEL} ${arg_UNPARSED_ARGUMENTS})
 endfunction()
