@@ -2,8 +2,9 @@
 # Builds muddpipe on a machine with GPUs and shows what it does there, in parts of a few minutes each:
 #
 #     tools/gpu.sh check     is it right: operations and transports against their contracts, the golden
-#                            cases, the same bits over 1, 2 and 4 stages, every transport and schedule, two
-#                            deterministic bf16 runs with the same bits, compute-sanitizer
+#                            cases, the same bits over 1, 2 and 4 stages, every transport and schedule, bf16
+#                            over 1, 2 and 4 stages, two deterministic bf16 runs with the same bits,
+#                            compute-sanitizer
 #     tools/gpu.sh single    one GPU: speed of every operation, the loss of the CPU in float32, 1.4B
 #                            MUDDFormer and Transformer++
 #     tools/gpu.sh pair      two GPUs: transports alone and under 1.4B, 1.4B and 6.9B with traces
@@ -30,6 +31,8 @@ source "$root/tools/gpu_check.sh"
 # shellcheck source=tools/gpu_runs.sh
 source "$root/tools/gpu_runs.sh"
 export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-32}
+# An MPI that uses UCX too may start it first, and its cache may take memory of GPUs for the host's.
+export UCX_MEMTYPE_CACHE=${UCX_MEMTYPE_CACHE:-n}
 export UCX_WARN_UNUSED_ENV_VARS=n OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 device=${GPU_SH_DEVICE:-cuda} # cpu: for trying the script itself out where there is no GPU
 precision=bf16
@@ -128,7 +131,7 @@ build_all() {
     say "building in $build"
     quiet "$out/configure.log" cmake -S . -B "$build" -DMUDDPIPE_TESTS=AUTO "${options[@]}"
     grep -E 'MuddPipe|transports|GPU:' "$out/configure.log"
-    [[ $part == pair ]] || targets=(all)
+    [[ $part == pair ]] || targets=(gpu_tests) # and what they start
     quiet "$out/build.log" cmake --build "$build" --parallel "$(nproc)" --target "${targets[@]}"
     say "built after $SECONDS s"
 }
@@ -156,9 +159,17 @@ link() {
         END { if (!found) print "unknown" }'
 }
 
+# With -dirty behind it, what differs from that commit: so many files, and the first of them.
+commit() {
+    local files
+    files=$(git diff --name-only HEAD 2>/dev/null)
+    [[ -z $files ]] || files=" ($(wc -l <<<"$files") files differ: $(head -n 4 <<<"$files" | paste -sd ' '))"
+    say "$(git describe --always --dirty 2>/dev/null || echo unknown)$files"
+}
+
 describe_machine() {
     {
-        say "commit: $(git describe --always --dirty 2>/dev/null || echo unknown)"
+        say "commit: $(commit)"
         say "host: $(uname -n), $(nproc) cores"
         nvidia-smi ${CUDA_VISIBLE_DEVICES:+-i "$CUDA_VISIBLE_DEVICES"} \
             --query-gpu=index,name,memory.total,driver_version --format=csv,noheader |
@@ -180,7 +191,9 @@ describe_machine
 : >"$out/checks.tsv"
 "run_$part"
 rm -f "$out/tokens.bin"
-say "time: $SECONDS s of $limit s, build included" >>"$out/machine.txt"
+built=""
+[[ $builds == no ]] || built=", build included"
+say "time: $SECONDS s of $limit s$built" >>"$out/machine.txt"
 python3 tools/gpu_report.py "$out" >"$out/report.md" || failed=1
 outcome="done"
 left_out=$(grep -c "	skipped	$no_time" "$out/checks.tsv")

@@ -61,18 +61,25 @@ failed_job() { # LOG: its last errors, for whoever watches
     say "    all of it in $1"
 }
 
-# One GPU: each case against its limits.
-judge_golden() { # COLUMN
-    local log=$out/jobs/one_${1// /_}.log case line before=$failed
+# Whether it was not tried: a transport may refuse the machine, and a model the number of stages.
+refused() { # LOG CASE
+    grep -qF "error: $2 is refused (" "$1" && grep -qE "$refusals|cut into at most" <<<"$(why "$1" "$2")"
+}
+
+# Each case against its limits.
+judge_golden() { # KIND JOB COLUMN
+    local log=$out/jobs/$2.log case line before=$failed
     failed=0
     for case in "${cases[@]}"; do
         line=$(grep -F "passed: $case, " "$log")
         if [[ -n $line ]]; then
-            record golden "${case##*/} $1" ok "${line#*; worst: }"
+            record "$1" "${case##*/} $3" ok "${line#*; worst: }"
         elif ran_out "$log"; then
-            record golden "${case##*/} $1" skipped "$no_time"
+            record "$1" "${case##*/} $3" skipped "$no_time"
+        elif [[ $1 == stages ]] && refused "$log" "$case"; then
+            record "$1" "${case##*/} $3" refused "$(why "$log" "$case")"
         else
-            record golden "${case##*/} $1" FAILED "$(why "$log" "$case")"
+            record "$1" "${case##*/} $3" FAILED "$(why "$log" "$case")"
         fi
     done
     ((failed == 0)) || failed_job "$log"
@@ -85,8 +92,7 @@ steps_of() { # LOG
          /^passed: / { for (i = 1; i <= n; i++) print $2, steps[i]; n = 0 }' "$1"
 }
 
-# Several stages: all that pass have the bits, or the losses and norms, of one. A transport may refuse
-# the machine and a model the number of stages.
+# Several stages: all that pass have the bits, or the losses and norms, of one.
 judge_layout() { # TRANSPORT COLUMN
     local log=$out/jobs/$1_${2// /_}.log case words='' outcome=ok reason passed
     if ran_out "$log" && ! grep -q ' failed (' "$log"; then
@@ -97,7 +103,7 @@ judge_layout() { # TRANSPORT COLUMN
     for case in "${cases[@]}"; do
         ! grep -qF "passed: $case, " "$log" || continue
         reason=$(why "$log" "$case")
-        if ! grep -qF "error: $case is refused (" "$log" || ! grep -qE "$refusals|cut into at most" <<<"$reason"; then
+        if ! refused "$log" "$case"; then
             outcome=FAILED
             words=$reason
             break
@@ -129,15 +135,37 @@ check_one() {
     fi
     end_all
     for precision in "${precisions[@]}"; do
-        judge_golden "$precision"
-        judge_golden "$precision ten steps"
+        judge_golden golden "one_$precision" "$precision"
+        judge_golden golden "one_${precision}_ten_steps" "$precision ten steps"
     done
     say "golden cases: $(count golden ok) of $(count golden); after $SECONDS s"
+}
+
+# bf16 over ipc, against the limits of one GPU. The host has none.
+begin_stages() {
+    local ranks
+    for ranks in 2 4; do
+        [[ $device == cuda ]] || continue
+        begin check_job "bf16_${ranks}_stages" "$ranks" precision=bf16 parallel.transport=ipc
+        begin check_job "bf16_${ranks}_stages_ten_steps" "$ranks" precision=bf16 --steps 10 \
+            parallel.transport=ipc
+    done
+}
+
+judge_stages() {
+    local ranks
+    [[ $device == cuda ]] || return 0
+    for ranks in 2 4; do
+        judge_golden stages "bf16_${ranks}_stages" "$ranks stages"
+        judge_golden stages "bf16_${ranks}_stages_ten_steps" "$ranks stages, ten steps"
+    done
+    say "golden cases in bf16 over ipc: $(count stages ok) of $(count stages); after $SECONDS s"
 }
 
 check_layouts() {
     local ranks transport transports schedule column
     transports=$("$muddpipe" bench comm --transports)
+    begin_stages
     for ranks in 2 4; do
         for transport in $transports; do
             for schedule in 1f1b gpipe; do
@@ -150,6 +178,7 @@ check_layouts() {
         done
     done
     end_all
+    judge_stages
     for transport in $transports; do
         for ranks in 2 4; do
             for column in 1f1b gpipe "ten steps"; do
@@ -211,10 +240,24 @@ sanitize() { # NAME TOOL command...
     limited "$log" 60 env "${last_gpu[@]}" "$sanitizer" --tool "$2" --error-exitcode 99 "${@:3}"
 }
 
+# Two ranks that write into each other's memory, where the tool goes along with that. MPI and transports
+# ask CUDA about pointers of the host, which is no error of theirs: accesses alone count.
+sanitize_ranks() {
+    local case launcher
+    "$sanitizer" --version >/dev/null 2>&1 || return
+    launch 2
+    for case in "${cases[@]}"; do
+        [[ $case == */muddformer-tiny ]] || continue
+        limited "$out/sanitizer/ranks/memcheck ${case##*/} $precision, 2 ranks over ipc.log" 60 \
+            "${launcher[@]}" "$sanitizer" --tool memcheck --error-exitcode 99 --report-api-errors no \
+            "$muddpipe" check "$case" "precision=$precision" "device=$device" parallel.transport=ipc
+    done
+}
+
 # memcheck on every operation and on whole steps, racecheck on the aggregate; little enough to run on one
 # GPU beside everything else.
 sanitize_all() {
-    local test=$build/tests/test_kernels_cuda case precision operation
+    local test=$build/tests/test_kernels_cuda steps=$precision case precision operation
     for case in "${cases[@]}"; do
         [[ $case =~ /muddformer(-ppn)?-tiny$ ]] || continue
         for precision in float32 bf16; do
@@ -222,6 +265,9 @@ sanitize_all() {
             sanitize "memcheck ${case##*/} $precision" memcheck "$muddpipe" check "$case" \
                 "precision=$precision" "device=$device"
         done
+        [[ $case != */muddformer-tiny ]] ||
+            sanitize "memcheck ${case##*/} $steps three steps" memcheck "$muddpipe" check "$case" \
+                --steps 3 "precision=$steps" "device=$device"
     done
     [[ -x $test ]] || return
     while read -r operation; do
@@ -230,15 +276,42 @@ sanitize_all() {
     sanitize "racecheck operation mudd" racecheck "$test" mudd
 }
 
+# What the tool said first, but for the line with its name.
+said_first() { # LOG
+    grep -E '^=+ +[A-Z]' "$1" | grep -vE '= (COMPUTE-SANITIZER|[A-Z]+ SUMMARY)' | head -n 1 |
+        sed 's/^=* *//'
+}
+
+# The job of sanitize_ranks. It may have any end that is the tool's, with which ranks are slow and some
+# calls of CUDA are not to be had, but that the tool or the case finds something.
+judge_ranks() { # LOG
+    local log=$1 name found clean reason
+    name=$(basename "$log" .log)
+    found=$(grep -oE 'ERROR SUMMARY: [1-9].*' "$log" | head -n 1)
+    clean=$(grep -oE 'ERROR SUMMARY: 0 errors' "$log" | wc -l)
+    reason=$(said_first "$log")
+    if [[ -n $found ]] || grep -q ' failed (' "$log"; then
+        record sanitizer "$name" FAILED "${reason:+$reason; }${found:+$found; }$(complaint "$log")"
+        failed_job "$log"
+    elif ran_out "$log"; then
+        record sanitizer "$name" skipped "$no_time"
+    elif ((clean == 2)) && grep -q '^exit code 0 ' "$log"; then
+        record sanitizer "$name" ok "0 errors on both"
+    else
+        record sanitizer "$name" skipped "not under compute-sanitizer here: ${reason:+$reason; }$(complaint "$log")"
+    fi
+}
+
 judge_sanitizer() {
     local log name summary reason
+    for log in "$out"/sanitizer/ranks/*.log; do
+        [[ ! -e $log ]] || judge_ranks "$log"
+    done
     for log in "$out"/sanitizer/*.log; do
         [[ -e $log ]] || continue
         name=$(basename "$log" .log)
         summary=$(grep -oE '[A-Z]+ SUMMARY: .*' "$log" | tail -n 1)
-        # What the tool said, but for the line with its name.
-        reason=$(grep -E '^=+ +[A-Z]' "$log" | grep -vE '= (COMPUTE-SANITIZER|[A-Z]+ SUMMARY)' |
-            head -n 1 | sed 's/^=* *//')
+        reason=$(said_first "$log")
         if ran_out "$log"; then
             record sanitizer "$name" skipped "$no_time"
         elif [[ $summary =~ SUMMARY:\ 0\ (errors|hazards) ]] && grep -q '^exit code 0 ' "$log"; then
@@ -275,12 +348,12 @@ run_check() {
     local beside
     check_tests
     rm -rf "$out/jobs" "$out/twice" "$out/sanitizer"
-    mkdir -p "$out/jobs" "$out/twice" "$out/sanitizer"
+    mkdir -p "$out/jobs" "$out/twice" "$out/sanitizer/ranks"
     find_sanitizer
     make_tokens
     sanitize_all &
     beside=($!)
-    { run_twice 1; run_twice 2; } &
+    { run_twice 1; run_twice 2; sanitize_ranks; } &
     beside+=($!)
     check_one
     check_layouts

@@ -5,7 +5,7 @@
 report_takes=20 # seconds that are kept back for the report and for jobs that must be killed
 no_time="no time left"
 # How a transport says that this is no machine for it.
-refusals='refuses|not in this build|is for ranks of|memory of GPUs|no peer access'
+refusals='refuses|not in this build|is for ranks of|memory of GPUs|no peer access|needs libnccl'
 
 left() { # seconds in which something may still be done
     echo $((limit - report_takes - SECONDS))
@@ -72,14 +72,15 @@ launch() { # RANKS: what starts them, into the array `launcher`
 
 # ---- jobs beside each other ----
 
-# Two at a time: most of a job is the start of CUDA, MPI and the transport.
+# Two at a time, with many cores three: most of a job is the start of CUDA, MPI and the transport.
 pool=()
+at_once=$(($(nproc) < 32 ? 2 : 3))
 running() {
     jobs -rp | grep -cxFf <(printf '%s\n' "${pool[@]}")
 }
 
 begin() { # command...: as soon as there is room
-    while ((${#pool[@]} > 0 && $(running) >= 2)); do
+    while ((${#pool[@]} > 0 && $(running) >= at_once)); do
         wait -n
     done
     "$@" &

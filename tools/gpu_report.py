@@ -83,6 +83,8 @@ CHECKS = {
     "tests": ("Tests that need a GPU", tests),
     "golden": ("Golden cases on one GPU: the error that comes nearest to its limit",
                lambda rows: pivot(rows, "case")),
+    "stages": ("Golden cases in bf16, cut into stages, over ipc: the error that comes nearest to its limit",
+               lambda rows: pivot(rows, "case")),
     "bits": ("Cases within their limits and with the bits of one stage, over transports",
              lambda rows: pivot(rows, "transport")),
     "twice": ("The same run twice, deterministic, with one table of algorithms: the same bits", plain),

@@ -31,7 +31,9 @@ if [[ $SANITIZER == refuses ]]; then
     echo "========= Error: no debugger may attach here"
     exit 1
 fi
-shift 4
+while [[ $1 == --* ]]; do
+    shift 2
+done
 "$@" || exit
 if [[ $SANITIZER == finds ]]; then
     echo "========= Invalid __global__ write of size 4 bytes"

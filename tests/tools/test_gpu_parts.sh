@@ -40,7 +40,10 @@ says "FAILED  golden: grad.norm.weight float32: $work/altered/grad.norm.weight: 
     "FAILED  twice: tiny.json float32, stages: 1: losses or norms differ" \
     "FAILED  twice: tiny.json float32, stages: 2: losses or norms differ" \
     "FAILED  sanitizer: memcheck muddformer-tiny float32: Invalid __global__ write of size 4 bytes; " \
-    "compute-sanitizer: 0 of 1 clean"
+    "FAILED  sanitizer: memcheck muddformer-tiny float32 three steps: Invalid __global__ write" \
+    "compute-sanitizer: 0 of 3 clean"
+grep -q '2 ranks over ipc | skipped | not under compute-sanitizer here: transport ipc carries memory of GPUs' \
+    results/check/report.md || fail "not why two ranks do not run"
 ! grep -q 'ten steps: 1 of 2' out || fail "ten steps, which have no altered gradient, are off"
 
 SANITIZER=refuses GPU_SH_LIMIT=15 part 1 check slow
@@ -51,7 +54,7 @@ grep -q 'skipped | compute-sanitizer does not run here: Error: no debugger may a
 
 # The time is up: before anything, and while a job runs.
 part 0 check build --limit 24
-says "golden cases: 0 of 4" "check: done but for 19 things for which no time was left after "
+says "golden cases: 0 of 4" "check: done but for 21 things for which no time was left after "
 grep -q '^- skipped: no time left' results/check/report.md || fail "the report does not say what is missing"
 SANITIZER=refuses part 0 check slow --limit 45
 says "check: done but for "
