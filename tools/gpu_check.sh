@@ -282,15 +282,15 @@ said_first() { # LOG
         sed 's/^=* *//'
 }
 
-# The job of sanitize_ranks. It may have any end that is the tool's, with which ranks are slow and some
-# calls of CUDA are not to be had, but that the tool or the case finds something.
+# The job of sanitize_ranks. What the tool or the case finds is a failure; any other end may be the tool's
+# own, with which ranks are slow and some calls of CUDA are not to be had.
 judge_ranks() { # LOG
     local log=$1 name found clean reason
     name=$(basename "$log" .log)
     found=$(grep -oE 'ERROR SUMMARY: [1-9].*' "$log" | head -n 1)
     clean=$(grep -oE 'ERROR SUMMARY: 0 errors' "$log" | wc -l)
     reason=$(said_first "$log")
-    if [[ -n $found ]] || grep -q ' failed (' "$log"; then
+    if [[ -n $found ]] || grep -qE ' failed \((mismatch|not finite)\)|a bug in MuddPipe' "$log"; then
         record sanitizer "$name" FAILED "${reason:+$reason; }${found:+$found; }$(complaint "$log")"
         failed_job "$log"
     elif ran_out "$log"; then
