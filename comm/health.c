@@ -23,8 +23,12 @@ enum {
     SUSPECT_TICK_MS = 2, /* while an end is to be explained */
     SUSPECT_MS = 250,    /* for the note of a rank that ended, or of whoever knows why it did */
     FAREWELL_MS = 300,   /* for the last notes to leave */
-    TERMINATED_MS = 100, /* a rank that got SIGTERM lets the others get theirs */
-    ALONE_MS = 400       /* without SIGTERM for so long, the other's was for it alone */
+    TERMINATED_MS = 100, /* between SIGTERMs of one cause */
+    ALONE_MS = 250,      /* without SIGTERM for so long, the other's was for it alone */
+    /* Launchers lose lines of ranks that speak after the first has ended, so whoever ends lets the
+     * others speak; mpirun sends SIGKILL 1 s after SIGTERM. */
+    LAST_WORDS_MS = 500, /* of a rank that got SIGTERM, from its own on */
+    LOST_WORDS_MS = 200  /* of one that lost another, from its own on */
 };
 
 enum { FD_WAKE, FD_SIGTERM, FDS_FIRST };
@@ -163,15 +167,16 @@ static void drain_notes(struct health *health)
     }
 }
 
-/* Lets the last notes leave; at least `least_ms`, at most FAREWELL_MS. */
+/* Lets the last notes leave, within FAREWELL_MS; returns after `least_ms` at the earliest. */
 static void farewell(struct health *health, int least_ms)
 {
     int64_t begin = trace_now();
 
-    while (!health->line.idle(health->line.arg) || trace_now() - begin < least_ms * MILLISECOND) {
-        if (trace_now() - begin > FAREWELL_MS * MILLISECOND) {
-            break;
-        }
+    for (int64_t past = 0;
+         past < least_ms * MILLISECOND ||
+         (past < FAREWELL_MS * MILLISECOND && !health->line.idle(health->line.arg));
+         past = trace_now() - begin) {
+        (void)health->line.idle(health->line.arg); /* moves the notes */
         rest(MILLISECOND / 5);
     }
 }
@@ -180,6 +185,9 @@ static void end_process(struct health *health, int code)
 {
     int lost = health->lost_rank;
 
+    while (lost >= 0 && trace_now() - health->lost_at < LOST_WORDS_MS * MILLISECOND) {
+        rest(MILLISECOND);
+    }
     if (lost >= 0 && lost != health->group->rank && health->lost_cause == CAUSE_STOPPED &&
         health->peer[lost].visible) {
         kill((pid_t)health->peer[lost].pid, SIGKILL); /* it would outlive the job */
@@ -290,7 +298,7 @@ static void obey_sigterm(struct health *health)
                   "failed) while it was in %s",
                   group->rank, group_doing(group, doing, sizeof doing));
         tell_all(health, group->rank, CAUSE_TERMINATED);
-        farewell(health, TERMINATED_MS);
+        farewell(health, LAST_WORDS_MS);
     }
     farewell(health, 0);
     end_process(health, 128 + SIGTERM);

@@ -230,7 +230,7 @@ static status_t create_part(struct stage *stage, const struct stage_options *opt
                                 .trace = options->trace,
                                 .device = options->device,
                                 .stream = options->stream};
-    TRY(part_workspace(&part, &stage->workspace));
+    TRY(group_agree(stage->group, part_workspace(&part, &stage->workspace)));
     TRY(stage_check_room(stage));
     return part_create(&part, &stage->part);
 }

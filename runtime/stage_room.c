@@ -134,7 +134,7 @@ status_t stage_check_room(struct stage *stage)
     if (!stage->device) {
         return STATUS_OK;
     }
-    TRY(claim_make(stage, &own));
+    TRY(group_agree(stage->group, claim_make(stage, &own)));
     TRY(claims_add(stage->group, &own, &claims));
     stage->refused = claims.bytes > (int64_t)own.room;
     return stage->refused ? no_room(stage, &own, &claims) : STATUS_OK;
