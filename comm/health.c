@@ -172,9 +172,8 @@ static void farewell(struct health *health, int least_ms)
 {
     int64_t begin = trace_now();
 
-    for (int64_t past = 0;
-         past < least_ms * MILLISECOND ||
-         (past < FAREWELL_MS * MILLISECOND && !health->line.idle(health->line.arg));
+    for (int64_t past = 0; past < least_ms * MILLISECOND || (past < FAREWELL_MS * MILLISECOND &&
+                                                             !health->line.idle(health->line.arg));
          past = trace_now() - begin) {
         (void)health->line.idle(health->line.arg); /* moves the notes */
         rest(MILLISECOND / 5);
