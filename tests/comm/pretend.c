@@ -4,9 +4,10 @@
  * A stream is a thread with a queue of finite length; now and then it rests, so that whoever does not
  * wait for it comes too early. Memory (pretend_memory.c) is shared memory that other processes can map. All
  * is forgetful of errors: what fails here ends the program, but for the allocation that PRETEND_NO_MEMORY
- * names, for which there is no memory. There are PRETEND_GPUS of them, else enough; the first is number
- * PRETEND_FIRST of the host (as CUDA_VISIBLE_DEVICES does it). With PRETEND_HOLD in the environment queues
- * are long, for steps that are held back (pretend_hold).
+ * names, for which there is no memory, and the question how much is free, which is not answered from the
+ * PRETEND_DUMB-th time on. There are PRETEND_GPUS of them, else enough; the first is number PRETEND_FIRST
+ * of the host (as CUDA_VISIBLE_DEVICES does it). With PRETEND_HOLD in the environment queues are long, for
+ * steps that are held back (pretend_hold).
  */
 #include <execinfo.h>
 #include <pthread.h>

@@ -36,6 +36,13 @@ PRETEND_NO_MEMORY="words and staging buffers of a wire" run_pretend 1 2 mpi trai
     logging.run=late
 says "parallel.transport=ipc or nccl pins none, data.micro_batch and data.seq_len"
 
+# A GPU that does not tell what is free, whenever it stops to: its rank says so, the other names that rank.
+for calls in 1 2 3 4; do
+    run 1 mpirun -n 1 "$PRETEND" train run.yaml device=cuda parallel.transport=ipc logging.run=dumb : \
+        -n 1 env PRETEND_DUMB=$calls "$PRETEND" train run.yaml device=cuda parallel.transport=ipc logging.run=dumb
+    says "[rank 1] error: the GPU does not tell its free memory" "[rank 0] error: rank 1 failed"
+done
+
 # Evaluation says as much, of what it needs: no gradients, nothing to compute again.
 run_pretend 0 1 ipc train run.yaml logging.run=trained optimizer.steps=1 \
     model.block_size=512 data.micro_batch=1 parallel.microbatches=1
