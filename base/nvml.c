@@ -36,6 +36,8 @@ static const struct {
 };
 enum { REASONS = sizeof reason_table / sizeof reason_table[0] };
 
+static const char lacking[] = "libnvidia-ml.so.1 lacks functions";
+
 /* A function of the library into a pointer of its type. */
 static bool find(void *library, const char *name, void *out)
 {
@@ -46,31 +48,52 @@ static bool find(void *library, const char *name, void *out)
 
 static bool find_all(struct nvml *nvml)
 {
-    return find(nvml->library, "nvmlShutdown", &nvml->shutdown) &&
-           find(nvml->library, "nvmlDeviceGetClockInfo", &nvml->clock) &&
+    return find(nvml->library, "nvmlDeviceGetClockInfo", &nvml->clock) &&
            find(nvml->library, "nvmlDeviceGetPowerUsage", &nvml->power) &&
            find(nvml->library, "nvmlDeviceGetTemperature", &nvml->temperature) &&
            (find(nvml->library, "nvmlDeviceGetCurrentClocksEventReasons", &nvml->reasons) ||
             find(nvml->library, "nvmlDeviceGetCurrentClocksThrottleReasons", &nvml->reasons));
 }
 
-/* NULL on success, or what is wrong. */
-static const char *open_card(struct nvml *nvml, const char *bus)
+/* NULL on success, or what is wrong; leave is to be called in either case. */
+static const char *enter(struct nvml *nvml)
 {
-    int (*start)(void);
-    int (*by_bus)(const char *bus, void **card);
+    int (*start)(void), (*shutdown)(void);
     nvml->library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!nvml->library) {
         return "there is no libnvidia-ml.so.1";
     }
     if (!find(nvml->library, "nvmlInit_v2", &start) ||
-        !find(nvml->library, "nvmlDeviceGetHandleByPciBusId_v2", &by_bus) || !find_all(nvml)) {
-        nvml->shutdown = NULL;
-        return "libnvidia-ml.so.1 lacks functions";
+        !find(nvml->library, "nvmlShutdown", &shutdown)) {
+        return lacking;
     }
     if (start() != NVML_SUCCESS) {
-        nvml->shutdown = NULL;
         return "NVML does not start";
+    }
+    nvml->shutdown = shutdown;
+    return NULL;
+}
+
+static void leave(struct nvml *nvml)
+{
+    if (nvml->shutdown) {
+        nvml->shutdown();
+    }
+    if (nvml->library) {
+        dlclose(nvml->library);
+    }
+}
+
+/* As enter. */
+static const char *open_card(struct nvml *nvml, const char *bus)
+{
+    int (*by_bus)(const char *bus, void **card);
+    const char *why = enter(nvml);
+    if (why) {
+        return why;
+    }
+    if (!find(nvml->library, "nvmlDeviceGetHandleByPciBusId_v2", &by_bus) || !find_all(nvml)) {
+        return lacking;
     }
     return by_bus(bus, &nvml->card) == NVML_SUCCESS ? NULL : "NVML does not know the card";
 }
@@ -94,16 +117,10 @@ struct nvml *nvml_open(const struct device *device)
 
 void nvml_close(struct nvml *nvml)
 {
-    if (!nvml) {
-        return;
+    if (nvml) {
+        leave(nvml);
+        free(nvml);
     }
-    if (nvml->shutdown) {
-        nvml->shutdown();
-    }
-    if (nvml->library) {
-        dlclose(nvml->library);
-    }
-    free(nvml);
 }
 
 bool nvml_read(struct nvml *nvml, struct nvml_state *out)
@@ -122,17 +139,11 @@ bool nvml_read(struct nvml *nvml, struct nvml_state *out)
 
 bool nvml_driver(char *buffer, size_t size)
 {
-    int (*start)(void), (*stop)(void), (*version)(char *text, unsigned length);
-    void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    bool known = false;
-    if (library && find(library, "nvmlInit_v2", &start) && find(library, "nvmlShutdown", &stop) &&
-        find(library, "nvmlSystemGetDriverVersion", &version) && start() == NVML_SUCCESS) {
-        known = version(buffer, (unsigned)size) == NVML_SUCCESS;
-        stop();
-    }
-    if (library) {
-        dlclose(library);
-    }
+    struct nvml nvml = {0};
+    int (*version)(char *text, unsigned length);
+    bool known = !enter(&nvml) && find(nvml.library, "nvmlSystemGetDriverVersion", &version) &&
+                 version(buffer, (unsigned)size) == NVML_SUCCESS;
+    leave(&nvml);
     return known;
 }
 
