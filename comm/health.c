@@ -172,10 +172,12 @@ static void farewell(struct health *health, int least_ms)
 {
     int64_t begin = trace_now();
 
-    for (int64_t past = 0; past < least_ms * MILLISECOND || (past < FAREWELL_MS * MILLISECOND &&
-                                                             !health->line.idle(health->line.arg));
-         past = trace_now() - begin) {
-        (void)health->line.idle(health->line.arg); /* moves the notes */
+    for (;;) {
+        bool idle = health->line.idle(health->line.arg); /* moves them */
+        int64_t past = trace_now() - begin;
+        if (past >= least_ms * MILLISECOND && (idle || past >= FAREWELL_MS * MILLISECOND)) {
+            return;
+        }
         rest(MILLISECOND / 5);
     }
 }
