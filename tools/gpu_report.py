@@ -53,26 +53,22 @@ def pivot(rows, corner):
         cells[line, column] = short or words if outcome == "ok" else (
             f"{outcome}, {short}" if short else outcome)
     body = [(line, *(cells.get((line, column), "") for column in columns)) for line in lines]
+    return table((corner, *columns), body) + listed(rows)
+
+
+def listed(rows):
+    """Outcomes that are not ok and their reasons, once for all that have the same."""
     notes = collections.OrderedDict()
     for name, outcome, words in rows:
         if outcome != "ok":
             notes.setdefault((outcome, words), []).append(name)
-    return table((corner, *columns), body) + listed(notes)
-
-
-def listed(notes):
-    """Outcomes with their reasons, once for all that have the same."""
     return "".join(f"\n- {outcome}: {words} ({'; '.join(names)})"
                    for (outcome, words), names in notes.items()) + ("\n" if notes else "")
 
 
 def tests(rows):
-    notes = collections.OrderedDict()
-    for name, outcome, words in rows:
-        if outcome != "ok":
-            notes.setdefault((outcome, words), []).append(name)
     good = [name for name, outcome, _ in rows if outcome == "ok"]
-    return (f"Passed: {', '.join(good)}.\n" if good else "") + listed(notes)
+    return (f"Passed: {', '.join(good)}.\n" if good else "") + listed(rows)
 
 
 def plain(rows):
