@@ -1,6 +1,7 @@
 /* fake_cards.c - put before CUDA's runtime (LD_PRELOAD): a host whose driver is FAKE_DRIVER (13000 = for
- * CUDA 13.0, 0 = none), with a card of each capability in FAKE_CARDS ("90 75"). It cannot compute. With FAKE_TELLS it says what CUDA would
- * find in the environment when MPI starts, which may be the first to use it. */
+ * CUDA 13.0, 0 = none), with a card of each capability in FAKE_CARDS ("90 75"). It cannot compute. With
+ * FAKE_TELLS it says what CUDA would find in the environment when MPI starts, which may be the first to use
+ * it. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
