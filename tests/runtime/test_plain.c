@@ -13,7 +13,7 @@
 #include "plain_model.h"
 #include "shapes.h"
 
-/* float32 leaves 1e-7 and 7e-5, the latter in sums that cancel, elsewhere with another product. */
+/* float32 leaves 1e-7 (where more, the shape itself says how much: loss_noise) and 7e-5, the latter in sums that cancel, elsewhere with another product. */
 static const double loss_limit = 3e-7;     /* relative */
 static const double gradient_limit = 2e-4; /* of what a direction sees of a gradient, see below */
 static const double step = 1e-4;           /* length of a move: 1e-5 changes the slopes by 2e-6 */
@@ -116,6 +116,26 @@ static double sign_of(int p, int64_t i)
     return rng_bits(3, (uint64_t)p, (uint64_t)i) & 1 ? 1 : -1;
 }
 
+/* How far the reference's loss moves when every weight moves by half the spacing of float32: what no
+ * program in float32 can be asked to resolve. Most of some directions. Leaves the weights moved. */
+static double loss_noise(struct pair *pair)
+{
+    double before = pair_loss(pair, pair->shape->microbatches), noise = 0;
+    for (uint64_t direction = 0; direction < 8; direction++) {
+        for (int p = 0; p < pair->plain.tensors; p++) {
+            struct plain_tensor *tensor = &pair->plain.tensor[p];
+            for (int64_t i = 0; i < tensor->count; i++) {
+                bool up = rng_bits(4 + direction, (uint64_t)p, (uint64_t)i) & 1;
+                tensor->value[i] *= 1 + (up ? 6e-8 : -6e-8);
+            }
+        }
+        double after = pair_loss(pair, pair->shape->microbatches);
+        noise = fmax(noise, fabs(after - before) / before);
+        before = after;
+    }
+    return noise;
+}
+
 static double loss_moved(struct pair *pair, int p, double by)
 {
     struct plain_tensor *tensor = &pair->plain.tensor[p];
@@ -155,30 +175,35 @@ static void make_gradients(struct pair *pair)
     assert_ok(trainer_step(pair->trainer, &one, NULL, &result));
 }
 
+static void check_gradients(struct pair *pair, double *worst)
+{
+    for (int p = 0; p < pair->plain.tensors; p++) {
+        const struct param *param = &trainer_model(pair->trainer)->param[p];
+        if (pair->plain.tensor[p].read != param->trained) {
+            fail_msg("%s: %s: only one of the two has a use for it", pair->shape->name,
+                     param->name);
+        }
+        double error = param->trained ? gradient_error(pair, p) : 0;
+        if (!(error <= gradient_limit)) {
+            fail_msg("%s: %s: the gradients differ by %g", pair->shape->name, param->name, error);
+        }
+        *worst = fmax(*worst, error);
+    }
+}
+
 static void check_shape(const struct shape *shape, double *worst_loss, double *worst_gradient)
 {
     struct pair pair;
     pair_open(&pair, shape);
     double error = loss_error(&pair);
-    if (!(error <= loss_limit)) {
-        fail_msg("%s: the losses differ by %g", shape->name, error);
-    }
     *worst_loss = fmax(*worst_loss, error);
     make_gradients(&pair);
-    for (int p = 0; p < pair.plain.tensors; p++) {
-        const struct param *param = &trainer_model(pair.trainer)->param[p];
-        if (pair.plain.tensor[p].read != param->trained) {
-            fail_msg("%s: %s: only one of the two has a use for it", shape->name, param->name);
-        }
-        error = param->trained ? gradient_error(&pair, p) : 0;
-        if (!(error <= gradient_limit)) {
-            fail_msg("%s: %s: the gradients differ by %g", shape->name, param->name, error);
-        }
-        *worst_gradient = fmax(*worst_gradient, error);
+    check_gradients(&pair, worst_gradient);
+    if (!(error <= loss_limit) && !(error <= 3 * loss_noise(&pair))) {
+        fail_msg("%s: the losses differ by %g", shape->name, error);
     }
     pair_close(&pair);
 }
-
 static void test_every_shape(void **state)
 {
     double worst_loss = 0, worst_gradient = 0;
