@@ -159,15 +159,14 @@ static void form_inner(struct part *part, const struct unit_shape *shape, int un
 void attention_forward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     struct stash *stash = part_stash(part, unit, frame);
-    form_inner(part, &shape, unit, frame, stash);
+    form_inner(part, shape, unit, frame, stash);
     kernels->linear_forward(
         &part->ctx, stash->out, stash->attended, unit_weight(part, unit, PARAM_WO, 0),
-        unit_bias(part, unit, PARAM_WO, 0), shape.N, shape.H * shape.E, shape.D);
-    kernels->add(&part->ctx, stash->out, stash->out, way_input(part, &shape, unit, frame, WAY_R),
-                 shape.N * shape.D);
+        unit_bias(part, unit, PARAM_WO, 0), shape->N, shape->H * shape->E, shape->D);
+    kernels->add(&part->ctx, stash->out, stash->out, way_input(part, shape, unit, frame, WAY_R),
+                 shape->N * shape->D);
 }
 
 /* What the layout did not keep since the forward. Without QK-norm queries and keys were kept as rotated. */
@@ -233,72 +232,71 @@ static void unnorm_heads(struct part *part, const struct unit_shape *shape, int 
 void attention_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     const struct stash *stash = part_again(part, unit, frame);
     struct backward *back = part_back(part, unit);
-    const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
-    CHECK(dmid, "the gradient of H_%d is not formed", shape.unit->layer);
+    const void *dmid = part->key_gradient[model_mid_key(part->model, shape->layer)];
+    CHECK(dmid, "the gradient of H_%d is not formed", shape->layer);
     void *dattended = part->scratch[0];
-    form_again(part, &shape, unit, frame);
-    struct attention_shape scores = scores_shape(part, &shape, frame);
+    form_again(part, shape, unit, frame);
+    struct attention_shape scores = scores_shape(part, shape, frame);
     kernels->linear_backward_input(&part->ctx, dattended, false, dmid,
-                                   unit_weight(part, unit, PARAM_WO, 0), shape.N, shape.H * shape.E,
-                                   shape.D);
+                                   unit_weight(part, unit, PARAM_WO, 0), shape->N,
+                                   shape->H * shape->E, shape->D);
     kernels->attention_backward(&part->ctx, &scores, back->dq, back->dk, back->dv, dattended,
                                 stash->attended, stash->lse, stash->q, stash->k, stash->v);
-    rotate(part, &shape, frame, back->dq, shape.H, true);
-    rotate(part, &shape, frame, back->dk, shape.G, true);
-    if (shape.qk_norm) {
-        unnorm_heads(part, &shape, unit, frame);
+    rotate(part, shape, frame, back->dq, shape->H, true);
+    rotate(part, shape, frame, back->dk, shape->G, true);
+    if (shape->qk_norm) {
+        unnorm_heads(part, shape, unit, frame);
     }
-    unproject(part, &shape, unit, frame);
+    unproject(part, shape, unit, frame);
     const void *dresidual = dmid;
-    if (shape.parallel) { /* xR goes into the FFN as well: the residual first, then its path */
+    if (shape->parallel) { /* xR goes into the FFN as well: the residual first, then its path */
         kernels->add(&part->ctx, back->dresidual, dmid, part_back(part, unit + 1)->dinput[0],
-                     shape.N * shape.D);
+                     shape->N * shape->D);
         dresidual = back->dresidual;
     }
-    if (shape.consumer && shape.consumer->shared) { /* one way feeds everything: R joins Q, K, V */
-        kernels->add(&part->ctx, back->dinput[0], dresidual, back->dinput[0], shape.N * shape.D);
+    if (shape->consumer &&
+        shape->consumer->shared) { /* one way feeds everything: R joins Q, K, V */
+        kernels->add(&part->ctx, back->dinput[0], dresidual, back->dinput[0], shape->N * shape->D);
     }
-    if (shape.C > 0) {
-        mudd_backward(part, &shape, unit, frame);
+    if (shape->C > 0) {
+        mudd_backward(part, shape, unit, frame);
     }
 }
 
 void attention_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     const struct stash *stash = part_again(part, unit, frame);
     const struct backward *back = part_back(part, unit);
-    const void *dmid = part->key_gradient[model_mid_key(part->model, shape.unit->layer)];
+    const void *dmid = part->key_gradient[model_mid_key(part->model, shape->layer)];
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0),
                                     unit_bias_gradient(part, unit, PARAM_WO, 0), dmid,
-                                    stash->attended, shape.N, shape.H * shape.E, shape.D);
+                                    stash->attended, shape->N, shape->H * shape->E, shape->D);
     for (int way = WAY_Q; way < INPUTS; way++) {
-        kernels->linear_backward_weight(&part->ctx, projection_gradient(part, &shape, unit, way),
-                                        projection_bias_gradient(part, &shape, unit, way),
-                                        dprojected[way], stash->normed[way], shape.N, shape.D,
-                                        projection_width(&shape, way));
-        if (way == WAY_Q || !shape.shared_input) {
+        kernels->linear_backward_weight(&part->ctx, projection_gradient(part, shape, unit, way),
+                                        projection_bias_gradient(part, shape, unit, way),
+                                        dprojected[way], stash->normed[way], shape->N, shape->D,
+                                        projection_width(shape, way));
+        if (way == WAY_Q || !shape->shared_input) {
             kernels->accumulate_f32(
-                &part->ctx, unit_gradient(part, unit, PARAM_ATTN_NORM, norm_index(&shape, way)),
-                back->dscale[way], shape.D);
-            accumulate_bias(part, unit, PARAM_ATTN_NORM, norm_index(&shape, way), back->dbias[way],
-                            shape.D);
+                &part->ctx, unit_gradient(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)),
+                back->dscale[way], shape->D);
+            accumulate_bias(part, unit, PARAM_ATTN_NORM, norm_index(shape, way), back->dbias[way],
+                            shape->D);
         }
     }
-    if (shape.qk_norm) {
+    if (shape->qk_norm) {
         kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_Q_NORM, 0),
-                                back->dq_scale, shape.E);
+                                back->dq_scale, shape->E);
         kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_K_NORM, 0),
-                                back->dk_scale, shape.E);
+                                back->dk_scale, shape->E);
     }
-    if (shape.C > 0) {
-        mudd_weight_gradient(part, &shape, unit, frame);
+    if (shape->C > 0) {
+        mudd_weight_gradient(part, shape, unit, frame);
     }
 }

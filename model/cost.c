@@ -4,15 +4,26 @@
  * forward 2 products of B * H * T * T/2 * E each; backward five such products. The aggregate counts
  * 2 * N * D per way and key: once forward, once for dA, once for the key gradients.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "model/model_internal.h"
 
-void unit_shape(const struct model *model, int unit, struct unit_shape *out)
+const struct unit_shape *unit_shape(const struct model *model, int unit)
+{
+    return &model->shape[unit];
+}
+
+static void shape_fill(const struct model *model, int unit, struct unit_shape *out)
 {
     const struct model_config *config = &model->config;
+    int L = (int)config->n_layer, layer = (unit + 1) / 2;
     memset(out, 0, sizeof *out);
-    out->unit = &model->graph.unit[unit];
+    out->kind = unit == 0           ? UNIT_EMBED
+                : unit == 2 * L + 1 ? UNIT_HEAD
+                : unit % 2 == 1     ? UNIT_ATTENTION
+                                    : UNIT_FFN;
+    out->layer = layer;
     out->B = (size_t)model->B;
     out->T = (size_t)model->T;
     out->N = out->B * out->T;
@@ -21,11 +32,10 @@ void unit_shape(const struct model *model, int unit, struct unit_shape *out)
     out->G = (size_t)config->n_local_heads;
     out->E = (size_t)config->head_dim;
     out->V = (size_t)config->vocab_size;
-    int layer = out->unit->layer;
-    if (out->unit->kind == UNIT_FFN) {
+    if (out->kind == UNIT_FFN) {
         out->F = (size_t)model_ffn_width(config, layer);
     }
-    if (out->unit->kind == UNIT_HEAD || (out->unit->kind == UNIT_ATTENTION && layer > 1)) {
+    if (out->kind == UNIT_HEAD || (out->kind == UNIT_ATTENTION && layer > 1)) {
         out->consumer = &model->consumer[layer - 1];
         if (out->consumer->exists) {
             out->C = (size_t)out->consumer->ways;
@@ -49,7 +59,19 @@ void unit_shape(const struct model *model, int unit, struct unit_shape *out)
     out->separate_norms = !out->fused && config->sepln && layer > 1;
     bool one_source =
         layer == 1 || !out->consumer || !out->consumer->exists || out->consumer->shared;
-    out->shared_input = out->unit->kind == UNIT_HEAD || (one_source && !out->separate_norms);
+    out->shared_input = out->kind == UNIT_HEAD || (one_source && !out->separate_norms);
+}
+
+status_t shapes_fill(struct model *model)
+{
+    model->shape = calloc((size_t)model->graph.units, sizeof *model->shape);
+    if (!model->shape) {
+        return FAIL(STATUS_NOMEM, "no memory for the shapes of %d units", model->graph.units);
+    }
+    for (int u = 0; u < model->graph.units; u++) {
+        shape_fill(model, u, &model->shape[u]);
+    }
+    return STATUS_OK;
 }
 
 void model_limits(const struct model *model, int threads, struct kernel_limits *out)
@@ -57,18 +79,17 @@ void model_limits(const struct model *model, int threads, struct kernel_limits *
     memset(out, 0, sizeof *out);
     out->threads = threads;
     for (int u = 0; u < model->graph.units; u++) {
-        struct unit_shape shape;
-        unit_shape(model, u, &shape);
-        out->B = shape.B;
-        out->T = shape.T;
-        out->D = shape.D;
-        out->H = shape.H;
-        out->G = shape.G;
-        out->E = shape.E;
-        out->V = shape.V;
-        out->F = shape.F > out->F ? shape.F : out->F;
-        out->K = shape.K > out->K ? shape.K : out->K;
-        out->Cn = shape.C * shape.n > out->Cn ? shape.C * shape.n : out->Cn;
+        const struct unit_shape *shape = unit_shape(model, u);
+        out->B = shape->B;
+        out->T = shape->T;
+        out->D = shape->D;
+        out->H = shape->H;
+        out->G = shape->G;
+        out->E = shape->E;
+        out->V = shape->V;
+        out->F = shape->F > out->F ? shape->F : out->F;
+        out->K = shape->K > out->K ? shape->K : out->K;
+        out->Cn = shape->C * shape->n > out->Cn ? shape->C * shape->n : out->Cn;
     }
 }
 
@@ -88,7 +109,7 @@ static void unit_flops(const struct unit_shape *shape, struct unit *unit)
     double N = (double)shape->N, D = (double)shape->D;
     double query = (double)(shape->H * shape->E), key = (double)(shape->G * shape->E);
     double linear = 0, scores = 0;
-    switch (unit->kind) {
+    switch (shape->kind) {
     case UNIT_EMBED:
         unit->forward_cost = unit->weight_cost = N * D; /* a copy and an addition */
         return;
@@ -112,11 +133,12 @@ static void unit_flops(const struct unit_shape *shape, struct unit *unit)
 }
 
 /* What B forms again. Norms, rotations and activations count nothing here as elsewhere. */
-static double again_flops(enum recompute_choice recompute, const struct unit_shape *shape)
+static double again_flops(enum recompute_choice recompute, const struct unit_shape *shape,
+                          const struct unit *unit)
 {
     double last = 0; /* product of the forward that gives the key, which is kept */
     double N = (double)shape->N, D = (double)shape->D;
-    switch (shape->unit->kind) {
+    switch (shape->kind) {
     case UNIT_EMBED:
         return 0;
     case UNIT_ATTENTION:
@@ -131,7 +153,7 @@ static double again_flops(enum recompute_choice recompute, const struct unit_sha
                                              : mudd_flops(shape);
     }
     return recompute == RECOMPUTE_NONE   ? 0
-           : recompute == RECOMPUTE_FULL ? shape->unit->forward_cost - last
+           : recompute == RECOMPUTE_FULL ? unit->forward_cost - last
                                          : mudd_flops(shape);
 }
 
@@ -139,10 +161,9 @@ status_t cost_fill(struct model *model)
 {
     for (int u = 0; u < model->graph.units; u++) {
         struct unit *unit = &model->graph.unit[u];
-        struct unit_shape shape;
-        unit_shape(model, u, &shape);
-        unit_flops(&shape, unit);
-        unit->backward_cost += again_flops(model->recompute, &shape);
+        const struct unit_shape *shape = unit_shape(model, u);
+        unit_flops(shape, unit);
+        unit->backward_cost += again_flops(model->recompute, shape, unit);
         for (int p = model->unit_param[u]; p < model->unit_param[u + 1]; p++) {
             int64_t room = (int64_t)param_room(model, p), single = (int64_t)sizeof(float);
             unit->parameter_bytes += room * (int64_t)dtype_size(model->dtype);
@@ -175,7 +196,7 @@ void model_dense_cost(const struct model *model, struct model_dense_cost *out)
     memset(out, 0, sizeof *out);
     for (int p = 0; p < model->params; p++) {
         const struct param *param = &model->param[p];
-        enum unit_kind kind = model->graph.unit[param->unit].kind;
+        enum unit_kind kind = unit_shape(model, param->unit)->kind;
         if (param->trained && is_dense(param)) {
             out->parameters += param->count;
         } else if (param->trained && (kind == UNIT_ATTENTION || kind == UNIT_FFN)) {
@@ -183,12 +204,11 @@ void model_dense_cost(const struct model *model, struct model_dense_cost *out)
         }
     }
     for (int u = 0; u < model->graph.units; u++) {
-        struct unit_shape shape;
-        unit_shape(model, u, &shape);
-        double dense = mudd_flops(&shape) + generator_flops(&shape);
+        const struct unit_shape *shape = unit_shape(model, u);
+        double dense = mudd_flops(shape) + generator_flops(shape);
         out->flops += dense;
-        if (shape.unit->kind == UNIT_ATTENTION || shape.unit->kind == UNIT_FFN) {
-            out->layer_flops += shape.unit->forward_cost - dense;
+        if (shape->kind == UNIT_ATTENTION || shape->kind == UNIT_FFN) {
+            out->layer_flops += model->graph.unit[u].forward_cost - dense;
         }
     }
 }

@@ -48,15 +48,14 @@ static void form_inner(struct part *part, const struct unit_shape *shape, int un
 
 void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
 {
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     struct stash *stash = part_stash(part, unit, frame);
-    form_inner(part, &shape, unit, frame, stash);
+    form_inner(part, shape, unit, frame, stash);
     const int32_t *targets = part->frame[frame].targets;
     part->kernels->zero(&part->ctx, out_loss, sizeof *out_loss);
-    for (size_t first = 0; targets && first < shape.N; first += part->head_rows) {
-        size_t rows = shape.N - first < part->head_rows ? shape.N - first : part->head_rows;
-        head_chunk(part, &shape, unit, stash, targets, first, rows, loss_scale, out_loss);
+    for (size_t first = 0; targets && first < shape->N; first += part->head_rows) {
+        size_t rows = shape->N - first < part->head_rows ? shape->N - first : part->head_rows;
+        head_chunk(part, shape, unit, stash, targets, first, rows, loss_scale, out_loss);
     }
 }
 
@@ -73,30 +72,28 @@ static void form_again(struct part *part, const struct unit_shape *shape, int un
 
 void head_backward(struct part *part, int unit, int frame)
 {
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     const struct stash *stash = part_again(part, unit, frame);
     struct backward *back = part_back(part, unit);
-    struct norm_shape norm = unit_norm(part, &shape);
-    form_again(part, &shape, unit, frame);
+    struct norm_shape norm = unit_norm(part, shape);
+    form_again(part, shape, unit, frame);
     part->kernels->norm_backward(&part->ctx, &norm, back->dinput[0], false, back->dscale[0],
                                  back->dbias[0], stash->dnormed,
-                                 way_input(part, &shape, unit, frame, WAY_R), stash->mean[0],
+                                 way_input(part, shape, unit, frame, WAY_R), stash->mean[0],
                                  stash->rstd[0], unit_weight(part, unit, PARAM_FINAL_NORM, 0));
-    if (shape.C > 0) {
-        mudd_backward(part, &shape, unit, frame);
+    if (shape->C > 0) {
+        mudd_backward(part, shape, unit, frame);
     }
 }
 
 void head_weight_gradient(struct part *part, int unit, int frame)
 {
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FINAL_NORM, 0),
-                                  part_back(part, unit)->dscale[0], shape.D);
-    accumulate_bias(part, unit, PARAM_FINAL_NORM, 0, part_back(part, unit)->dbias[0], shape.D);
-    if (shape.C > 0) {
-        mudd_weight_gradient(part, &shape, unit, frame);
+                                  part_back(part, unit)->dscale[0], shape->D);
+    accumulate_bias(part, unit, PARAM_FINAL_NORM, 0, part_back(part, unit)->dbias[0], shape->D);
+    if (shape->C > 0) {
+        mudd_weight_gradient(part, shape, unit, frame);
     }
 }
 
@@ -104,18 +101,17 @@ void head_weight_gradient(struct part *part, int unit, int frame)
 status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows, float *out)
 {
     int unit = part->model->graph.units - 1;
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     const struct stash *stash = part_stash(part, unit, frame);
     int64_t most = (int64_t)part->head_rows;
     for (int64_t done = 0; done < rows; done += most) {
         size_t chunk = (size_t)(rows - done < most ? rows - done : most);
         size_t row = (size_t)(first + done);
         part->kernels->logits_forward(
-            &part->ctx, part->logits, part_at(part, stash->normed[0], row * shape.D),
-            unit_weight(part, unit, PARAM_OUTPUT, 0), chunk, shape.D, shape.V);
-        TRY(part_fetch(part, out + (size_t)done * shape.V, part->logits,
-                       chunk * shape.V * sizeof *out));
+            &part->ctx, part->logits, part_at(part, stash->normed[0], row * shape->D),
+            unit_weight(part, unit, PARAM_OUTPUT, 0), chunk, shape->D, shape->V);
+        TRY(part_fetch(part, out + (size_t)done * shape->V, part->logits,
+                       chunk * shape->V * sizeof *out));
     }
     return STATUS_OK;
 }

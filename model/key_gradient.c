@@ -39,24 +39,23 @@ static void add_tensor(struct gathering *gathering, const void *tensor)
 static void add_aggregate(struct gathering *gathering, int unit, int key, int frame)
 {
     struct part *part = gathering->part;
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     size_t column = 0;
-    while (column < shape.n && shape.consumer->key[column] != key) {
+    while (column < shape->n && shape->consumer->key[column] != key) {
         column++;
     }
-    CHECK(column < shape.n, "unit %d does not read key %d", unit, key);
+    CHECK(column < shape->n, "unit %d does not read key %d", unit, key);
     struct mudd_term *term = &gathering->terms[gathering->count++];
-    *term = (struct mudd_term){.way_stride = shape.n, .ways = shape.C};
-    if (shape.K > 0) {
+    *term = (struct mudd_term){.way_stride = shape->n, .ways = shape->C};
+    if (shape->K > 0) {
         term->weights = part_again(part, unit, frame)->mudd.weights + column;
-        term->row_stride = shape.C * shape.n;
+        term->row_stride = shape->C * shape->n;
     } else { /* in bf16 the values before rounding */
         int param = unit_param(part, unit, PARAM_DENSE_B, 0, false);
         term->weights = part_weight(part, param) + column;
     }
-    for (size_t c = 0; c < shape.C; c++) {
-        term->dout[c] = mixed_gradient(part, &shape, unit, c);
+    for (size_t c = 0; c < shape->C; c++) {
+        term->dout[c] = mixed_gradient(part, shape, unit, c);
     }
 }
 
@@ -64,17 +63,16 @@ static void add_aggregate(struct gathering *gathering, int unit, int key, int fr
 static void add_direct(struct gathering *gathering, int unit)
 {
     struct part *part = gathering->part;
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
-    bool one = shape.unit->kind == UNIT_HEAD || (shape.consumer && shape.consumer->shared);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
+    bool one = shape->kind == UNIT_HEAD || (shape->consumer && shape->consumer->shared);
     if (one) {
         add_tensor(gathering, part_back(part, unit)->dinput[0]);
         return;
     }
     for (int way = WAY_Q; way <= WAY_R; way++) {
-        bool again = way > WAY_Q && way < WAY_R && shape.shared_input;
-        if ((!way_mixed(&shape, way) || shape.plus) && !again) {
-            add_tensor(gathering, way_gradient(part, &shape, unit, way));
+        bool again = way > WAY_Q && way < WAY_R && shape->shared_input;
+        if ((!way_mixed(shape, way) || shape->plus) && !again) {
+            add_tensor(gathering, way_gradient(part, shape, unit, way));
         }
     }
 }
@@ -102,6 +100,29 @@ static void add_summary(struct gathering *gathering, int made)
     gathering->started = true;
 }
 
+static void add_read(struct gathering *gathering, const struct read *read, int frame)
+{
+    switch ((enum read_tag)read->tag) {
+    case TAG_AGGREGATE:
+        add_aggregate(gathering, read->unit, read->key, frame);
+        break;
+    case TAG_GENERATOR:
+        add_tensor(gathering, part_back(gathering->part, read->unit)->dgenerator);
+        break;
+    case TAG_DIRECT:
+        add_direct(gathering, read->unit);
+        break;
+    case TAG_NORM:
+        add_norm(gathering, read->unit, read->made, frame);
+        break;
+    case TAG_SUMMARY:
+        add_summary(gathering, read->made);
+        break;
+    case TAG_MID: /* the FFN's B forms it */
+        break;
+    }
+}
+
 void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count)
 {
     struct mudd_term terms[count > 0 ? count : 1];
@@ -112,26 +133,11 @@ void part_key_gradient(struct part *part, int key, int frame, const struct add *
                                   .terms = terms};
     CHECK(gathering.dkey, "the gradient of key %d has no place", key);
     for (int a = 0; a < count; a++) {
-        switch (adds[a].kind) {
-        case ADD_RECEIVED:
+        if (adds[a].read == ADD_RECEIVED) {
             CHECK(a == 0, "a received sum comes first");
             gathering.started = true;
-            break;
-        case ADD_AGGREGATE:
-            add_aggregate(&gathering, adds[a].unit, key, frame);
-            break;
-        case ADD_GENERATOR:
-            add_tensor(&gathering, part_back(part, adds[a].unit)->dgenerator);
-            break;
-        case ADD_DIRECT:
-            add_direct(&gathering, adds[a].unit);
-            break;
-        case ADD_NORM:
-            add_norm(&gathering, adds[a].unit, adds[a].key, frame);
-            break;
-        case ADD_SUMMARY:
-            add_summary(&gathering, adds[a].key);
-            break;
+        } else {
+            add_read(&gathering, &part->model->graph.read[adds[a].read], frame);
         }
     }
     flush_terms(&gathering);

@@ -25,7 +25,7 @@ enum tenure { KEY, CORE, CHEAP, LEFT, OWN };
 
 struct layout {
     const struct model *model;
-    struct unit_shape shape;
+    const struct unit_shape *shape;
     bool training;
     const struct homes *homes;
 };
@@ -66,14 +66,14 @@ static bool mixes(const struct unit_shape *shape)
 
 static bool makes_keys(const struct unit_shape *shape)
 {
-    return shape->unit->kind == UNIT_EMBED || shape->unit->kind == UNIT_FFN;
+    return shape->kind == UNIT_EMBED || shape->kind == UNIT_FFN;
 }
 
 /* ---- from F on ---- */
 
 static void mudd_stash_layout(const struct layout *l, struct mudd_stash *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     if (!mixes(shape)) {
         return;
     }
@@ -95,7 +95,7 @@ static void mudd_stash_layout(const struct layout *l, struct mudd_stash *out)
 
 static void input_norms_layout(const struct layout *l, struct stash *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     for (int c = 0; c < INPUTS; c++) {
         if (c > 0 && shape->shared_input) {
             out->normed[c] = out->normed[0];
@@ -111,7 +111,7 @@ static void input_norms_layout(const struct layout *l, struct stash *out)
 
 static void attention_stash_layout(const struct layout *l, struct stash *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     size_t query = shape->H * shape->E, key = shape->G * shape->E;
     input_norms_layout(l, out);
     out->q = tensor(l, shape->qk_norm ? CHEAP : CORE, shape->N, query);
@@ -129,7 +129,7 @@ static void attention_stash_layout(const struct layout *l, struct stash *out)
 
 static void ffn_stash_layout(const struct layout *l, struct stash *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     out->normed[0] = tensor(l, CHEAP, shape->N, shape->D);
     out->rstd[0] = floats(l, CORE, shape->N);
     out->mean[0] = shape->norm == NORM_LAYER ? floats(l, CORE, shape->N) : NULL;
@@ -140,7 +140,7 @@ static void ffn_stash_layout(const struct layout *l, struct stash *out)
 
 static void products_layout(const struct layout *l, struct stash *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     if (!makes_keys(shape)) {
         return;
     }
@@ -148,7 +148,7 @@ static void products_layout(const struct layout *l, struct stash *out)
         out->key_normed = tensor(l, KEY, shape->N, shape->D);
         out->key_rstd = floats(l, KEY, shape->N);
     }
-    if (model_block_ending(l->model, shape->unit->layer) >= 0) {
+    if (model_block_ending(l->model, shape->layer) >= 0) {
         out->summary = tensor(l, KEY, shape->N, shape->D);
     }
 }
@@ -156,16 +156,15 @@ static void products_layout(const struct layout *l, struct stash *out)
 void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
                   struct stash *out)
 {
-    struct layout l = {.model = model, .training = training, .homes = homes};
-    const struct unit_shape *shape = &l.shape;
-    unit_shape(model, unit, &l.shape);
+    const struct unit_shape *shape = unit_shape(model, unit);
+    struct layout l = {.model = model, .shape = shape, .training = training, .homes = homes};
     memset(out, 0, sizeof *out);
-    if (shape->unit->kind != UNIT_HEAD) {
+    if (shape->kind != UNIT_HEAD) {
         out->out = tensor(&l, KEY, shape->N, shape->D);
     }
     products_layout(&l, out);
     mudd_stash_layout(&l, &out->mudd);
-    switch (shape->unit->kind) {
+    switch (shape->kind) {
     case UNIT_EMBED:
         break;
     case UNIT_ATTENTION:
@@ -186,10 +185,10 @@ void stash_layout(const struct model *model, int unit, bool training, const stru
 /* What B forms again where the shared set would not keep it until W (selective) or GRAD (full). */
 static void again_layout(const struct layout *l, struct backward *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     bool selective = l->model->recompute == RECOMPUTE_SELECTIVE;
-    bool norms = shape->unit->kind == UNIT_ATTENTION || shape->unit->kind == UNIT_FFN;
-    int inputs = shape->unit->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
+    bool norms = shape->kind == UNIT_ATTENTION || shape->kind == UNIT_FFN;
+    int inputs = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
     for (int c = 0; selective && norms && c < inputs; c++) {
         out->normed[c] = tensor(l, LEFT, shape->N, shape->D);
     }
@@ -206,7 +205,7 @@ static void again_layout(const struct layout *l, struct backward *out)
 
 static void mudd_backward_layout(const struct layout *l, struct backward *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     if (!mixes(shape)) {
         return;
     }
@@ -224,12 +223,12 @@ static void mudd_backward_layout(const struct layout *l, struct backward *out)
 
 static float *norm_bias(const struct layout *l)
 {
-    return l->shape.norm == NORM_LAYER ? floats(l, OWN, l->shape.D) : NULL;
+    return l->shape->norm == NORM_LAYER ? floats(l, OWN, l->shape->D) : NULL;
 }
 
 static void attention_backward_layout(const struct layout *l, struct backward *out)
 {
-    const struct unit_shape *shape = &l->shape;
+    const struct unit_shape *shape = l->shape;
     for (int c = 0; c < INPUTS; c++) {
         bool shared = c > 0 && shape->shared_input;
         out->dinput[c] = shared ? out->dinput[0] : tensor(l, LEFT, shape->N, shape->D);
@@ -249,15 +248,14 @@ static void attention_backward_layout(const struct layout *l, struct backward *o
 void backward_layout(const struct model *model, int unit, const struct homes *homes,
                      struct backward *out)
 {
-    struct layout l = {.model = model, .training = true, .homes = homes};
-    const struct unit_shape *shape = &l.shape;
-    unit_shape(model, unit, &l.shape);
+    const struct unit_shape *shape = unit_shape(model, unit);
+    struct layout l = {.model = model, .shape = shape, .training = true, .homes = homes};
     memset(out, 0, sizeof *out);
     bool normed = makes_keys(shape) && model_prenorm(model); /* its GRAD comes before B */
     out->dkey_scale = normed ? floats(&l, LEFT, shape->D) : NULL;
     again_layout(&l, out);
     mudd_backward_layout(&l, out);
-    switch (shape->unit->kind) {
+    switch (shape->kind) {
     case UNIT_EMBED:
         break;
     case UNIT_ATTENTION:

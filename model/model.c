@@ -221,83 +221,133 @@ static status_t consumer_fill(const struct model *model, int i, struct consumer 
     return STATUS_OK;
 }
 
-static void graph_set_read(struct graph *graph, int unit, int key, int use)
+static status_t add_read(struct model *model, int unit, int key, enum read_tag tag)
 {
-    uint16_t *cell = &graph->reads[unit * graph->keys + key];
-    *cell = (uint16_t)(*cell | use);
+    static const struct {
+        enum read_kind kind;
+        const char *what;
+    } reads[] = {[TAG_AGGREGATE] = {READ_LEAVES, "aggregate of"},
+                 [TAG_GENERATOR] = {READ_LEAVES, "generator of"},
+                 [TAG_DIRECT] = {READ_LEAVES, "direct use of"},
+                 [TAG_MID] = {READ_FORMS, "backward of"}};
+    struct read read = {.unit = unit,
+                        .key = key,
+                        .order = tag,
+                        .kind = reads[tag].kind,
+                        .made = -1,
+                        .tag = tag,
+                        .what = reads[tag].what};
+    return graph_add_read(&model->graph, &read);
+}
+
+/* `unit` makes the key `made` of `key`. */
+static status_t add_made(struct model *model, int unit, int key, int made, enum read_tag tag)
+{
+    struct read read = {.unit = unit,
+                        .key = key,
+                        .order = tag,
+                        .kind = READ_MAKES,
+                        .made = made,
+                        .tag = tag,
+                        .what = tag == TAG_NORM ? "norm" : "summary"};
+    return graph_add_read(&model->graph, &read);
 }
 
 /* How the unit that consumer i feeds reads keys. */
-static void graph_fill_consumer(struct model *model, const struct consumer *consumer)
+static status_t graph_fill_consumer(struct model *model, const struct consumer *consumer)
 {
-    struct graph *graph = &model->graph;
-    int unit = consumer->unit;
-    int newest = consumer->layer, raw = model_raw_key(model, newest);
+    int unit = consumer->unit, raw = model_raw_key(model, consumer->layer);
     if (!consumer->exists) {
-        graph_set_read(graph, unit, raw, READ_DIRECT);
-        return;
+        return add_read(model, unit, raw, TAG_DIRECT);
     }
     for (int j = 0; j < consumer->n; j++) {
-        for (int c = 0; c < consumer->ways; c++) {
-            if (!consumer->mask || consumer->mask[c * consumer->n + j] > 0) {
-                graph_set_read(graph, unit, consumer->key[j], 1 << consumer->way[c]);
-            }
-        }
+        TRY(add_read(model, unit, consumer->key[j], TAG_AGGREGATE));
     }
     if (consumer->inner > 0) {
-        graph_set_read(graph, unit, raw, READ_GENERATOR);
+        TRY(add_read(model, unit, raw, TAG_GENERATOR));
     }
     bool some_direct = !consumer->shared && consumer->ways < WAYS_MAX;
     if (some_direct || model_postnorm(model)) {
-        graph_set_read(graph, unit, raw, READ_DIRECT);
+        TRY(add_read(model, unit, raw, TAG_DIRECT));
     }
+    return STATUS_OK;
 }
 
-/* The keys that the embedding (layer 0) or a layer's FFN makes. */
-static void graph_fill_products(struct model *model, int layer)
+static void set_key(struct model *model, int key, const char *letter, int index, int producer,
+                    int order)
 {
-    struct graph *graph = &model->graph;
+    struct key *out = &model->graph.key[key];
+    *out = (struct key){.producer = producer,
+                        .order = order,
+                        .plain = letter[0] != 'S', /* a summary is no layer's output */
+                        .bytes = model->B * model->T * model->config.dim *
+                                 (int64_t)dtype_size(model->dtype)};
+    snprintf(out->name, sizeof out->name, "%s_%d", letter, index);
+}
+
+enum key_kind model_key_kind(const struct model *model, int key)
+{
+    static const char letter[] = "XHSR"; /* in the order of enum key_kind */
+    return (enum key_kind)(strchr(letter, model->graph.key[key].name[0]) - letter);
+}
+
+/* The keys that the embedding (layer 0) or a layer's FFN makes: the raw one, of that the normed one, of
+ * several of those a mean. */
+static status_t graph_fill_products(struct model *model, int layer)
+{
     int unit = 2 * layer, hidden = model_hidden_key(model, layer);
-    int64_t bytes = model->B * model->T * model->config.dim * (int64_t)dtype_size(model->dtype);
-    graph->key[hidden] = (struct key){KEY_HIDDEN, layer, unit, bytes};
+    set_key(model, hidden, "X", layer, unit, 1);
     if (model_prenorm(model)) {
         int raw = model_raw_key(model, layer);
-        graph->key[raw] = (struct key){KEY_RAW, layer, unit, bytes};
-        graph_set_read(graph, unit, raw, READ_NORM);
+        set_key(model, raw, "R", layer, unit, 0);
+        TRY(add_made(model, unit, raw, hidden, TAG_NORM));
     }
     int block = model_block_ending(model, layer);
     if (block >= 0) {
         int S = (int)model->config.dense_pattern.block_size;
-        graph->key[model_summary_key(model, block)] = (struct key){KEY_SUMMARY, block, unit, bytes};
+        int summary = model_summary_key(model, block);
+        set_key(model, summary, "S", block, unit, 2);
         for (int j = block * S + 1; j <= layer; j++) {
-            graph_set_read(graph, unit, model_hidden_key(model, j), READ_SUMMARY);
+            TRY(add_made(model, unit, model_hidden_key(model, j), summary, TAG_SUMMARY));
         }
     }
     if (layer > 0) {
-        graph->key[model_mid_key(model, layer)] = (struct key){KEY_MID, layer, unit - 1, bytes};
-        graph_set_read(graph, unit, model_mid_key(model, layer), READ_MID);
+        set_key(model, model_mid_key(model, layer), "H", layer, unit - 1, 0);
+        TRY(add_read(model, unit, model_mid_key(model, layer), TAG_MID));
+    }
+    return STATUS_OK;
+}
+
+static void graph_fill_unit(struct model *model, int unit)
+{
+    static const char *const name[] = {"embed", "attn", "ffn", "head"};
+    const struct unit_shape *shape = unit_shape(model, unit);
+    struct unit *out = &model->graph.unit[unit];
+    bool layer = shape->kind == UNIT_ATTENTION || shape->kind == UNIT_FFN;
+    out->layer = layer ? shape->layer : 0;
+    out->may_start = shape->kind != UNIT_FFN || !shape->parallel;
+    if (layer) {
+        snprintf(out->name, sizeof out->name, "%s %d", name[shape->kind], shape->layer);
+    } else {
+        snprintf(out->name, sizeof out->name, "%s", name[shape->kind]);
     }
 }
 
-static void graph_fill(struct model *model)
+static status_t graph_fill(struct model *model)
 {
-    struct graph *graph = &model->graph;
     int L = (int)model->config.n_layer;
-    graph->unit[0] = (struct unit){.kind = UNIT_EMBED, .layer = 0, .may_start = true};
-    for (int i = 1; i <= L; i++) {
-        graph->unit[2 * i - 1] =
-            (struct unit){.kind = UNIT_ATTENTION, .layer = i, .may_start = true};
-        graph->unit[2 * i] = (struct unit){
-            .kind = UNIT_FFN, .layer = i, .may_start = !model->config.use_parallel_residual};
+    for (int unit = 0; unit < model->graph.units; unit++) {
+        graph_fill_unit(model, unit);
     }
-    graph->unit[2 * L + 1] = (struct unit){.kind = UNIT_HEAD, .layer = L + 1, .may_start = true};
     for (int i = 0; i <= L; i++) {
-        graph_fill_products(model, i);
+        TRY(graph_fill_products(model, i));
     }
-    graph_set_read(graph, 1, model_raw_key(model, 0), READ_DIRECT);
+    TRY(add_read(model, 1, model_raw_key(model, 0), TAG_DIRECT));
     for (int i = 1; i <= L; i++) {
-        graph_fill_consumer(model, &model->consumer[i]);
+        TRY(graph_fill_consumer(model, &model->consumer[i]));
     }
+    graph_finish(&model->graph);
+    return STATUS_OK;
 }
 
 /* X_0..X_L, H_1..H_L, the raw outputs if keys are normed, the means of finished blocks. */
@@ -322,21 +372,17 @@ status_t model_create(const struct model_config *config, const struct model_use 
     model->T = use->T;
     model->dtype = use->dtype;
     model->recompute = use->recompute;
-    model->graph.units = 2 * L + 2;
-    model->graph.keys = graph_key_count(model);
     model->consumer = calloc((size_t)L + 1, sizeof *model->consumer);
-    model->graph.unit = calloc((size_t)model->graph.units, sizeof *model->graph.unit);
-    model->graph.key = calloc((size_t)model->graph.keys, sizeof *model->graph.key);
-    model->graph.reads =
-        calloc((size_t)model->graph.units * (size_t)model->graph.keys, sizeof *model->graph.reads);
-    if (!model->consumer || !model->graph.unit || !model->graph.key || !model->graph.reads) {
+    if (!model->consumer) {
         status = FAIL(STATUS_NOMEM, "no memory for the tables of %d layers", L);
         goto destroy_model;
     }
+    TRY_GOTO(graph_init(&model->graph, 2 * L + 2, graph_key_count(model)), destroy_model);
     for (int i = 1; i <= L; i++) {
         TRY_GOTO(consumer_fill(model, i, &model->consumer[i]), destroy_model);
     }
-    graph_fill(model);
+    TRY_GOTO(shapes_fill(model), destroy_model);
+    TRY_GOTO(graph_fill(model), destroy_model);
     TRY_GOTO(params_fill(model), destroy_model);
     TRY_GOTO(cost_fill(model), destroy_model);
     *out = model;
@@ -357,9 +403,8 @@ void model_destroy(struct model *model)
         free(model->consumer[i].mask);
     }
     free(model->consumer);
-    free(model->graph.unit);
-    free(model->graph.key);
-    free(model->graph.reads);
+    graph_fini(&model->graph);
+    free(model->shape);
     free(model->param);
     free(model->unit_param);
     free(model);

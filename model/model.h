@@ -148,6 +148,7 @@ struct model {
     struct model_config config;
     struct graph graph;        /* its bytes and costs are for microbatches of B x T tokens */
     struct consumer *consumer; /* [L + 1], index = layer; [0] unused */
+    struct unit_shape *shape;  /* [units], private to model/ */
     struct param *param;       /* unit order */
     int params;
     int *unit_param; /* [units + 1] first parameter of each unit */
@@ -245,8 +246,8 @@ void part_set_key_gradient(struct part *part, int key, void *where);
 void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
 /* Gradients of a unit's inputs, from those of its outputs (part_key_gradient formed before). */
 void part_backward(struct part *part, int unit, int frame);
-/* Forms a key's gradient: the additions in the order given, the first onto zero unless it is
- * ADD_RECEIVED. */
+/* Forms a key's gradient: the additions in the order given, the first onto zero unless a sum was
+ * received. */
 void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count);
 /* Adds the microbatch's weight gradients of a unit. */
 void part_weight_gradient(struct part *part, int unit, int frame);

@@ -11,6 +11,26 @@
 #include "base/arena.h"
 #include "model/model.h"
 
+enum unit_kind { UNIT_EMBED, UNIT_ATTENTION, UNIT_FFN, UNIT_HEAD };
+enum key_kind {
+    KEY_HIDDEN,  /* X_j */
+    KEY_MID,     /* H_i, between attention and FFN of layer i */
+    KEY_SUMMARY, /* mean of a block of layers */
+    KEY_RAW      /* X_i beside its normed key (PrePostNorm) */
+};
+enum key_kind model_key_kind(const struct model *model, int key);
+
+/* What a read of a key is: its tag in the graph. */
+enum read_tag {
+    TAG_AGGREGATE, /* by the ways of the unit's aggregate */
+    TAG_GENERATOR, /* makes the aggregate's weights */
+    TAG_DIRECT,    /* by ways that take the key itself */
+    TAG_MID,       /* by an FFN */
+    TAG_NORM,      /* normed into the hidden key */
+    TAG_SUMMARY    /* enters a block's mean */
+};
+
+MUST_USE status_t shapes_fill(struct model *model);
 MUST_USE status_t params_fill(struct model *model);
 MUST_USE status_t cost_fill(struct model *model);
 bool model_prenorm(
@@ -81,7 +101,8 @@ struct backward {
 
 /* Shapes of one attention, FFN or head, from the tables. */
 struct unit_shape {
-    const struct unit *unit;
+    enum unit_kind kind;
+    int layer;                       /* 1..L; 0 for the embedding, L+1 for the head */
     const struct consumer *consumer; /* that feeds it; NULL for embed, FFN and layer 1 */
     size_t N, B, T, D, H, G, E, F, V, C, n, K;
     bool shared_input;   /* Q, K, V have one input and one norm */
@@ -96,7 +117,7 @@ struct unit_shape {
     bool plus;           /* ways are X_i plus the aggregate */
     size_t R;            /* rotary width */
 };
-void unit_shape(const struct model *model, int unit, struct unit_shape *out);
+const struct unit_shape *unit_shape(const struct model *model, int unit);
 /* The FFN width and the like of the largest unit, for the kernels' workspace. */
 void model_limits(const struct model *model, int threads, struct kernel_limits *out);
 

@@ -208,7 +208,7 @@ const void *way_input(const struct part *part, const struct unit_shape *shape, i
                       int way)
 {
     if (!way_mixed(shape, way)) {
-        int newest = shape->unit->layer - 1;
+        int newest = shape->layer - 1;
         return part_key(part, frame, model_raw_key(part->model, newest));
     }
     const struct mudd_stash *stash = &part_stash(part, unit, frame)->mudd;
@@ -224,14 +224,14 @@ const void *way_gradient(const struct part *part, const struct unit_shape *shape
 {
     const struct backward *back = part_back(part, unit);
     bool whole = shape->consumer && shape->consumer->shared;
-    if (whole || shape->unit->kind == UNIT_HEAD) {
+    if (whole || shape->kind == UNIT_HEAD) {
         return back->dinput[0]; /* of the one tensor that feeds everything */
     }
     if (way == WAY_R && back->dresidual) {
         return back->dresidual;
     }
     if (way == WAY_R) {
-        return part->key_gradient[model_mid_key(part->model, shape->unit->layer)];
+        return part->key_gradient[model_mid_key(part->model, shape->layer)];
     }
     return back->dinput[way];
 }

@@ -117,14 +117,13 @@ static void add_consumer(struct builder *builder, int i)
 
 static void add_attention(struct builder *builder)
 {
-    struct unit_shape shape;
-    unit_shape(builder->model, builder->unit, &shape);
-    int64_t D = (int64_t)shape.D, E = (int64_t)shape.E;
-    int64_t query = (int64_t)shape.H * E, key = (int64_t)shape.G * E;
+    const struct unit_shape *shape = unit_shape(builder->model, builder->unit);
+    int64_t D = (int64_t)shape->D, E = (int64_t)shape->E;
+    int64_t query = (int64_t)shape->H * E, key = (int64_t)shape->G * E;
     if (builder->layer > 1) {
         add_consumer(builder, builder->layer - 1);
     }
-    if (shape.fused) {
+    if (shape->fused) {
         add_linear(builder, PARAM_WQKV, query + 2 * key, D, "attention.wqkv");
     } else {
         add_linear(builder, PARAM_WQ, query, D, "attention.wq");
@@ -132,11 +131,11 @@ static void add_attention(struct builder *builder)
         add_linear(builder, PARAM_WV, key, D, "attention.wv");
     }
     add_linear(builder, PARAM_WO, D, query, "attention.wo");
-    if (shape.qk_norm) {
+    if (shape->qk_norm) {
         add_norm(builder, PARAM_Q_NORM, E, "attention.q_norm");
         add_norm(builder, PARAM_K_NORM, E, "attention.k_norm");
     }
-    if (shape.separate_norms) {
+    if (shape->separate_norms) {
         for (int c = 0; c < INPUTS; c++) {
             char name[32];
             snprintf(name, sizeof name, "attention_norms.%d", c);
@@ -192,9 +191,9 @@ status_t params_fill(struct model *model)
         return FAIL(STATUS_NOMEM, "no memory for the parameter table of %d units", units);
     }
     for (int u = 0; u < units; u++) {
-        struct builder builder = {model, u, model->graph.unit[u].layer};
+        struct builder builder = {model, u, unit_shape(model, u)->layer};
         model->unit_param[u] = model->params;
-        switch (model->graph.unit[u].kind) {
+        switch (unit_shape(model, u)->kind) {
         case UNIT_EMBED:
             add(&builder, PARAM_EMBED, model->config.vocab_size, model->config.dim, INIT_NORMAL,
                 0.02, "tok_embeddings.weight");

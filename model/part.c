@@ -120,8 +120,8 @@ static status_t create_frames(struct part *part)
         }
         for (int k = 0; k < graph->keys; k++) {
             if (part_has(part, graph->key[k].producer)) {
-                part->frame[f].key[k] =
-                    product_of(part_stash(part, graph->key[k].producer, f), graph->key[k].kind);
+                part->frame[f].key[k] = product_of(part_stash(part, graph->key[k].producer, f),
+                                                   model_key_kind(part->model, k));
             }
         }
     }
@@ -159,9 +159,9 @@ static status_t create_rotary(struct part *part, size_t T, size_t R)
 
 static const struct consumer *masked_consumer(const struct part *part, int u)
 {
-    struct unit_shape shape;
-    unit_shape(part->model, part->first_unit + u, &shape);
-    return shape.consumer && shape.consumer->exists && shape.consumer->mask ? shape.consumer : NULL;
+    const struct unit_shape *shape = unit_shape(part->model, part->first_unit + u);
+    return shape->consumer && shape->consumer->exists && shape->consumer->mask ? shape->consumer
+                                                                               : NULL;
 }
 
 static status_t create_masks(struct part *part)

@@ -12,7 +12,7 @@ static struct norm_shape prenorm(const struct part *part, const struct unit_shap
 static void form_mean(struct part *part, const struct unit_shape *shape, int frame, void *out)
 {
     const struct kernels *kernels = part->kernels;
-    int S = (int)part->model->config.dense_pattern.block_size, last = shape->unit->layer;
+    int S = (int)part->model->config.dense_pattern.block_size, last = shape->layer;
     size_t count = shape->N * shape->D;
     void *sum = part->scratch[0];
     for (int j = last - S + 1; j <= last; j++) {
@@ -29,16 +29,15 @@ static void form_mean(struct part *part, const struct unit_shape *shape, int fra
 
 void products_forward(struct part *part, int unit, int frame)
 {
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     struct stash *stash = part_stash(part, unit, frame);
     if (stash->key_normed) {
-        struct norm_shape norm = prenorm(part, &shape);
+        struct norm_shape norm = prenorm(part, shape);
         part->kernels->norm_forward(&part->ctx, &norm, stash->key_normed, NULL, stash->key_rstd,
                                     stash->out, unit_weight(part, unit, PARAM_PRENORM, 0), NULL);
     }
     if (stash->summary) {
-        form_mean(part, &shape, frame, stash->summary);
+        form_mean(part, shape, frame, stash->summary);
     }
 }
 
@@ -46,10 +45,9 @@ void products_forward(struct part *part, int unit, int frame)
 void products_norm_backward(struct part *part, int unit, int frame, void *dkey, bool accumulate,
                             const void *dnormed)
 {
-    struct unit_shape shape;
-    unit_shape(part->model, unit, &shape);
+    const struct unit_shape *shape = unit_shape(part->model, unit);
     const struct stash *stash = part_stash(part, unit, frame);
-    struct norm_shape norm = prenorm(part, &shape);
+    struct norm_shape norm = prenorm(part, shape);
     part->kernels->norm_backward(&part->ctx, &norm, dkey, accumulate,
                                  part_back(part, unit)->dkey_scale, NULL, dnormed, stash->out, NULL,
                                  stash->key_rstd, unit_weight(part, unit, PARAM_PRENORM, 0));

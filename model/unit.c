@@ -5,7 +5,7 @@ void part_forward(struct part *part, int unit, int frame, float loss_scale, doub
 {
     const struct model *model = part->model;
     const int32_t *inputs = part->frame[frame].inputs;
-    switch (model->graph.unit[unit].kind) {
+    switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
         CHECK(inputs, "frame %d has no input tokens", frame);
         part->kernels->embed_forward(&part->ctx, part_stash(part, unit, frame)->out,
@@ -33,7 +33,7 @@ void part_backward(struct part *part, int unit, int frame)
         CHECK(part->open < 0, "B of unit %d before W of unit %d", unit, part->open);
         part->open = unit;
     }
-    switch (part->model->graph.unit[unit].kind) {
+    switch (unit_shape(part->model, unit)->kind) {
     case UNIT_EMBED: /* tokens have no gradient */
         break;
     case UNIT_ATTENTION:
@@ -54,7 +54,7 @@ void part_weight_gradient(struct part *part, int unit, int frame)
     CHECK(model->recompute != RECOMPUTE_FULL || part->open == unit,
           "W of unit %d does not follow its B", unit);
     part->open = -1;
-    switch (model->graph.unit[unit].kind) {
+    switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
         part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
                                       part->key_gradient[model_raw_key(model, 0)],

@@ -155,13 +155,12 @@ static void walk_forward(struct walk *walk, const struct op *op)
     }
 }
 
-/* An FFN's backward writes the gradient of the H_i it reads, into the slot that the plan names. */
+/* The backward of some units forms the gradient of a key that they read, in the slot of the plan. */
 static void walk_backward(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
-    const struct unit *unit = &stage->model->graph.unit[op->unit];
-    if (unit->kind == UNIT_FFN) {
-        int key = model_mid_key(stage->model, unit->layer);
+    int key = graph_formed_by(&stage->model->graph, op->unit);
+    if (key >= 0) {
         part_set_key_gradient(stage->part, key, stage->gradient[key][op->slot]);
     }
     part_backward(stage->part, op->unit, op->frame);

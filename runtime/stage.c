@@ -342,15 +342,13 @@ status_t stage_check_traffic(const struct stage *stage)
             continue;
         }
         struct wire_count count;
-        char name[32];
         wire_counts(stage->wire, s, &count);
         int64_t predicted = shipment->bytes * stage->messages[shipment->backward];
         if (count.bytes != predicted) {
             return FAIL(STATUS_INTERNAL,
                         "%s from stage %d to %d: %lld bytes %s where the plan says %lld",
-                        key_print(&plan->graph->key[shipment->key], name, sizeof name),
-                        shipment->from, shipment->to, (long long)count.bytes,
-                        sends ? "sent" : "received", (long long)predicted);
+                        plan->graph->key[shipment->key].name, shipment->from, shipment->to,
+                        (long long)count.bytes, sends ? "sent" : "received", (long long)predicted);
         }
     }
     return STATUS_OK;

@@ -41,22 +41,18 @@ bool check_reads(const struct plan *plan, int stage, int key)
     return false;
 }
 
-uint16_t check_uses(const struct checker *checker, int unit, int key)
+bool check_adds_read(const struct checker *checker, const struct read *read)
 {
-    const struct graph *graph = checker->plan->graph;
-    uint16_t uses = graph_reads(graph, unit, key), gone = 0;
-    int normed = graph_product(graph, unit, KEY_HIDDEN);
-    int summary = graph_product(graph, unit, KEY_SUMMARY);
-    gone |= normed >= 0 && checker->graded[normed] ? 0 : READ_NORM;
-    gone |= summary >= 0 && checker->graded[summary] ? 0 : READ_SUMMARY;
-    return uses & (uint16_t)~gone;
+    return read->kind == READ_MAKES ? checker->graded[read->made] : true;
 }
 
 bool check_adds_to(const struct checker *checker, int stage, int key)
 {
+    const struct graph *graph = checker->plan->graph;
     const struct stage_plan *s = &checker->plan->stage[stage];
-    for (int unit = s->first_unit; unit < s->first_unit + s->units; unit++) {
-        if (check_uses(checker, unit, key)) {
+    int end = graph->first_read[s->first_unit + s->units];
+    for (int i = graph->first_read[s->first_unit]; i < end; i++) {
+        if (graph->read[i].key == key && check_adds_read(checker, &graph->read[i])) {
             return true;
         }
     }
@@ -70,10 +66,11 @@ static void check_graded(const struct checker *checker)
     bool more = true;
     while (more) {
         more = false;
-        for (int key = 0; key < graph->keys; key++) {
-            for (int unit = 0; unit < graph->units && !checker->graded[key]; unit++) {
-                checker->graded[key] = check_uses(checker, unit, key) != 0;
-                more = more || checker->graded[key];
+        for (int i = 0; i < graph->reads; i++) {
+            const struct read *read = &graph->read[i];
+            if (!checker->graded[read->key] && check_adds_read(checker, read)) {
+                checker->graded[read->key] = true;
+                more = true;
             }
         }
     }
@@ -157,8 +154,7 @@ static bool check_shipment(const struct checker *checker, int index)
     }
     const struct key *key = &plan->graph->key[s->key];
     int low = s->backward ? s->to : s->from, high = s->backward ? s->from : s->to;
-    bool plain = high == low + 1 && key->producer == plan->stage[high].first_unit - 1 &&
-                 key->kind != KEY_SUMMARY;
+    bool plain = high == low + 1 && key->producer == plan->stage[high].first_unit - 1 && key->plain;
     if (s->plain != plain || s->bytes != key->bytes) {
         return check_refuse(checker, -1, -1, "shipment %d has wrong bytes or colour", index);
     }

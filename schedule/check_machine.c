@@ -79,29 +79,36 @@ static bool is_home(const struct plan *plan, int stage, int key)
     return producer >= s->first_unit && producer < s->first_unit + s->units;
 }
 
+/* Is it the unit's first read of its key? */
+static bool is_first(const struct graph *graph, int read)
+{
+    const struct read *r = &graph->read[read];
+    return read == graph->first_read[r->unit] || r[-1].key != r->key;
+}
+
+/* Units of the stage that read the key. */
 static int readers_of(const struct plan *plan, int stage, int key)
 {
+    const struct graph *graph = plan->graph;
     const struct stage_plan *s = &plan->stage[stage];
-    int readers = 0;
-    for (int unit = s->first_unit; unit < s->first_unit + s->units; unit++) {
-        readers += graph_reads(plan->graph, unit, key) != 0;
+    int readers = 0, end = graph->first_read[s->first_unit + s->units];
+    for (int i = graph->first_read[s->first_unit]; i < end; i++) {
+        readers += graph->read[i].key == key && is_first(graph, i);
     }
     return readers;
 }
 
 /* Uses of a formed gradient: one send, or B and W of its producer here, and the gradients of the
- * keys that it was made of: a hidden key of its raw one, a summary of its block's. */
+ * keys that it was made of. */
 static int grad_uses(const struct plan *plan, int stage, int key)
 {
     if (!is_home(plan, stage, key)) {
         return 1;
     }
     const struct graph *graph = plan->graph;
-    enum key_kind kind = graph->key[key].kind;
-    int by = kind == KEY_HIDDEN ? READ_NORM : kind == KEY_SUMMARY ? READ_SUMMARY : 0;
-    int uses = 2;
-    for (int of = 0; of < graph->keys; of++) {
-        uses += (graph_reads(graph, graph->key[key].producer, of) & by) != 0;
+    int uses = 2, producer = graph->key[key].producer;
+    for (int i = graph->first_read[producer]; i < graph->first_read[producer + 1]; i++) {
+        uses += graph->read[i].kind == READ_MAKES && graph->read[i].made == key;
     }
     return uses;
 }
@@ -226,12 +233,13 @@ static enum outcome read_keys(struct place *p)
 {
     struct machine *machine = p->machine;
     const struct graph *graph = machine->plan->graph;
-    for (int key = 0; key < graph->keys; key++) {
-        if (!graph_reads(graph, p->op->unit, key)) {
+    int unit = p->op->unit;
+    for (int i = graph->first_read[unit]; i < graph->first_read[unit + 1]; i++) {
+        if (!is_first(graph, i)) {
             continue;
         }
-        char name[32];
-        key_print(&graph->key[key], name, sizeof name);
+        int key = graph->read[i].key;
+        const char *name = graph->key[key].name;
         if (is_home(machine->plan, p->op->stage, key)) {
             if (!*made_of(machine, graph->key[key].producer, p->op->microbatch)) {
                 return WRONG(p, "%s has not been made", name);
@@ -343,12 +351,15 @@ static enum outcome run_b(struct place *p)
         outcome = read_keys(p);
     }
     *left = (struct buffer){p->op->microbatch, 1}; /* its W, and the GRADs that add it */
-    for (int key = 0; key < graph->keys && outcome == OUTCOME_DONE; key++) {
-        uint16_t use = graph_reads(graph, p->op->unit, key);
-        if (use & READ_MID) {
-            outcome = form_grad(p, key, false);
-        } else { /* norms and summaries take the gradients of the keys that they made */
-            left->uses += (use & ~(READ_NORM | READ_SUMMARY)) != 0;
+    int unit = p->op->unit, last = -1;
+    for (int i = graph->first_read[unit];
+         i < graph->first_read[unit + 1] && outcome == OUTCOME_DONE; i++) {
+        const struct read *read = &graph->read[i];
+        if (read->kind == READ_FORMS) {
+            outcome = form_grad(p, read->key, false);
+        } else if (read->kind == READ_LEAVES) {
+            left->uses += read->key != last; /* one GRAD a key */
+            last = read->key;
         }
     }
     return outcome;
@@ -370,9 +381,7 @@ static enum outcome add_made(struct place *p, int key)
 {
     struct slot *slot = grad_of(p->machine, p->op, key);
     if (!holds(slot, SLOT_FORMED, p->op->microbatch)) {
-        char name[32];
-        return WRONG(p, "the gradient of %s is not there",
-                     key_print(&p->machine->plan->graph->key[key], name, sizeof name));
+        return WRONG(p, "the gradient of %s is not there", p->machine->plan->graph->key[key].name);
     }
     slot_use(slot);
     return OUTCOME_DONE;
@@ -384,18 +393,19 @@ static enum outcome run_grad(struct place *p)
     bool received = false;
     int before = -1;
     for (int i = 0; i < p->op->adds; i++) {
-        const struct add *add = &machine->plan->add[p->op->first_add + i];
-        if (add->kind == ADD_RECEIVED) {
+        int index = machine->plan->add[p->op->first_add + i].read;
+        if (index == ADD_RECEIVED) {
             received = true;
             continue;
         }
-        enum outcome outcome = add->kind == ADD_NORM || add->kind == ADD_SUMMARY
-                                   ? add_made(p, add->key)
-                                   : add_leftover(p, add->unit, add->unit != before);
+        const struct read *read = &machine->plan->graph->read[index];
+        enum outcome outcome = read->kind == READ_MAKES
+                                   ? add_made(p, read->made)
+                                   : add_leftover(p, read->unit, read->unit != before);
         if (outcome != OUTCOME_DONE) {
             return outcome;
         }
-        before = add->unit;
+        before = read->kind == READ_MAKES ? before : read->unit;
     }
     if (!frame_use(p)) {
         return WRONG(p, "its frame is another microbatch's");

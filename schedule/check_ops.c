@@ -4,6 +4,7 @@
  * each operation is compared with the one that it should be and ticked off; then nothing may be
  * left. The additions of a gradient have one lawful order, and so have the messages of a shipment.
  */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,14 +32,24 @@ static bool op_is_unit(enum op_kind kind)
     return kind == OP_F || kind == OP_B || kind == OP_W;
 }
 
-/* Gradients of mid keys are formed by the FFN's B, and only handed over where they arrive. */
+/* Does B of some unit form the key's gradient? */
+static bool is_formed(const struct graph *graph, int key)
+{
+    for (int i = 0; i < graph->reads; i++) {
+        if (graph->read[i].key == key && graph->read[i].kind == READ_FORMS) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A gradient that B forms is only handed over where it arrives. */
 static bool grad_lawful(const struct checker *checker, int stage, int key)
 {
     const struct plan *plan = checker->plan;
     bool home = check_home(plan, key) == stage && checker->graded[key];
     bool adds = check_adds_to(checker, stage, key);
-    bool mid = plan->graph->key[key].kind == KEY_MID;
-    return plan->training && (mid ? home && !adds : home || adds);
+    return plan->training && (is_formed(plan->graph, key) ? home && !adds : home || adds);
 }
 
 /* Can an operation with this identity exist at all (fields that decide about the others)? */
@@ -68,12 +79,13 @@ static bool op_lawful(const struct checker *checker, int rank, const struct op *
                                    : op_is_send(op->kind) && s->from == op->stage;
 }
 
-/* The key whose gradient B of this unit writes, or -1. */
-static int op_mid(const struct plan *plan, const struct op *op)
+/* The key whose gradient B of this unit forms, or -1. */
+static int op_formed(const struct plan *plan, const struct op *op)
 {
-    for (int key = 0; op->kind == OP_B && key < plan->graph->keys; key++) {
-        if (graph_reads(plan->graph, op->unit, key) & READ_MID) {
-            return key;
+    const struct graph *graph = plan->graph;
+    for (int i = graph->first_read[op->unit]; i < graph->first_read[op->unit + 1]; i++) {
+        if (op->kind == OP_B && graph->read[i].kind == READ_FORMS) {
+            return graph->read[i].key;
         }
     }
     return -1;
@@ -98,10 +110,10 @@ static struct op op_expected(const struct plan *plan, int rank, const struct op 
     const struct stage_plan *stage = &plan->stage[op->stage];
     int frame = op->microbatch % stage->frames;
     if (op_is_unit(op->kind)) {
-        int mid = op_mid(plan, op);
+        int formed = op_formed(plan, op);
         e.unit = op->unit;
         e.frame = frame;
-        e.slot = mid >= 0 ? op->microbatch % stage->grad_slots[mid] : -1;
+        e.slot = formed >= 0 ? op->microbatch % stage->grad_slots[formed] : -1;
     } else if (op->kind == OP_GRAD) {
         e.key = op->key;
         e.frame = frame;
@@ -146,36 +158,35 @@ static bool check_fields(const struct checker *checker, int rank, int index)
 
 /* ---- additions ---- */
 
-static bool next_add_is(const struct plan *plan, const struct op *op, int *next, struct add want)
+static bool next_add_is(const struct plan *plan, const struct op *op, int *next, int read)
 {
-    bool found = *next < op->adds;
-    if (found) {
-        const struct add *add = &plan->add[op->first_add + *next];
-        found = add->kind == want.kind && add->unit == want.unit && add->key == want.key;
-    }
+    bool found = *next < op->adds && plan->add[op->first_add + *next].read == read;
     *next += 1;
     return found;
 }
 
+/* The unit's reads of the key, by their order, whatever their place in the table. */
 static bool adds_of_unit(const struct checker *checker, const struct op *op, int *next, int unit)
 {
     const struct plan *plan = checker->plan;
-    const struct {
-        int uses;
-        struct add add;
-    } order[] = {
-        {READ_Q | READ_K | READ_V | READ_R, {ADD_AGGREGATE, unit, -1}},
-        {READ_GENERATOR, {ADD_GENERATOR, unit, -1}},
-        {READ_DIRECT, {ADD_DIRECT, unit, -1}},
-        {READ_NORM, {ADD_NORM, unit, graph_product(plan->graph, unit, KEY_HIDDEN)}},
-        {READ_SUMMARY, {ADD_SUMMARY, unit, graph_product(plan->graph, unit, KEY_SUMMARY)}},
-    };
-    uint16_t uses = check_uses(checker, unit, op->key);
-    for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
-        if ((uses & order[i].uses) && !next_add_is(plan, op, next, order[i].add)) {
-            return false;
+    const struct graph *graph = plan->graph;
+    int before = INT_MIN, least = -1;
+    do {
+        least = -1;
+        for (int i = graph->first_read[unit]; i < graph->first_read[unit + 1]; i++) {
+            const struct read *read = &graph->read[i];
+            if (read->key == op->key && read->order > before && check_adds_read(checker, read) &&
+                (least < 0 || read->order < graph->read[least].order)) {
+                least = i;
+            }
         }
-    }
+        if (least >= 0) {
+            before = graph->read[least].order;
+            if (!next_add_is(plan, op, next, least)) {
+                return false;
+            }
+        }
+    } while (least >= 0);
     return true;
 }
 
@@ -187,17 +198,15 @@ static bool check_adds(const struct checker *checker, int rank, int index)
         return check_refuse(checker, rank, index, "its additions are not in the table");
     }
     int next = 0;
-    const struct add received = {ADD_RECEIVED, -1, -1};
     if (check_sum_sender(checker, op->stage, op->key) >= 0 &&
-        !next_add_is(plan, op, &next, received)) {
+        !next_add_is(plan, op, &next, ADD_RECEIVED)) {
         return check_refuse(checker, rank, index, "does not begin with the sum received");
     }
     const struct stage_plan *stage = &plan->stage[op->stage];
     for (int unit = stage->first_unit + stage->units - 1; unit >= stage->first_unit; unit--) {
         if (!adds_of_unit(checker, op, &next, unit)) {
-            char name[32];
             return check_refuse(checker, rank, index, "the additions of %s are wrong",
-                                unit_print(&plan->graph->unit[unit], name, sizeof name));
+                                plan->graph->unit[unit].name);
         }
     }
     if (next != op->adds) {

@@ -27,28 +27,33 @@ void needs_destroy(struct needs *needs)
     if (needs == NULL) {
         return;
     }
+    free(needs->graded);
     free(needs->low);
     free(needs->high);
     free(needs->grad);
+    free(needs->formed);
     free(needs->forward_in);
     free(needs->backward_in);
     free(needs->backward_out);
     free(needs);
 }
 
+bool needs_adds(const struct needs *needs, const struct read *read)
+{
+    return read->kind != READ_MAKES || needs->graded[read->made];
+}
+
 static void needs_find_readers(const struct plan *plan, struct needs *needs)
 {
     for (int stage = 0; stage < plan->stages; stage++) {
-        int first = plan->stage[stage].first_unit;
-        for (int unit = first; unit < first + plan->stage[stage].units; unit++) {
-            for (int key = 0; key < plan->graph->keys; key++) {
-                if (graph_reads(plan->graph, unit, key)) {
-                    size_t i = at(plan, stage, key);
-                    needs->low[i] = needs->low[i] < 0 ? unit : needs->low[i];
-                    needs->high[i] = unit;
-                    needs->grad[i] = graph_adds(plan->graph, unit, key) ? 1 : needs->grad[i];
-                }
-            }
+        int first = plan->stage[stage].first_unit, end = first + plan->stage[stage].units;
+        for (int r = plan->graph->first_read[first]; r < plan->graph->first_read[end]; r++) {
+            const struct read *read = &plan->graph->read[r];
+            size_t i = at(plan, stage, read->key);
+            needs->low[i] = needs->low[i] < 0 ? read->unit : needs->low[i];
+            needs->high[i] = read->unit;
+            needs->grad[i] = needs_adds(needs, read) ? 1 : needs->grad[i];
+            needs->formed[i] = read->kind == READ_FORMS ? 1 : needs->formed[i];
         }
     }
 }
@@ -58,7 +63,7 @@ static int shipment_add(struct plan *plan, int key, int from, int to, bool backw
     const struct key *what = &plan->graph->key[key];
     int home = plan_stage_of(plan, what->producer);
     const struct stage_plan *made = &plan->stage[home];
-    bool newest = what->producer == made->first_unit + made->units - 1 && what->kind != KEY_SUMMARY;
+    bool newest = what->producer == made->first_unit + made->units - 1 && what->plain;
     plan->shipment[plan->shipments] = (struct shipment){
         .key = key,
         .from = from,
@@ -114,6 +119,8 @@ status_t needs_create(struct plan *plan, struct needs **out)
     needs->low = needs_table(plan);
     needs->high = needs_table(plan);
     needs->grad = needs_table(plan);
+    needs->formed = needs_table(plan);
+    needs->graded = calloc((size_t)plan->graph->keys + 1, sizeof *needs->graded);
     needs->forward_in = needs_table(plan);
     needs->backward_in = needs_table(plan);
     needs->backward_out = needs_table(plan);
@@ -121,9 +128,12 @@ status_t needs_create(struct plan *plan, struct needs **out)
     plan->shipment = calloc(most + 1, sizeof *plan->shipment);
     if (needs->low == NULL || needs->high == NULL || needs->grad == NULL ||
         needs->forward_in == NULL || needs->backward_in == NULL || needs->backward_out == NULL ||
-        plan->shipment == NULL) {
+        needs->formed == NULL || needs->graded == NULL || plan->shipment == NULL) {
         needs_destroy(needs);
         return FAIL(STATUS_NOMEM, "no memory for the shipments of a plan");
+    }
+    for (int key = 0; key < plan->graph->keys; key++) {
+        needs->graded[key] = graph_has_grad(plan->graph, key);
     }
     needs_find_readers(plan, needs);
     needs_add_forward(plan, needs);

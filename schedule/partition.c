@@ -40,8 +40,9 @@ static void stages_set(struct plan *plan, int stage, int first, int end)
 struct search {
     const struct graph *graph;
     int units, stages;
-    double *cost;   /* [units + 1][units + 1] of a stage [a, b) */
-    int64_t *bytes; /* same, received forward by it for a microbatch */
+    int *reader_before; /* [reads] last unit that reads the key before this read does; -1: none */
+    double *cost;       /* [units + 1][units + 1] of a stage [a, b) */
+    int64_t *bytes;     /* same, received forward by it for a microbatch */
     double *worst; /* [stages + 1][units + 1] least largest cost of the last s stages from unit a */
     int64_t *least; /* same, least bytes under the bound; -1 = impossible */
 };
@@ -56,12 +57,13 @@ static status_t search_init(struct search *search, const struct plan *plan)
     *search =
         (struct search){.graph = plan->graph, .units = plan->graph->units, .stages = plan->stages};
     size_t row = (size_t)search->units + 1;
+    search->reader_before = calloc((size_t)plan->graph->reads + 1, sizeof *search->reader_before);
     search->cost = calloc(row * row, sizeof *search->cost);
     search->bytes = calloc(row * row, sizeof *search->bytes);
     search->worst = calloc(((size_t)search->stages + 1) * row, sizeof *search->worst);
     search->least = calloc(((size_t)search->stages + 1) * row, sizeof *search->least);
-    if (search->cost == NULL || search->bytes == NULL || search->worst == NULL ||
-        search->least == NULL) {
+    if (search->reader_before == NULL || search->cost == NULL || search->bytes == NULL ||
+        search->worst == NULL || search->least == NULL) {
         return FAIL(STATUS_NOMEM, "no memory to partition %d units", search->units);
     }
     return STATUS_OK;
@@ -69,6 +71,7 @@ static status_t search_init(struct search *search, const struct plan *plan)
 
 static void search_fini(struct search *search)
 {
+    free(search->reader_before);
     free(search->cost);
     free(search->bytes);
     free(search->worst);
@@ -78,19 +81,32 @@ static void search_fini(struct search *search)
 /* Bytes that unit `b` adds to what a stage that begins with unit `a` receives. */
 static int64_t search_new_bytes(const struct search *search, int a, int b)
 {
+    const struct graph *graph = search->graph;
     int64_t bytes = 0;
-    for (int key = 0; key < search->graph->keys; key++) {
-        bool fresh = search->graph->key[key].producer < a && graph_reads(search->graph, b, key);
-        for (int unit = a; unit < b && fresh; unit++) {
-            fresh = !graph_reads(search->graph, unit, key);
-        }
-        bytes += fresh ? search->graph->key[key].bytes : 0;
+    for (int i = graph->first_read[b]; i < graph->first_read[b + 1]; i++) {
+        const struct key *key = &graph->key[graph->read[i].key];
+        bool fresh = key->producer < a && search->reader_before[i] < a;
+        bytes += fresh ? key->bytes : 0;
     }
     return bytes;
 }
 
+/* A unit's second read of a key comes after its first, and costs nothing anywhere. */
+static void search_find_readers(struct search *search)
+{
+    const struct graph *graph = search->graph;
+    for (int i = 0; i < graph->reads; i++) {
+        int before = i - 1;
+        while (before >= 0 && graph->read[before].key != graph->read[i].key) {
+            before--;
+        }
+        search->reader_before[i] = before < 0 ? -1 : graph->read[before].unit;
+    }
+}
+
 static void search_weigh(struct search *search)
 {
+    search_find_readers(search);
     for (int a = 0; a < search->units; a++) {
         for (int b = a; b < search->units; b++) {
             const struct unit *unit = &search->graph->unit[b];
@@ -182,13 +198,12 @@ static status_t partition_cut_check(const struct graph *graph, const char *text,
     }
     bool less = down > 0 && (up == graph->units || cut - down <= up - cut);
     int nearest = less ? down : up;
-    char name[32], other[32];
     return FAIL(STATUS_INVALID,
                 "partition \"%s\" ends stage %d before %s, where no stage may begin; give it %d "
                 "unit%s %s: the nearest cut is before %s",
-                text, stage, unit_print(&graph->unit[cut], name, sizeof name), abs(nearest - cut),
+                text, stage, graph->unit[cut].name, abs(nearest - cut),
                 abs(nearest - cut) == 1 ? "" : "s", less ? "less" : "more",
-                unit_print(&graph->unit[nearest], other, sizeof other));
+                graph->unit[nearest].name);
 }
 
 static status_t partition_check_cuts(const struct plan *plan, const char *text)
@@ -218,7 +233,8 @@ static status_t partition_layers(struct plan *plan)
 {
     int layers = 0;
     for (int unit = 0; unit < plan->graph->units; unit++) {
-        layers += plan->graph->unit[unit].kind == UNIT_ATTENTION;
+        int layer = plan->graph->unit[unit].layer;
+        layers = layer > layers ? layer : layers;
     }
     if (plan->stages > layers && plan->stages > 1) {
         return FAIL(STATUS_INVALID,

@@ -8,8 +8,7 @@
  *     local key    WAIT  GRAD  B(producer)  W(producer)  POST   (W: at once, or after K)
  *     relayed key  WAIT  GRAD  PUT ..  SENT  POST (in K of the next microbatch)
  *
- * The gradient of a local key also enters those of the keys that it was made of: a normed key's its
- * raw key's, a summary's those of its block. Remote ones among these are formed before W at latest,
+ * The gradient of a local key also enters those of the keys that it was made of. Remote ones among these are formed before W at latest,
  * since builders put K before W.
  */
 #include <stdlib.h>
@@ -27,6 +26,8 @@ struct expansion {
     const struct needs *needs;
     int stage;
     struct op_list list;
+    int *formed;           /* [keys] in the order of their formation: by unit, then by order */
+    int *first_formed;     /* [units + 1] of each unit in `formed` */
     int *first_add, *adds; /* [stages * keys] */
     int *sent;             /* [shipments] microbatches whose put has been followed by its SENT */
     struct op nowhere;     /* takes what does not fit once memory has run out */
@@ -73,28 +74,14 @@ void plan_size_slots(struct plan *plan, const struct needs *needs, const struct 
 
 /* ---- the order of additions ---- */
 
-static void add_push(struct plan *plan, enum add_kind kind, int unit, int made)
+static void add_unit(struct expansion *e, int unit, int key)
 {
-    plan->add[plan->adds++] = (struct add){.kind = kind, .unit = unit, .key = made};
-}
-
-static void add_unit(struct plan *plan, int unit, int key)
-{
-    uint16_t use = graph_adds(plan->graph, unit, key);
-    if (use & (READ_Q | READ_K | READ_V | READ_R)) {
-        add_push(plan, ADD_AGGREGATE, unit, -1);
-    }
-    if (use & READ_GENERATOR) {
-        add_push(plan, ADD_GENERATOR, unit, -1);
-    }
-    if (use & READ_DIRECT) {
-        add_push(plan, ADD_DIRECT, unit, -1);
-    }
-    if (use & READ_NORM) {
-        add_push(plan, ADD_NORM, unit, graph_product(plan->graph, unit, KEY_HIDDEN));
-    }
-    if (use & READ_SUMMARY) {
-        add_push(plan, ADD_SUMMARY, unit, graph_product(plan->graph, unit, KEY_SUMMARY));
+    struct plan *plan = e->plan;
+    const struct graph *graph = plan->graph;
+    for (int i = graph->first_read[unit]; i < graph->first_read[unit + 1]; i++) {
+        if (graph->read[i].key == key && needs_adds(e->needs, &graph->read[i])) {
+            plan->add[plan->adds++].read = i;
+        }
     }
 }
 
@@ -107,10 +94,10 @@ static void expansion_add_gradients(struct expansion *e)
             size_t i = at(plan, stage, key);
             e->first_add[i] = plan->adds;
             if (e->needs->backward_in[i] >= 0) {
-                add_push(plan, ADD_RECEIVED, -1, -1);
+                plan->add[plan->adds++].read = ADD_RECEIVED;
             }
             for (int unit = units->first_unit + units->units; unit-- > units->first_unit;) {
-                add_unit(plan, unit, key);
+                add_unit(e, unit, key);
             }
             e->adds[i] = plan->adds - e->first_add[i];
         }
@@ -281,16 +268,13 @@ static void expand_grad(struct expansion *e, int key, int microbatch)
     emit_grad(e, key, microbatch);
 }
 
-/* B of an FFN also writes the gradient of the H_i that it reads. */
+/* B of a unit may form the gradient of a key that it reads. */
 static void expand_backward_unit(struct expansion *e, int unit, int microbatch)
 {
-    int mid = -1;
-    for (int key = 0; key < e->plan->graph->keys; key++) {
-        mid = graph_reads(e->plan->graph, unit, key) & READ_MID ? key : mid;
-    }
-    if (mid >= 0) {
-        int out = e->needs->backward_out[at(e->plan, e->stage, mid)];
-        int slots = e->plan->stage[e->stage].grad_slots[mid];
+    int formed = graph_formed_by(e->plan->graph, unit);
+    if (formed >= 0) {
+        int out = e->needs->backward_out[at(e->plan, e->stage, formed)];
+        int slots = e->plan->stage[e->stage].grad_slots[formed];
         if (out >= 0 && microbatch >= slots) {
             emit_send(e, OP_SENT, out, microbatch - slots);
         }
@@ -301,22 +285,15 @@ static void expand_backward_unit(struct expansion *e, int unit, int microbatch)
     emit_key_posts(e, e->needs->low, unit, microbatch);
 }
 
-/* Keys of one unit in the reverse order of their formation. */
-static const enum key_kind latest_first[] = {KEY_SUMMARY, KEY_HIDDEN, KEY_RAW, KEY_MID};
-enum { KINDS = sizeof latest_first / sizeof latest_first[0] };
-
 /* For every remote key of this stage whose gradient leaves it, newest first: the urgent ones if
  * `urgent`, else all the others. */
 typedef void (*remote_fn)(struct expansion *e, int key, int microbatch);
 static void for_remote(struct expansion *e, bool urgent, int microbatch, remote_fn fn)
 {
-    for (int unit = e->plan->stage[e->stage].first_unit; unit-- > 0;) {
-        for (int i = 0; i < KINDS; i++) {
-            int key = graph_product(e->plan->graph, unit, latest_first[i]);
-            int out = key >= 0 ? e->needs->backward_out[at(e->plan, e->stage, key)] : -1;
-            if (out >= 0 && e->plan->shipment[out].plain == urgent) {
-                fn(e, key, microbatch);
-            }
+    for (int i = e->first_formed[e->plan->stage[e->stage].first_unit]; i-- > 0;) {
+        int key = e->formed[i], out = e->needs->backward_out[at(e->plan, e->stage, key)];
+        if (out >= 0 && e->plan->shipment[out].plain == urgent) {
+            fn(e, key, microbatch);
         }
     }
 }
@@ -332,7 +309,7 @@ static void remote_sent(struct expansion *e, int key, int microbatch)
 {
     int out = e->needs->backward_out[at(e->plan, e->stage, key)];
     int before = remote_holds(e, key, microbatch);
-    if (before >= 0 && e->plan->graph->key[key].kind != KEY_MID) {
+    if (before >= 0 && e->needs->formed[at(e->plan, e->stage, key)] < 0) {
         emit_send(e, OP_SENT, out, before);
     }
 }
@@ -345,10 +322,9 @@ static void remote_post(struct expansion *e, int key, int microbatch)
     }
 }
 
-/* B has formed that of a mid key. */
 static void remote_put(struct expansion *e, int key, int microbatch)
 {
-    if (e->plan->graph->key[key].kind != KEY_MID) {
+    if (e->needs->formed[at(e->plan, e->stage, key)] < 0) { /* else B has formed it */
         expand_grad(e, key, microbatch);
     }
     emit_send(e, OP_PUT, e->needs->backward_out[at(e->plan, e->stage, key)], microbatch);
@@ -365,22 +341,20 @@ static void expand_remote(struct expansion *e, bool urgent, int microbatch)
 /* WAIT for the newest keys' sums that B of `unit` needs, before any other. */
 static void emit_plain_waits(struct expansion *e, int unit, int microbatch)
 {
-    for (int i = 0; i < KINDS; i++) {
-        int key = graph_product(e->plan->graph, unit, latest_first[i]);
-        int in = key >= 0 ? e->needs->backward_in[at(e->plan, e->stage, key)] : -1;
+    for (int i = e->first_formed[unit + 1]; i-- > e->first_formed[unit];) {
+        int in = e->needs->backward_in[at(e->plan, e->stage, e->formed[i])];
         if (in >= 0 && e->plan->shipment[in].plain) {
             emit_receive(e, OP_WAIT, in, microbatch);
         }
     }
 }
 
-/* The gradient of a key that a unit of this stage made, if it has one. B of the FFN after it writes
- * that of a mid key, unless it is received. */
+/* The gradient of a key that a unit of this stage made, if it has one, unless B of a unit here has
+ * formed it. */
 static void expand_local_key(struct expansion *e, int key, int microbatch)
 {
-    bool mid = key >= 0 && e->plan->graph->key[key].kind == KEY_MID;
-    if (key >= 0 && e->plan->stage[e->stage].grad_slots[key] > 0 &&
-        (!mid || e->needs->backward_in[at(e->plan, e->stage, key)] >= 0)) {
+    if (e->plan->stage[e->stage].grad_slots[key] > 0 &&
+        e->needs->formed[at(e->plan, e->stage, key)] < 0) {
         expand_grad(e, key, microbatch);
     }
 }
@@ -390,8 +364,8 @@ static void expand_backward(struct expansion *e, int microbatch)
     const struct stage_plan *stage = &e->plan->stage[e->stage];
     for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
         emit_plain_waits(e, unit, microbatch);
-        for (int i = 0; i < KINDS; i++) {
-            expand_local_key(e, graph_product(e->plan->graph, unit, latest_first[i]), microbatch);
+        for (int i = e->first_formed[unit + 1]; i-- > e->first_formed[unit];) {
+            expand_local_key(e, e->formed[i], microbatch);
         }
         expand_backward_unit(e, unit, microbatch);
         if (e->plan->weights_at_once) {
@@ -408,9 +382,8 @@ static void expand_weights(struct expansion *e, int microbatch)
         if (!e->plan->weights_at_once) {
             emit_unit(e, OP_W, unit, microbatch);
         }
-        for (int i = 0; i < KINDS; i++) {
-            int key = graph_product(e->plan->graph, unit, latest_first[i]);
-            int in = key >= 0 ? e->needs->backward_in[at(e->plan, e->stage, key)] : -1;
+        for (int i = e->first_formed[unit + 1]; i-- > e->first_formed[unit];) {
+            int in = e->needs->backward_in[at(e->plan, e->stage, e->formed[i])];
             if (in >= 0) {
                 emit_next_post(e, in, microbatch);
             }
@@ -476,10 +449,34 @@ static bool expand_first_posts(struct expansion *e, struct rank_plan *out)
     return !e->list.failed;
 }
 
+/* Keys in the order of their formation. */
+static void expansion_sort_keys(struct expansion *e)
+{
+    const struct graph *graph = e->plan->graph;
+    int count = 0;
+    for (int unit = 0; unit < graph->units; unit++) {
+        e->first_formed[unit] = count;
+        for (int key = 0; key < graph->keys; key++) {
+            if (graph->key[key].producer != unit) {
+                continue;
+            }
+            int at = count++;
+            for (; at > e->first_formed[unit] &&
+                   graph->key[e->formed[at - 1]].order > graph->key[key].order;
+                 at--) {
+                e->formed[at] = e->formed[at - 1];
+            }
+            e->formed[at] = key;
+        }
+    }
+    e->first_formed[graph->units] = count;
+}
+
 static status_t expansion_run(struct expansion *e, const struct builder *builder,
                               struct phase_list *phases)
 {
     struct plan *plan = e->plan;
+    expansion_sort_keys(e);
     expansion_add_gradients(e);
     for (int rank = 0; rank < plan->ranks; rank++) {
         e->stage = rank; /* one stage a rank */
@@ -500,22 +497,26 @@ static status_t expansion_run(struct expansion *e, const struct builder *builder
 status_t plan_expand(struct plan *plan, const struct needs *needs, const struct builder *builder)
 {
     size_t pairs = (size_t)plan->stages * (size_t)plan->graph->keys;
-    size_t most = pairs + 5 * (size_t)plan->graph->units * (size_t)plan->graph->keys;
+    size_t most = pairs + (size_t)plan->graph->reads;
     struct phase_list phases = {.phase =
                                     calloc(4 * (size_t)plan->microbatches, sizeof *phases.phase)};
     struct expansion e = {.plan = plan, .needs = needs};
+    e.formed = calloc((size_t)plan->graph->keys + 1, sizeof *e.formed);
+    e.first_formed = calloc((size_t)plan->graph->units + 1, sizeof *e.first_formed);
     e.first_add = calloc(pairs + 1, sizeof *e.first_add);
     e.adds = calloc(pairs + 1, sizeof *e.adds);
     e.sent = calloc((size_t)plan->shipments + 1, sizeof *e.sent);
     plan->add = calloc(most + 1, sizeof *plan->add);
     status_t status = STATUS_OK;
-    if (phases.phase == NULL || e.first_add == NULL || e.adds == NULL || e.sent == NULL ||
-        plan->add == NULL) {
+    if (phases.phase == NULL || e.formed == NULL || e.first_formed == NULL || e.first_add == NULL ||
+        e.adds == NULL || e.sent == NULL || plan->add == NULL) {
         status = FAIL(STATUS_NOMEM, "no memory for the operations of a plan");
     } else {
         status = expansion_run(&e, builder, &phases);
     }
     free(phases.phase);
+    free(e.formed);
+    free(e.first_formed);
     free(e.first_add);
     free(e.adds);
     free(e.sent);

@@ -203,7 +203,23 @@ static uint64_t hash_shipment(const struct shipment *s, uint64_t hash)
 
 /* Structures of ints alone have no padding and are hashed as they are. */
 _Static_assert(sizeof(struct op) == 11 * sizeof(int), "struct op has padding");
-_Static_assert(sizeof(struct add) == 3 * sizeof(int), "struct add has padding");
+_Static_assert(sizeof(struct add) == sizeof(int), "struct add has padding");
+
+static uint64_t hash_graph(const struct graph *graph, uint64_t hash)
+{
+    for (int i = 0; i < graph->reads; i++) {
+        const struct read *r = &graph->read[i];
+        const int field[] = {r->unit, r->key, r->order, (int)r->kind, r->made, r->tag};
+        hash = hash_bytes(field, sizeof field, hash);
+    }
+    for (int key = 0; key < graph->keys; key++) {
+        const struct key *k = &graph->key[key];
+        const int64_t field[] = {k->producer, k->order, k->plain, k->bytes};
+        hash = hash_bytes(k->name, strlen(k->name), hash);
+        hash = hash_bytes(field, sizeof field, hash);
+    }
+    return hash;
+}
 
 uint64_t plan_hash(const struct plan *plan)
 {
@@ -213,13 +229,7 @@ uint64_t plan_hash(const struct plan *plan)
                         plan->weights_at_once, plan->shipments,    plan->adds};
     uint64_t hash = hash_bytes(size, sizeof size, 0);
     hash = hash_bytes(plan->schedule, strlen(plan->schedule), hash);
-    hash = hash_bytes(graph->reads,
-                      (size_t)graph->units * (size_t)graph->keys * sizeof *graph->reads, hash);
-    for (int key = 0; key < graph->keys; key++) {
-        const struct key *k = &graph->key[key];
-        const int64_t field[] = {k->kind, k->index, k->producer, k->bytes};
-        hash = hash_bytes(field, sizeof field, hash);
-    }
+    hash = hash_graph(graph, hash);
     for (int stage = 0; stage < plan->stages; stage++) {
         const struct stage_plan *s = &plan->stage[stage];
         const int field[] = {s->first_unit, s->units, s->frames};

@@ -14,11 +14,7 @@
 
 /* Refuses graphs that these passes cannot expand: malformed ones are our bug (STATUS_INTERNAL). */
 MUST_USE status_t graph_check(const struct graph *graph);
-/* Key of this kind that `unit` produces, or -1. */
-int graph_product(const struct graph *graph, int unit, enum key_kind kind);
-/* Uses by which `unit` adds to the key's gradient: a norm or a summary only if what it makes has a
- * gradient itself. A key has a gradient if some unit adds to it. */
-uint16_t graph_adds(const struct graph *graph, int unit, int key);
+/* A key has a gradient if some unit reads it, not only to make keys that have none. */
 bool graph_has_grad(const struct graph *graph, int key);
 
 /* ---- partition.c ---- */
@@ -32,14 +28,18 @@ MUST_USE status_t partition_make(struct plan *plan, const char *text);
 
 /* Lookups from (stage, key) at [stage * keys + key]; -1 where there is none. */
 struct needs {
+    bool *graded;                    /* [keys] has a gradient */
     int *low, *high;                 /* lowest and highest unit of the stage that reads the key */
     int *grad;                       /* some unit of the stage adds to the key's gradient */
+    int *formed;                     /* B of some unit of the stage forms it whole */
     int *forward_in;                 /* shipment that brings the key here */
     int *backward_in, *backward_out; /* shipment that brings and takes its gradient's sum */
 };
 /* Writes plan->shipment (slots still 0) and the lookups. */
 MUST_USE status_t needs_create(struct plan *plan, struct needs **out);
 void needs_destroy(struct needs *needs);
+/* Does the read add to the key's gradient? */
+bool needs_adds(const struct needs *needs, const struct read *read);
 
 /* ---- builders ---- */
 
@@ -83,10 +83,10 @@ struct checker {
 /* Writes the sentence and returns false; `index` is the operation's place in the rank's list. */
 bool check_refuse(const struct checker *checker, int rank, int index, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-/* Uses of the key that lead a gradient through the unit. Does a unit of the stage read the key? And
- * add to its gradient? Stage of a key's producer. Stage whose sum of the key's gradient reaches
- * stage `to`, the next adding one after it; -1 if none. */
-uint16_t check_uses(const struct checker *checker, int unit, int key);
+/* Does the read lead a gradient? Does a unit of the stage read the key? And add to its gradient? Stage
+ * of a key's producer. Stage whose sum of the key's gradient reaches stage `to`, the next adding one
+ * after it; -1 if none. */
+bool check_adds_read(const struct checker *checker, const struct read *read);
 bool check_reads(const struct plan *plan, int stage, int key);
 bool check_adds_to(const struct checker *checker, int stage, int key);
 int check_home(const struct plan *plan, int key);

@@ -57,9 +57,8 @@ static struct stage_cost stage_cost(const struct plan *plan, int stage)
 static const char *stage_units(const struct plan *plan, int stage, char *buffer)
 {
     const struct stage_plan *s = &plan->stage[stage];
-    char first[NAME / 3], last[NAME / 3];
-    unit_print(&plan->graph->unit[s->first_unit], first, sizeof first);
-    unit_print(&plan->graph->unit[s->first_unit + s->units - 1], last, sizeof last);
+    const char *first = plan->graph->unit[s->first_unit].name;
+    const char *last = plan->graph->unit[s->first_unit + s->units - 1].name;
     if (s->units == 1) {
         snprintf(buffer, NAME, "%s", first);
     } else {

@@ -27,21 +27,16 @@ static const char *op_key_print(const struct plan *plan, const struct op *op, ch
 {
     const struct shipment *s = op_shipment(plan, op);
     bool gradient = op->kind == OP_GRAD || (s != NULL && s->backward);
-    char name[NAME - 1] = "?";
-    if (op->key >= 0 && op->key < plan->graph->keys) {
-        key_print(&plan->graph->key[op->key], name, sizeof name);
-    }
-    snprintf(buffer, NAME, "%s%s", gradient ? "d" : "", name);
+    bool known = op->key >= 0 && op->key < plan->graph->keys;
+    snprintf(buffer, NAME, "%s%s", gradient ? "d" : "",
+             known ? plan->graph->key[op->key].name : "?");
     return buffer;
 }
 
-static const char *op_unit_print(const struct plan *plan, const struct op *op, char *buffer)
+static const char *op_unit_name(const struct plan *plan, const struct op *op)
 {
-    snprintf(buffer, NAME, "?");
-    if (op->unit >= 0 && op->unit < plan->graph->units) {
-        unit_print(&plan->graph->unit[op->unit], buffer, NAME);
-    }
-    return buffer;
+    bool known = op->unit >= 0 && op->unit < plan->graph->units;
+    return known ? plan->graph->unit[op->unit].name : "?";
 }
 
 const char *op_print(const struct plan *plan, const struct op *op, char *buffer, size_t size)
@@ -70,7 +65,7 @@ const char *op_print(const struct plan *plan, const struct op *op, char *buffer,
     case OP_B:
     case OP_W:
         snprintf(buffer, size, "%s of %s, microbatch %d", op_kind_name(op->kind),
-                 op_unit_print(plan, op, name), m);
+                 op_unit_name(plan, op), m);
         break;
     case OP_GRAD:
         snprintf(buffer, size, "form %s of microbatch %d", op_key_print(plan, op, name), m);
@@ -88,20 +83,16 @@ const char *op_print(const struct plan *plan, const struct op *op, char *buffer,
 static void adds_print(const struct plan *plan, const struct op *op, FILE *out)
 {
     for (int i = 0; i < op->adds; i++) {
-        const struct add *add = &plan->add[op->first_add + i];
-        char name[NAME] = "";
-        if (add->key >= 0) {
-            key_print(&plan->graph->key[add->key], name, sizeof name);
-        } else if (add->unit >= 0) {
-            unit_print(&plan->graph->unit[add->unit], name, sizeof name);
+        int index = plan->add[op->first_add + i].read;
+        const char *sign = i == 0 ? "=" : "+";
+        if (index == ADD_RECEIVED) {
+            fprintf(out, " %s received", sign);
+            continue;
         }
-        static const char *const what[] = {[ADD_RECEIVED] = "received",
-                                           [ADD_AGGREGATE] = "aggregate of ",
-                                           [ADD_GENERATOR] = "generator of ",
-                                           [ADD_DIRECT] = "direct use of ",
-                                           [ADD_NORM] = "norm ",
-                                           [ADD_SUMMARY] = "summary "};
-        fprintf(out, " %s %s%s", i == 0 ? "=" : "+", what[add->kind], name);
+        const struct read *read = &plan->graph->read[index];
+        fprintf(out, " %s %s %s", sign, read->what,
+                read->kind == READ_MAKES ? plan->graph->key[read->made].name
+                                         : plan->graph->unit[read->unit].name);
     }
 }
 
@@ -133,7 +124,7 @@ static void op_line(const struct plan *plan, const struct op *op, FILE *out)
         adds_print(plan, op, out);
         break;
     default:
-        fprintf(out, "%-8s frame %d", op_unit_print(plan, op, name), op->frame);
+        fprintf(out, "%-8s frame %d", op_unit_name(plan, op), op->frame);
         if (op->slot >= 0) {
             fprintf(out, ", gradient slot %d", op->slot);
         }

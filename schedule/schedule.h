@@ -1,25 +1,24 @@
 /* schedule.h - the door of schedule/: who does what when, as plain data.
  *
- * Input: a graph (units, keys, who reads which key), a number of stages and of microbatches.
+ * Input: a graph (units, keys, reads), a number of stages and of microbatches.
  * Output: a plan: partition, shipments, and for every rank the exact operations of one step, in
  * order. Builders (gpipe.c, one_f_one_b.c, forward.c) emit coarse compute operations; passes.c
  * expands them to units and adds waits, puts, slots and the order in which every gradient is added
  * up; plan_check proves the result; plan_print draws it; runtime/executor.c walks it. This room
- * sees no CUDA, no MPI and no model.
+ * sees no CUDA, no MPI and no model: what a key or a read means is known to whoever fills the graph.
  *
  * Words (docs/architecture.md):
- *   unit      what a partition moves: embedding, attention i, FFN i, head. Numbered 0..units-1 in
- *             the order of the forward pass.
- *   key       a tensor that one unit produces and later units read (X_j, H_i, summaries, raw X_j).
- *             A unit forms its raw key first, of that its hidden key, of several hidden ones (its own
- *             the last) a summary. One that nobody reads has no gradient and is not shipped.
+ *   unit      what a partition moves. Numbered 0..units-1 in the order of the forward pass.
+ *   key       a tensor that one unit forms and that units read: later ones, or the same unit when it
+ *             makes another key of it. A key that nobody reads has no gradient and is not shipped.
+ *   read      a unit reads a key. It says how the key's gradient gets the unit's contribution.
  *   stage     contiguous run of units; rank r hosts stages r, r + ranks, ... (V = stages / ranks).
  *   shipment  (key, from stage, to stage, direction): one message per microbatch.
  *
  * Forward a key goes from its producer straight to every stage that reads it. Backward the running
  * sum of its gradient is relayed: from the last reading stage to the one before it, and so on to
- * the producer; each adds its own consumers in descending order. So both directions ship the same
- * bytes, and the additions happen in the order of a single rank.
+ * the producer; each adds its own reads, units descending. So both directions ship the same bytes,
+ * and the additions happen in the order of a single rank.
  */
 #ifndef SCHEDULE_SCHEDULE_H
 #define SCHEDULE_SCHEDULE_H
@@ -33,77 +32,87 @@
 
 /* ---- the graph: what the model says about itself ---- */
 
-enum unit_kind { UNIT_EMBED, UNIT_ATTENTION, UNIT_FFN, UNIT_HEAD };
+enum { GRAPH_NAME = 16 }; /* bytes of a name, the final 0 included */
 
 /* Bytes that a unit works in. */
 struct unit_bytes {
     int64_t frame;    /* of each microbatch in flight: its keys, and what F leaves for B and W */
     int64_t backward; /* of the microbatch in backward: what B leaves for GRAD and W */
-    int64_t shared; /* while F, B or W runs (B to W with weights_at_once): the units of a rank take
-                         turns in the largest one's */
+    /* While F, B or W runs (B to W with weights_at_once). The units of a rank take turns in the
+     * largest one's. */
+    int64_t shared;
 };
 
 struct unit {
-    enum unit_kind kind;
-    int layer;      /* 1..L; 0 for the embedding, L+1 for the head */
-    bool may_start; /* a stage may begin with this unit */
+    char name[GRAPH_NAME]; /* for people: "attn 3" */
+    /* Units with the same number from 1 on are kept together by the partition "layers"; the numbers
+     * ascend without gaps. 0: before the first or after the last of them. */
+    int layer;
+    bool may_start;                                  /* a stage may begin with this unit */
     double forward_cost, backward_cost, weight_cost; /* FLOPs of a microbatch */
     int64_t parameter_bytes; /* of the weights in the compute dtype, which operations read */
     int64_t master_bytes;    /* training: of float32 weights beside them; 0: they are float32 */
-    int64_t gradient_bytes;  /* training: of the weights' gradients, float32; each of the
-                                optimizer's two moments takes as much */
+    /* Training: of the weights' gradients, float32. Each of the optimizer's two moments takes as
+     * much. */
+    int64_t gradient_bytes;
     struct unit_bytes training, evaluation;
 };
 
-enum key_kind {
-    KEY_HIDDEN,  /* X_j */
-    KEY_MID,     /* H_i, between attention and FFN of layer i */
-    KEY_SUMMARY, /* summary of a block of layers */
-    KEY_RAW      /* X_i beside its normed key (PrePostNorm) */
-};
-
 struct key {
-    enum key_kind kind;
-    int index;     /* j, i or block number: "X_3", "H_3", "S_1" */
-    int producer;  /* unit */
+    char name[GRAPH_NAME]; /* for people: "X_3" */
+    int producer;          /* unit */
+    int order; /* of formation among the keys of its unit, ascending; no two are equal */
+    /* A pipeline of plain layers would hand it on from this unit too: then its way to the next stage
+     * counts as plain traffic, not as dense. */
+    bool plain;
     int64_t bytes; /* of one microbatch in the compute dtype */
 };
 
-/* How a unit uses a key: any combination. The order of additions into the key's gradient follows
- * the bits: ways q, k, v, r of the aggregate, then the generator's path, then direct uses. */
-enum read_use {
-    READ_Q = 1,
-    READ_K = 2,
-    READ_V = 4,
-    READ_R = 8,
-    READ_GENERATOR = 16, /* the newest key makes the weights */
-    READ_DIRECT = 32,    /* some ways take X_i itself */
-    READ_MID = 64,       /* the FFN reads H_i; its backward forms H_i's gradient whole */
-    READ_NORM = 128,     /* normed by the reading unit, its producer, into its KEY_HIDDEN */
-    READ_SUMMARY = 256   /* enters the KEY_SUMMARY formed by the reading unit */
+/* How the gradient of a key gets what a read contributes. */
+enum read_kind {
+    READ_LEAVES, /* B of the unit leaves it in memory of its own, and a GRAD adds it */
+    READ_FORMS,  /* the key has no other read: B of the unit forms its whole gradient */
+    READ_MAKES /* F of the unit makes the key `made` of it; a GRAD adds it from that one's gradient */
+};
+
+struct read {
+    int unit, key;
+    int order; /* of this unit's additions to this key's gradient, ascending; no two are equal */
+    enum read_kind kind;
+    int made;         /* READ_MAKES: a key of the same unit, formed after this one; else -1 */
+    int tag;          /* the model's, which gets it back with the addition */
+    const char *what; /* for people: "aggregate of" the unit, "norm" of the key made; static */
 };
 
 struct graph {
-    int units, keys;
+    int units, keys, reads;
     struct unit *unit;
     struct key *key;
-    uint16_t *reads; /* [units][keys] of enum read_use */
+    struct read *read; /* by unit, then key, then order */
+    int *first_read;   /* [units + 1] of each unit in `read` */
+    int capacity;      /* of `read` */
 };
 
-uint16_t graph_reads(const struct graph *graph, int unit, int key);
-/* Short name, "attn 3" / "X_3"; returns `buffer`. */
-const char *unit_print(const struct unit *unit, char *buffer, size_t size);
-const char *key_print(const struct key *key, char *buffer, size_t size);
+/* Everything zero, to be filled in; then the reads in any order; then graph_finish, which sorts them.
+ * graph_fini frees the tables, also of a graph that is all zero. */
+MUST_USE status_t graph_init(struct graph *graph, int units, int keys);
+MUST_USE status_t graph_add_read(struct graph *graph, const struct read *read);
+void graph_finish(struct graph *graph);
+void graph_fini(struct graph *graph);
+
+bool graph_reads(const struct graph *graph, int unit, int key);
+/* The key whose gradient B of the unit forms whole, or -1. */
+int graph_formed_by(const struct graph *graph, int unit);
 
 /* ---- the plan ---- */
 
 enum op_kind {
     OP_POST, /* arrival slot is free: microbatch's message may land in it (the credit) */
     OP_WAIT, /* until the message has landed; before a unit plain ones first, then dense ones as sent */
-    OP_F,    /* forward of a unit; for the head also loss, its input and weight gradient */
+    OP_F,    /* forward of a unit */
     OP_PUT,  /* start sending; the source stays untouched until OP_SENT */
     OP_SENT, /* until the source of a put may be overwritten */
-    OP_B,    /* gradients of a unit's inputs; an aggregate's dA and generator path included */
+    OP_B,    /* gradients of a unit's inputs */
     OP_GRAD, /* form a key's gradient on this stage: the additions add[first .. first + adds) */
     OP_W,    /* gradients of a unit's weights */
     OP_NORM, /* exchange the gradient norm and the losses of the step, decide */
@@ -112,18 +121,10 @@ enum op_kind {
 };
 const char *op_kind_name(enum op_kind kind);
 
-enum add_kind {
-    ADD_RECEIVED,  /* the running sum of the later stages (already in the slot) */
-    ADD_AGGREGATE, /* consumer `unit`: sum over its ways of A * dxbar */
-    ADD_GENERATOR, /* path through the weight generator of `unit` */
-    ADD_DIRECT,    /* ways of `unit` that take the key itself */
-    ADD_NORM,      /* from the gradient of the normed key `key` that `unit` made of this one */
-    ADD_SUMMARY    /* from the gradient of the summary `key` that `unit` formed */
-};
+/* An addition to a key's gradient. */
+enum { ADD_RECEIVED = -1 }; /* the running sum of the later stages, already in the slot */
 struct add {
-    enum add_kind kind;
-    int unit; /* -1 for ADD_RECEIVED */
-    int key;  /* ADD_NORM, ADD_SUMMARY: the key made of this one; else -1 */
+    int read; /* of graph.read, or ADD_RECEIVED */
 };
 
 struct op {
@@ -135,17 +136,18 @@ struct op {
     int shipment;   /* OP_POST, OP_WAIT, OP_PUT, OP_SENT; else -1 */
     int frame;      /* F, B, GRAD, W: the microbatch's activation frame on this stage;
                        PUT/SENT forward: frame the key is sent from; else -1 */
-    int slot;       /* POST, WAIT: arrival slot. GRAD: slot of the key's gradient on this stage (the
-                       arrival slot when a sum is received). B of an FFN: slot of H_i's gradient.
-                       PUT: the receiver's arrival slot */
-    int source;     /* PUT/SENT backward: gradient slot it is sent from; else -1 */
+    /* POST, WAIT: arrival slot. GRAD: slot of the key's gradient on this stage (the arrival slot when
+     * a sum is received). B that forms a gradient (READ_FORMS): its slot. PUT: the receiver's arrival
+     * slot. Else -1. */
+    int slot;
+    int source;          /* PUT/SENT backward: gradient slot it is sent from; else -1 */
     int first_add, adds; /* OP_GRAD: range of plan.add */
 };
 
 struct shipment {
     int key, from, to; /* stages */
     bool backward;
-    bool plain;    /* newest key (raw too) or H_i to the next stage, or its gradient */
+    bool plain;    /* a plain key of a stage's last unit to the next stage, or its gradient */
     int64_t bytes; /* a microbatch */
     int slots;     /* arrival slots at `to` */
 };

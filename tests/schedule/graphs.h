@@ -4,11 +4,16 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "schedule/schedule.h"
 
 enum { GRAPH_KEY_BYTES = 1000 };
+
+/* Units and reads of these models; schedule/ knows neither. */
+enum test_unit { EMBED, ATTENTION, FFN, HEAD };
+enum test_read { AGGREGATE, GENERATOR, DIRECT, MID, NORM, SUMMARY };
 
 /* What a test's model looks like; all zero but the layers: a plain transformer. */
 struct graph_test {
@@ -80,55 +85,78 @@ static inline int graph_test_summary(const struct graph_test *test, int c)
     return 2 * test->layers + 1 + (test->raw != RAW_NONE ? test->layers + 1 : 0) + c;
 }
 
-static inline void graph_test_unit(struct graph *graph, int unit, enum unit_kind kind, int layer)
+static inline void graph_test_unit(struct graph *graph, int unit, enum test_unit kind, int layer)
 {
+    static const char *const name[] = {"embed", "attn", "ffn", "head"};
+    bool in_layer = kind == ATTENTION || kind == FFN;
     graph->unit[unit] = (struct unit){
-        .kind = kind,
-        .layer = layer,
+        .layer = in_layer ? layer : 0,
         .may_start = unit > 0,
-        .forward_cost = kind == UNIT_EMBED ? 0
-                        : kind == UNIT_FFN ? 20
-                                           : 10 + layer,
-        .backward_cost = kind == UNIT_EMBED ? 0
-                         : kind == UNIT_FFN ? 20
-                                            : 12 + 2 * layer,
-        .weight_cost = kind == UNIT_EMBED ? 1
-                       : kind == UNIT_FFN ? 20
-                                          : 10,
+        .forward_cost = kind == EMBED ? 0
+                        : kind == FFN ? 20
+                                      : 10 + layer,
+        .backward_cost = kind == EMBED ? 0
+                         : kind == FFN ? 20
+                                       : 12 + 2 * layer,
+        .weight_cost = kind == EMBED ? 1
+                       : kind == FFN ? 20
+                                     : 10,
         .parameter_bytes = 4096,
         .gradient_bytes = 4096,
         .training = {.frame = 8192, .backward = 512},
         .evaluation = {.frame = 8192},
     };
+    snprintf(graph->unit[unit].name, GRAPH_NAME, in_layer ? "%s %d" : "%s", name[kind], layer);
 }
 
-static inline void graph_test_read(struct graph *graph, int unit, int key, int use)
+/* `made`: the key that the unit makes of this one, or -1. */
+static inline void graph_test_read(struct graph *graph, int unit, int key, enum test_read how,
+                                   int made)
 {
-    uint16_t *cell = &graph->reads[unit * graph->keys + key];
-    *cell = (uint16_t)(*cell | use);
+    static const char *const what[] = {"aggregate of", "generator of", "direct use of",
+                                       "backward of",  "norm",         "summary"};
+    const struct read read = {.unit = unit,
+                              .key = key,
+                              .order = how,
+                              .kind = made >= 0    ? READ_MAKES
+                                      : how == MID ? READ_FORMS
+                                                   : READ_LEAVES,
+                              .made = made,
+                              .tag = how,
+                              .what = what[how]};
+    if (graph_add_read(graph, &read) != STATUS_OK) {
+        abort();
+    }
+}
+
+static inline void graph_test_key(struct graph *graph, int key, const char *letter, int index,
+                                  int producer, int order)
+{
+    graph->key[key] = (struct key){
+        .producer = producer, .order = order, .plain = letter[0] != 'S', .bytes = GRAPH_KEY_BYTES};
+    snprintf(graph->key[key].name, GRAPH_NAME, "%s_%d", letter, index);
 }
 
 /* What the unit after layer i (attention i + 1 or the head) reads. */
 static inline void graph_test_consumer(struct graph *graph, const struct graph_test *test, int i)
 {
     int unit = 2 * i + 1;
-    int ways = graph->unit[unit].kind == UNIT_HEAD ? READ_R : READ_Q | READ_K | READ_V | READ_R;
     bool aggregates = graph_test_aggregates(test, i);
     int newest = test->raw != RAW_NONE ? graph_test_raw(test, i) : graph_test_hidden(i);
     if (!aggregates || test->raw == RAW_ADDED) {
-        graph_test_read(graph, unit, newest, READ_DIRECT);
+        graph_test_read(graph, unit, newest, DIRECT, -1);
     }
     if (aggregates && test->raw != RAW_STATIC) {
-        graph_test_read(graph, unit, newest, READ_GENERATOR);
+        graph_test_read(graph, unit, newest, GENERATOR, -1);
     }
     for (int j = 0; j <= i; j++) {
         if (graph_test_connects(test, i, j)) {
-            graph_test_read(graph, unit, graph_test_hidden(j), ways);
+            graph_test_read(graph, unit, graph_test_hidden(j), AGGREGATE, -1);
         }
     }
     for (int c = 0; c < graph_test_summaries(test); c++) {
         if (graph_test_sums(test, i, c)) {
-            graph_test_read(graph, unit, graph_test_summary(test, c), ways);
+            graph_test_read(graph, unit, graph_test_summary(test, c), AGGREGATE, -1);
         }
     }
 }
@@ -137,18 +165,18 @@ static inline void graph_test_consumer(struct graph *graph, const struct graph_t
 static inline void graph_test_products(struct graph *graph, const struct graph_test *test, int j)
 {
     int unit = 2 * j, hidden = graph_test_hidden(j);
-    graph->key[hidden] = (struct key){KEY_HIDDEN, j, unit, GRAPH_KEY_BYTES};
+    graph_test_key(graph, hidden, "X", j, unit, 1);
     if (test->raw != RAW_NONE) {
-        graph->key[graph_test_raw(test, j)] = (struct key){KEY_RAW, j, unit, GRAPH_KEY_BYTES};
-        graph_test_read(graph, unit, graph_test_raw(test, j), READ_NORM);
+        graph_test_key(graph, graph_test_raw(test, j), "R", j, unit, 0);
+        graph_test_read(graph, unit, graph_test_raw(test, j), NORM, hidden);
     }
     int c = test->block > 0 && j > 0 && j % test->block == 0 ? j / test->block - 1 : -1;
     if (c < 0 || c >= graph_test_summaries(test)) {
         return;
     }
-    graph->key[graph_test_summary(test, c)] = (struct key){KEY_SUMMARY, c, unit, GRAPH_KEY_BYTES};
+    graph_test_key(graph, graph_test_summary(test, c), "S", c, unit, 2);
     for (int i = c * test->block + 1; i <= j; i++) {
-        graph_test_read(graph, unit, graph_test_hidden(i), READ_SUMMARY);
+        graph_test_read(graph, unit, graph_test_hidden(i), SUMMARY, graph_test_summary(test, c));
     }
 }
 
@@ -156,25 +184,24 @@ static inline void graph_test_products(struct graph *graph, const struct graph_t
 static inline struct graph *graph_test_make(const struct graph_test *test)
 {
     struct graph *graph = calloc(1, sizeof *graph);
-    int layers = test->layers;
-    graph->units = 2 * layers + 2;
-    graph->keys = graph_test_summary(test, graph_test_summaries(test));
-    graph->unit = calloc((size_t)graph->units, sizeof *graph->unit);
-    graph->key = calloc((size_t)graph->keys, sizeof *graph->key);
-    graph->reads = calloc((size_t)graph->units * (size_t)graph->keys, sizeof *graph->reads);
-    graph_test_unit(graph, 0, UNIT_EMBED, 0);
-    for (int i = 1; i <= layers; i++) {
-        graph_test_unit(graph, 2 * i - 1, UNIT_ATTENTION, i);
-        graph_test_unit(graph, 2 * i, UNIT_FFN, i);
-        int mid = graph_test_mid(test, i);
-        graph->key[mid] = (struct key){KEY_MID, i, 2 * i - 1, GRAPH_KEY_BYTES};
-        graph_test_read(graph, 2 * i, mid, READ_MID);
+    int layers = test->layers, keys = graph_test_summary(test, graph_test_summaries(test));
+    if (!graph || graph_init(graph, 2 * layers + 2, keys) != STATUS_OK) {
+        abort();
     }
-    graph_test_unit(graph, 2 * layers + 1, UNIT_HEAD, layers + 1);
+    graph_test_unit(graph, 0, EMBED, 0);
+    for (int i = 1; i <= layers; i++) {
+        graph_test_unit(graph, 2 * i - 1, ATTENTION, i);
+        graph_test_unit(graph, 2 * i, FFN, i);
+        int mid = graph_test_mid(test, i);
+        graph_test_key(graph, mid, "H", i, 2 * i - 1, 0);
+        graph_test_read(graph, 2 * i, mid, MID, -1);
+    }
+    graph_test_unit(graph, 2 * layers + 1, HEAD, layers + 1);
     for (int i = 0; i <= layers; i++) {
         graph_test_products(graph, test, i);
         graph_test_consumer(graph, test, i);
     }
+    graph_finish(graph);
     return graph;
 }
 
@@ -208,9 +235,7 @@ enum { GRAPH_VARIANTS = sizeof graph_test_variants / sizeof graph_test_variants[
 
 static inline void graph_test_destroy(struct graph *graph)
 {
-    free(graph->unit);
-    free(graph->key);
-    free(graph->reads);
+    graph_fini(graph);
     free(graph);
 }
 

@@ -178,7 +178,7 @@ static void touch_keys_read(struct touches *out, const struct plan *plan, const 
                 touch(out, false, SLOT, s->to, key, op->microbatch % s->slots);
             }
         }
-        if (op->kind == OP_B && (graph_reads(plan->graph, op->unit, key) & READ_MID)) {
+        if (op->kind == OP_B && graph_formed_by(plan->graph, op->unit) == key) {
             touch_gradient(out, plan, op->stage, key, op->microbatch, true);
         }
     }
@@ -230,11 +230,12 @@ static void touches_of(const struct plan *plan, const struct op *op, struct touc
     } else if (op->kind == OP_GRAD) {
         touch_gradient(out, plan, op->stage, op->key, op->microbatch, true);
         for (int i = op->first_add; i < op->first_add + op->adds; i++) {
-            const struct add *add = &plan->add[i];
-            if (add->key >= 0) { /* made of this key on this stage */
-                touch_gradient(out, plan, op->stage, add->key, op->microbatch, false);
-            } else if (add->unit >= 0) {
-                touch(out, false, LEFTOVER, add->unit, 0, 0);
+            int index = plan->add[i].read;
+            const struct read *read = index >= 0 ? &plan->graph->read[index] : NULL;
+            if (read && read->kind == READ_MAKES) { /* made of this key on this stage */
+                touch_gradient(out, plan, op->stage, read->made, op->microbatch, false);
+            } else if (read) {
+                touch(out, false, LEFTOVER, read->unit, 0, 0);
             }
         }
     }
@@ -438,8 +439,8 @@ static void wrong_additions(struct plan *plan)
         plan->add[i + 1] = first;
         assert_found(plan, "an addition doubled", -1, -1);
         plan->add[i + 1] = second;
-        assert_number_matters(plan, &plan->add[i].unit, 1, "another unit adds");
-        assert_number_matters(plan, &plan->add[i].key, 1, "another key is added");
+        assert_number_matters(plan, &plan->add[i].read, 1, "another read adds");
+        assert_number_matters(plan, &plan->add[i].read, -1, "another read adds");
     }
 }
 

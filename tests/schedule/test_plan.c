@@ -34,7 +34,7 @@ static const char *any_partition(int units, int stages, unsigned seed, char *tex
 }
 
 /* Serial additions of a key: those of all stages, last stage first, without the sums received. */
-static int serial_adds(const struct plan *plan, int key, struct add *out)
+static int serial_adds(const struct plan *plan, int key, int *out)
 {
     int count = 0;
     for (int stage = plan->stages; stage-- > 0;) {
@@ -45,8 +45,8 @@ static int serial_adds(const struct plan *plan, int key, struct add *out)
                 continue;
             }
             for (int a = op->first_add; a < op->first_add + op->adds; a++) {
-                if (plan->add[a].kind != ADD_RECEIVED) {
-                    out[count++] = plan->add[a];
+                if (plan->add[a].read != ADD_RECEIVED) {
+                    out[count++] = plan->add[a].read;
                 }
             }
         }
@@ -56,7 +56,7 @@ static int serial_adds(const struct plan *plan, int key, struct add *out)
 
 static void assert_same_order(const struct plan *plan, const struct plan *serial)
 {
-    struct add a[64], b[64];
+    int a[64], b[64];
     for (int key = 0; key < plan->graph->keys && plan->training; key++) {
         int count = serial_adds(plan, key, a);
         assert_int_equal(count, serial_adds(serial, key, b));
@@ -210,70 +210,82 @@ static void check_layout(const struct graph *graph, const struct plan *serial,
 
 /* ---- the order of additions, from the rule of the connections ---- */
 
-static int push_add(struct add *out, int count, enum add_kind kind, int unit, int key)
+/* An addition as the rule of the connections knows it: how which unit reads, and what it makes. */
+struct addition {
+    enum test_read how;
+    int unit, made;
+};
+
+static int push_add(struct addition *out, int count, enum test_read how, int unit, int made)
 {
-    out[count] = (struct add){kind, unit, key};
+    out[count] = (struct addition){how, unit, made};
     return count + 1;
 }
 
 /* The mean's share comes before all consumers but for the block's last layer, where it is last. */
-static int hidden_adds(const struct graph_test *test, int j, struct add *out)
+static int hidden_adds(const struct graph_test *test, int j, struct addition *out)
 {
     int count = 0;
     int c = test->block > 0 && j > 0 ? (j - 1) / test->block : graph_test_summaries(test);
     bool summed = c < graph_test_summaries(test), last = summed && j % test->block == 0;
     int ffn = 2 * (c + 1) * test->block, summary = graph_test_summary(test, c);
     if (summed && !last) {
-        count = push_add(out, count, ADD_SUMMARY, ffn, summary);
+        count = push_add(out, count, SUMMARY, ffn, summary);
     }
     for (int i = test->layers; i >= j; i--) {
         if (graph_test_connects(test, i, j)) {
-            count = push_add(out, count, ADD_AGGREGATE, 2 * i + 1, -1);
+            count = push_add(out, count, AGGREGATE, 2 * i + 1, -1);
             bool makes = i == j && test->raw == RAW_NONE;
-            count = makes ? push_add(out, count, ADD_GENERATOR, 2 * i + 1, -1) : count;
+            count = makes ? push_add(out, count, GENERATOR, 2 * i + 1, -1) : count;
         } else if (i == j && test->raw == RAW_NONE) {
-            count = push_add(out, count, ADD_DIRECT, 2 * i + 1, -1);
+            count = push_add(out, count, DIRECT, 2 * i + 1, -1);
         }
     }
-    return last ? push_add(out, count, ADD_SUMMARY, ffn, summary) : count;
+    return last ? push_add(out, count, SUMMARY, ffn, summary) : count;
 }
 
-static int raw_adds(const struct graph_test *test, int j, struct add *out)
+static int raw_adds(const struct graph_test *test, int j, struct addition *out)
 {
-    struct add hidden[64];
+    struct addition hidden[64];
     int count = 0;
     bool aggregates = graph_test_aggregates(test, j);
     if (aggregates && test->raw != RAW_STATIC) {
-        count = push_add(out, count, ADD_GENERATOR, 2 * j + 1, -1);
+        count = push_add(out, count, GENERATOR, 2 * j + 1, -1);
     }
     if (!aggregates || test->raw == RAW_ADDED) {
-        count = push_add(out, count, ADD_DIRECT, 2 * j + 1, -1);
+        count = push_add(out, count, DIRECT, 2 * j + 1, -1);
     }
     bool flows = hidden_adds(test, j, hidden) > 0;
-    return flows ? push_add(out, count, ADD_NORM, 2 * j, graph_test_hidden(j)) : count;
+    return flows ? push_add(out, count, NORM, 2 * j, graph_test_hidden(j)) : count;
 }
 
-static int summary_adds(const struct graph_test *test, int c, struct add *out)
+static int summary_adds(const struct graph_test *test, int c, struct addition *out)
 {
     int count = 0;
     for (int i = test->layers; i >= 0; i--) {
         if (graph_test_sums(test, i, c)) {
-            count = push_add(out, count, ADD_AGGREGATE, 2 * i + 1, -1);
+            count = push_add(out, count, AGGREGATE, 2 * i + 1, -1);
         }
     }
     return count;
 }
 
-static void assert_adds(const struct plan *plan, int key, const struct add *want, int count)
+static void assert_adds(const struct plan *plan, int key, const struct addition *want, int count)
 {
-    struct add is[64];
+    int is[64];
     assert_int_equal(serial_adds(plan, key, is), count);
-    assert_memory_equal(is, want, (size_t)count * sizeof is[0]);
+    for (int i = 0; i < count; i++) {
+        const struct read *read = &plan->graph->read[is[i]];
+        assert_int_equal(read->key, key);
+        assert_int_equal(read->tag, want[i].how);
+        assert_int_equal(read->unit, want[i].unit);
+        assert_int_equal(read->made, want[i].made);
+    }
 }
 
 static void assert_serial_order(const struct plan *serial, const struct graph_test *test)
 {
-    struct add want[64];
+    struct addition want[64];
     for (int j = 0; j <= test->layers; j++) {
         assert_adds(serial, graph_test_hidden(j), want, hidden_adds(test, j, want));
         if (test->raw != RAW_NONE) {
@@ -494,12 +506,16 @@ static void test_unread(void **state)
     static const struct graph_test test = {
         .layers = 4, .dilation = 1, .block = 2, .raw = RAW_ADDED};
     struct graph *graph = graph_test_make(&test);
-    for (int unit = 0; unit < graph->units; unit++) {
-        graph->reads[unit * graph->keys + 14] = 0; /* S_0 */
-        bool summary = unit == 4;
-        graph->reads[unit * graph->keys + 1] = summary ? READ_SUMMARY : 0; /* X_1 */
-        graph->reads[unit * graph->keys + 4] = 0;                          /* X_4 */
+    int kept = 0;
+    for (int i = 0; i < graph->reads; i++) {
+        const struct read *read = &graph->read[i];
+        bool gone = read->key == 14 || read->key == 4 || (read->key == 1 && read->tag != SUMMARY);
+        if (!gone) { /* of S_0 and X_4 nothing is left, of X_1 that S_0 is made of it */
+            graph->read[kept++] = *read;
+        }
     }
+    graph->reads = kept;
+    graph_finish(graph);
     struct plan *plan = plan_make(graph, 3, 3, "1f1b", "3,3,4", 1);
     static const int unread[] = {1, 4, 14};
     for (int stage = 0; stage < plan->stages; stage++) {

@@ -36,7 +36,49 @@ static void test_refusals(void **state)
 
 /* ---- lawfulness of graphs ---- */
 
-enum change { READ, KIND, PRODUCER };
+enum change { ADD_READ, DROP_READ, MADE, KIND, PRODUCER, ORDER };
+
+struct change_case {
+    enum change change;
+    int unit, key, value; /* of the read; the key made, a read's kind, a key's producer or order */
+    const char *says;
+};
+
+static struct read *find_read(struct graph *graph, int unit, int key)
+{
+    for (int i = 0; i < graph->reads; i++) {
+        if (graph->read[i].unit == unit && graph->read[i].key == key) {
+            return &graph->read[i];
+        }
+    }
+    return NULL;
+}
+
+static void apply(const struct change_case *change, struct graph *graph)
+{
+    struct read *read = find_read(graph, change->unit, change->key);
+    switch (change->change) {
+    case ADD_READ:
+        graph_test_read(graph, change->unit, change->key, (enum test_read)change->value, -1);
+        break;
+    case DROP_READ:
+        *read = graph->read[--graph->reads];
+        break;
+    case MADE:
+        read->made = change->value;
+        break;
+    case KIND:
+        read->kind = (enum read_kind)change->value;
+        break;
+    case PRODUCER:
+        graph->key[change->key].producer = change->value;
+        break;
+    case ORDER:
+        graph->key[change->key].order = change->value;
+        break;
+    }
+    graph_finish(graph);
+}
 
 /* A graph of raw keys and blocks of two layers with one thing changed is our bug, in words. */
 static void test_graph_rules(void **state)
@@ -45,44 +87,32 @@ static void test_graph_rules(void **state)
     static const struct graph_test test = {
         .layers = 4, .dilation = 1, .block = 2, .raw = RAW_ADDED};
     /* keys: X_0..X_4 0..4, H_1..H_4 5..8, R_0..R_4 9..13, S_0 14 made by ffn 2 (unit 4) */
-    static const struct {
-        enum change change;
-        int unit, key, value; /* READ: uses; KIND, PRODUCER: of the key */
-        const char *says;
-    } cases[] = {
-        {READ, 4, 2, READ_SUMMARY | READ_DIRECT, "X_2 cannot be read by ffn 2"},
-        {READ, 4, 2, READ_NORM, "X_2 cannot be read by ffn 2"},
-        {READ, 6, 1, READ_SUMMARY, "X_1 cannot be read by ffn 3"},
-        {READ, 4, 3, READ_SUMMARY, "X_3 cannot be read by ffn 2"},
-        {READ, 3, 2, READ_R, "X_2 cannot be read by attn 2"},
-        {READ, 4, 11, 0, "R_2 is not normed"},
-        {READ, 4, 11, READ_NORM | READ_DIRECT, "R_2 cannot be read by ffn 2"},
-        {READ, 5, 11, READ_R, "R_2 cannot be read by attn 3"},
-        {READ, 5, 11, READ_NORM, "R_2 cannot be read by attn 3"},
-        {READ, 7, 11, READ_DIRECT, "R_2 cannot be read by attn 4"},
-        {READ, 5, 14, READ_DIRECT, "S_0 cannot be read by attn 3"},
-        {READ, 3, 14, READ_R, "S_0 cannot be read by attn 2"},
-        {READ, 4, 14, READ_SUMMARY, "S_0 cannot be read by ffn 2"},
-        {READ, 5, 6, READ_MID, "H_2 cannot be read by attn 3"},
-        {READ, 4, 6, 0, "H_2 is read by no unit"},
-        {KIND, 0, 14, KEY_RAW, "unit 4 produces the wrong keys"},
-        {KIND, 0, 2, KEY_MID, "unit 4 produces the wrong keys"},
-        {PRODUCER, 0, 14, 6, "X_1 cannot be read by ffn 2"},
-        {PRODUCER, 0, 14, 5, "unit 5 produces the wrong keys"},
-        {PRODUCER, 0, 14, 0, "unit 0 produces the wrong keys"},
+    static const struct change_case cases[] = {
+        {ADD_READ, 3, 2, AGGREGATE, "X_2 cannot be read by attn 2 (unit 3): it is formed later"},
+        {ADD_READ, 4, 2, DIRECT, "X_2 cannot be read by ffn 2 (unit 4): it is formed later"},
+        {ADD_READ, 5, 0, AGGREGATE, "X_0 cannot be read by attn 3 (unit 5): its additions have"},
+        {ADD_READ, 5, 6, DIRECT, "H_2 cannot be read by ffn 2 (unit 4): its gradient has another"},
+        {ADD_READ, 4, 0, MID, "X_0 cannot be read by ffn 2 (unit 4): its gradient has another"},
+        {ADD_READ, 10, 0, DIRECT, "is of unit 10 and key 0"},
+        {ADD_READ, 9, 15, DIRECT, "is of unit 9 and key 15"},
+        {DROP_READ, 4, 6, 0, "no key of attn 2 is read: neither H_2 nor another"},
+        {MADE, 4, 11, 11, "R_2 cannot be read by ffn 2 (unit 4): it forms a key of it that comes"},
+        {MADE, 4, 11, -1, "R_2 cannot be read by ffn 2 (unit 4): it forms no key of it"},
+        {MADE, 4, 11, 3, "R_2 cannot be read by ffn 2 (unit 4): it forms no key of it"},
+        {MADE, 4, 2, 11, "X_2 cannot be read by ffn 2 (unit 4): it forms a key of it that comes"},
+        {KIND, 4, 11, READ_LEAVES, "R_2 cannot be read by ffn 2 (unit 4): it is formed later"},
+        {KIND, 5, 11, READ_MAKES, "R_2 cannot be read by attn 3 (unit 5): it forms no key of it"},
+        {PRODUCER, 0, 14, 6, "X_1 cannot be read by ffn 2 (unit 4): it forms no key of it"},
         {PRODUCER, 0, 14, 10, "key 14 has no producer"},
-        {PRODUCER, 0, 11, 2, "unit 2 produces the wrong keys"},
+        {PRODUCER, 0, 14, -1, "key 14 has no producer"},
+        {PRODUCER, 0, 11, 2, "keys R_1 and R_2 are formed at once"},
+        {PRODUCER, 0, 3, 7, "cannot be read by"},
+        {ORDER, 0, 14, 1, "keys X_2 and S_0 are formed at once"},
+        {ORDER, 0, 14, -1, "cannot be read by ffn 2 (unit 4): it forms a key of it that comes"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct graph *graph = graph_test_make(&test);
-        int key = cases[i].key, value = cases[i].value;
-        if (cases[i].change == READ) {
-            graph->reads[cases[i].unit * graph->keys + key] = (uint16_t)value;
-        } else if (cases[i].change == KIND) {
-            graph->key[key].kind = (enum key_kind)value;
-        } else {
-            graph->key[key].producer = value;
-        }
+        apply(&cases[i], graph);
         char text[512] = "";
         struct plan_options options = {1, 1, 1, "1f1b", "auto", 0, false};
         struct plan *plan = NULL;
