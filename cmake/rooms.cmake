@@ -3,6 +3,10 @@
 # The C files of a room, without those whose library is missing.
 function(room_sources room out)
     file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${room}/*.c)
+    if(NOT room STREQUAL "kernels") # whose folders are built once per instruction set, or for GPUs
+        file(GLOB inner CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${room}/*/*.c)
+        list(APPEND sources ${inner})
+    endif()
     if(NOT COMM_HAVE_UCX)
         list(FILTER sources EXCLUDE REGEX "/comm/ucx[^/]*\\.c$")
     endif()

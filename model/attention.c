@@ -1,8 +1,10 @@
-/* attention.c - the attention unit: aggregate, norms, projections, attention, output, residual.
+/* attention.c - the attention unit: norms of its inputs, projections, attention, output.
  *
- *     H_i = Attn(Nq(xQ), Nk(xK), Nv(xV)) Wo^T + xR
+ *     Attn(Nq(xQ), Nk(xK), Nv(xV)) Wo^T
+ *
+ * with inputs from the connector, which also takes the output on.
  */
-#include "model/model_internal.h"
+#include "model/connect/connect.h"
 
 static const enum param_role projection_role[INPUTS] = {PARAM_WQ, PARAM_WK, PARAM_WV};
 
@@ -98,7 +100,7 @@ static void norm_inputs(struct part *part, const struct unit_shape *shape, int u
         int index = norm_index(shape, way);
         if (way == WAY_Q || !shape->shared_input) {
             part->kernels->norm_forward(&part->ctx, &norm, stash->normed[way], stash->mean[way],
-                                        stash->rstd[way], way_input(part, shape, unit, frame, way),
+                                        stash->rstd[way], connect_input(part, unit, frame, way),
                                         unit_weight(part, unit, PARAM_ATTN_NORM, index),
                                         unit_bias(part, unit, PARAM_ATTN_NORM, index));
         }
@@ -141,13 +143,11 @@ static void form_heads(struct part *part, const struct unit_shape *shape, int un
     rotate(part, shape, frame, stash->k, shape->G, false);
 }
 
-/* All but the output's projection and the residual. */
+/* All but the output's projection. */
 static void form_inner(struct part *part, const struct unit_shape *shape, int unit, int frame,
                        struct stash *stash)
 {
-    if (shape->C > 0) {
-        mudd_forward(part, shape, frame, &stash->mudd);
-    }
+    connect_forward(part, unit, frame, stash);
     norm_inputs(part, shape, unit, frame, stash);
     project(part, shape, unit, stash);
     form_heads(part, shape, unit, frame, stash);
@@ -165,21 +165,18 @@ void attention_forward(struct part *part, int unit, int frame)
     kernels->linear_forward(
         &part->ctx, stash->out, stash->attended, unit_weight(part, unit, PARAM_WO, 0),
         unit_bias(part, unit, PARAM_WO, 0), shape->N, shape->H * shape->E, shape->D);
-    kernels->add(&part->ctx, stash->out, stash->out, way_input(part, shape, unit, frame, WAY_R),
-                 shape->N * shape->D);
+    connect_output(part, unit, frame);
 }
 
 /* What the layout did not keep since the forward. Without QK-norm queries and keys were kept as rotated. */
 static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
-    struct stash *stash = part_again(part, unit, frame);
+    struct stash *stash = part_recomputed(part, unit, frame);
     switch (part->model->recompute) {
     case RECOMPUTE_NONE:
         break;
     case RECOMPUTE_SELECTIVE:
-        if (shape->C > 0) {
-            mudd_form_again(part, shape, frame, &stash->mudd);
-        }
+        connect_form_again(part, unit, frame, stash);
         norm_inputs(part, shape, unit, frame, stash);
         if (shape->qk_norm) {
             form_heads(part, shape, unit, frame, stash);
@@ -195,21 +192,23 @@ static void form_again(struct part *part, const struct unit_shape *shape, int un
 static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_again(part, unit, frame);
-    struct backward *back = part_back(part, unit);
+    const struct stash *stash = part_recomputed(part, unit, frame);
+    struct backward *back = part_backward_of(part, unit);
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
     struct norm_shape norm = unit_norm(part, shape);
     for (int way = WAY_Q; way < INPUTS; way++) {
         bool accumulate = way > WAY_Q && shape->shared_input;
-        bool last = way == INPUTS - 1 || !shape->shared_input;
-        kernels->linear_backward_input(&part->ctx, back->dinput[way], accumulate, dprojected[way],
+        bool last = way == INPUTS - 1 || !shape->shared_input, adds;
+        void *dinput = connect_input_gradient(part, unit, way, &adds);
+        CHECK(!adds, "the gradient of an attention's input is whole");
+        kernels->linear_backward_input(&part->ctx, dinput, accumulate, dprojected[way],
                                        projection_weight(part, shape, unit, way), shape->N,
                                        shape->D, projection_width(shape, way));
         if (last) {
             kernels->norm_backward(
-                &part->ctx, &norm, back->dinput[way], false, back->dscale[way], back->dbias[way],
-                back->dinput[way], way_input(part, shape, unit, frame, way), stash->mean[way],
-                stash->rstd[way], unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
+                &part->ctx, &norm, dinput, false, back->dscale[way], back->dbias[way], dinput,
+                connect_input(part, unit, frame, way), stash->mean[way], stash->rstd[way],
+                unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
         }
     }
 }
@@ -217,8 +216,8 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
 static void unnorm_heads(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_again(part, unit, frame);
-    struct backward *back = part_back(part, unit);
+    const struct stash *stash = part_recomputed(part, unit, frame);
+    struct backward *back = part_backward_of(part, unit);
     struct norm_shape query = head_norm(part, shape, shape->H);
     struct norm_shape key = head_norm(part, shape, shape->G);
     kernels->norm_backward(&part->ctx, &query, back->dq, false, back->dq_scale, NULL, back->dq,
@@ -233,14 +232,13 @@ void attention_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_again(part, unit, frame);
-    struct backward *back = part_back(part, unit);
-    const void *dmid = part->key_gradient[model_mid_key(part->model, shape->layer)];
-    CHECK(dmid, "the gradient of H_%d is not formed", shape->layer);
+    const struct stash *stash = part_recomputed(part, unit, frame);
+    struct backward *back = part_backward_of(part, unit);
+    const void *doutput = connect_output_gradient(part, unit);
     void *dattended = part->scratch[0];
     form_again(part, shape, unit, frame);
     struct attention_shape scores = scores_shape(part, shape, frame);
-    kernels->linear_backward_input(&part->ctx, dattended, false, dmid,
+    kernels->linear_backward_input(&part->ctx, dattended, false, doutput,
                                    unit_weight(part, unit, PARAM_WO, 0), shape->N,
                                    shape->H * shape->E, shape->D);
     kernels->attention_backward(&part->ctx, &scores, back->dq, back->dk, back->dv, dattended,
@@ -251,31 +249,19 @@ void attention_backward(struct part *part, int unit, int frame)
         unnorm_heads(part, shape, unit, frame);
     }
     unproject(part, shape, unit, frame);
-    const void *dresidual = dmid;
-    if (shape->parallel) { /* xR goes into the FFN as well: the residual first, then its path */
-        kernels->add(&part->ctx, back->dresidual, dmid, part_back(part, unit + 1)->dinput[0],
-                     shape->N * shape->D);
-        dresidual = back->dresidual;
-    }
-    if (shape->consumer &&
-        shape->consumer->shared) { /* one way feeds everything: R joins Q, K, V */
-        kernels->add(&part->ctx, back->dinput[0], dresidual, back->dinput[0], shape->N * shape->D);
-    }
-    if (shape->C > 0) {
-        mudd_backward(part, shape, unit, frame);
-    }
+    connect_backward(part, unit, frame);
 }
 
 void attention_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_again(part, unit, frame);
-    const struct backward *back = part_back(part, unit);
-    const void *dmid = part->key_gradient[model_mid_key(part->model, shape->layer)];
+    const struct stash *stash = part_recomputed(part, unit, frame);
+    const struct backward *back = part_backward_of(part, unit);
+    const void *doutput = connect_output_gradient(part, unit);
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0),
-                                    unit_bias_gradient(part, unit, PARAM_WO, 0), dmid,
+                                    unit_bias_gradient(part, unit, PARAM_WO, 0), doutput,
                                     stash->attended, shape->N, shape->H * shape->E, shape->D);
     for (int way = WAY_Q; way < INPUTS; way++) {
         kernels->linear_backward_weight(&part->ctx, projection_gradient(part, shape, unit, way),
@@ -286,8 +272,8 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
             kernels->accumulate_f32(
                 &part->ctx, unit_gradient(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)),
                 back->dscale[way], shape->D);
-            accumulate_bias(part, unit, PARAM_ATTN_NORM, norm_index(shape, way), back->dbias[way],
-                            shape->D);
+            unit_accumulate_bias(part, unit, PARAM_ATTN_NORM, norm_index(shape, way),
+                                 back->dbias[way], shape->D);
         }
     }
     if (shape->qk_norm) {
@@ -296,7 +282,5 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
         kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_K_NORM, 0),
                                 back->dk_scale, shape->E);
     }
-    if (shape->C > 0) {
-        mudd_weight_gradient(part, shape, unit, frame);
-    }
+    connect_weight_gradient(part, unit, frame);
 }

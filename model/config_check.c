@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 #include "model/config_file.h"
-#include "model/sources.h"
+#include "model/connect/sources.h"
 
 static status_t check_given(const struct model_config *config, const char *source)
 {

@@ -1,10 +1,10 @@
-/* head.c - the last aggregate, the final norm, logits and loss, a chunk of tokens at a time.
+/* head.c - the final norm, logits and loss, a chunk of tokens at a time.
  *
  * The one place where forward and backward meet: per chunk of rows the logits are made, turned into loss
  * and their gradient, and used for the input and weight gradients at once, so that the logits of a whole
  * microbatch never exist.
  */
-#include "model/model_internal.h"
+#include "model/connect/connect.h"
 
 /* bf16 runs on GPUs, where products of few rows waste the card. */
 size_t head_chunk_rows(enum dtype dtype)
@@ -32,16 +32,14 @@ static void head_chunk(struct part *part, const struct unit_shape *shape, int un
     }
 }
 
-/* The aggregate and its norm. */
+/* The input and its norm. */
 static void form_inner(struct part *part, const struct unit_shape *shape, int unit, int frame,
                        struct stash *stash)
 {
     struct norm_shape norm = unit_norm(part, shape);
-    if (shape->C > 0) {
-        mudd_forward(part, shape, frame, &stash->mudd);
-    }
+    connect_forward(part, unit, frame, stash);
     part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
-                                way_input(part, shape, unit, frame, WAY_R),
+                                connect_input(part, unit, frame, 0),
                                 unit_weight(part, unit, PARAM_FINAL_NORM, 0),
                                 unit_bias(part, unit, PARAM_FINAL_NORM, 0));
 }
@@ -62,9 +60,9 @@ void head_forward(struct part *part, int unit, int frame, float loss_scale, doub
 /* What the layout did not keep since the forward. The normed input did its work there. */
 static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
-    struct stash *stash = part_again(part, unit, frame);
-    if (part->model->recompute == RECOMPUTE_SELECTIVE && shape->C > 0) {
-        mudd_form_again(part, shape, frame, &stash->mudd);
+    struct stash *stash = part_recomputed(part, unit, frame);
+    if (part->model->recompute == RECOMPUTE_SELECTIVE) {
+        connect_form_again(part, unit, frame, stash);
     } else if (part->model->recompute == RECOMPUTE_FULL) {
         form_inner(part, shape, unit, frame, stash);
     }
@@ -73,28 +71,27 @@ static void form_again(struct part *part, const struct unit_shape *shape, int un
 void head_backward(struct part *part, int unit, int frame)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_again(part, unit, frame);
-    struct backward *back = part_back(part, unit);
+    const struct stash *stash = part_recomputed(part, unit, frame);
+    struct backward *back = part_backward_of(part, unit);
     struct norm_shape norm = unit_norm(part, shape);
+    bool accumulate;
     form_again(part, shape, unit, frame);
-    part->kernels->norm_backward(&part->ctx, &norm, back->dinput[0], false, back->dscale[0],
+    void *dinput = connect_input_gradient(part, unit, 0, &accumulate);
+    part->kernels->norm_backward(&part->ctx, &norm, dinput, accumulate, back->dscale[0],
                                  back->dbias[0], stash->dnormed,
-                                 way_input(part, shape, unit, frame, WAY_R), stash->mean[0],
+                                 connect_input(part, unit, frame, 0), stash->mean[0],
                                  stash->rstd[0], unit_weight(part, unit, PARAM_FINAL_NORM, 0));
-    if (shape->C > 0) {
-        mudd_backward(part, shape, unit, frame);
-    }
+    connect_backward(part, unit, frame);
 }
 
 void head_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
     part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FINAL_NORM, 0),
-                                  part_back(part, unit)->dscale[0], shape->D);
-    accumulate_bias(part, unit, PARAM_FINAL_NORM, 0, part_back(part, unit)->dbias[0], shape->D);
-    if (shape->C > 0) {
-        mudd_weight_gradient(part, shape, unit, frame);
-    }
+                                  part_backward_of(part, unit)->dscale[0], shape->D);
+    unit_accumulate_bias(part, unit, PARAM_FINAL_NORM, 0, part_backward_of(part, unit)->dbias[0],
+                         shape->D);
+    connect_weight_gradient(part, unit, frame);
 }
 
 /* A chunk at a time, as in the forward. */

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/model_internal.h"
+#include "model/part_internal.h"
 #include "model/safetensors.h"
 
 static bool shape_fits(const struct param *param, const struct tensor *tensor)
@@ -65,7 +65,8 @@ static status_t import_tensor(struct part *part, int param, const struct tensor 
     }
     status_t status = tensor_to_float(tensor, values);
     if (status == STATUS_OK) {
-        status = part_write_weight(part, param, values);
+        struct slice whole = slice_whole(part->model, STORE_WEIGHTS, param);
+        status = part_write(part, &whole, values);
     }
     free(values);
     return status;

@@ -1,36 +1,11 @@
-/* layout.c - the memory of a unit for one microbatch, once for measuring and once for binding.
- *
- * Where a tensor lives follows from who reads it after F, and from what is formed again:
- *
- *     tenure                                               none     selective  full      evaluation
- *     KEY    X_j, H_i and what is made of them; xR for a   frame    frame      frame     frame
- *            parallel FFN; the head's dnormed
- *     CORE   projections, attention, gate and up, the      frame    frame      shared    shared
- *            generator; statistics of norms
- *     CHEAP  aggregates and ways, normed inputs, queries   frame    shared     shared    shared
- *            and keys after norm and rotation, the product
- *     LEFT   what B leaves for GRAD                         backward backward   backward
- *     OWN    what B leaves for W                            backward backward   shared
- *
- * CHEAP is two thirds of an attention's frame and two fifths of an FFN's, and costs memory traffic alone:
- * no matrix product is run twice, nor attention. The units of a part take turns in its shared memory. What is
- * formed again for W or GRAD (normed inputs; in full the weights A) must outlive the next turn: B forms it
- * in the unit's own memory of one microbatch.
- */
+/* layout.c - which tensor lives where (layout.h has the table), for measuring and for binding. */
+#include "model/layout.h"
+
 #include <string.h>
 
-#include "model/model_internal.h"
+#include "model/connect/connect.h"
 
-enum tenure { KEY, CORE, CHEAP, LEFT, OWN };
-
-struct layout {
-    const struct model *model;
-    const struct unit_shape *shape;
-    bool training;
-    const struct homes *homes;
-};
-
-static struct arena *home(const struct layout *l, enum tenure tenure)
+static struct arena *home_of(const struct layout *l, enum tenure tenure)
 {
     bool full = l->model->recompute == RECOMPUTE_FULL;
     switch (tenure) {
@@ -49,51 +24,19 @@ static struct arena *home(const struct layout *l, enum tenure tenure)
     return full ? l->homes->shared : l->homes->backward;
 }
 
-static void *tensor(const struct layout *l, enum tenure tenure, size_t rows, size_t columns)
+void *layout_tensor(const struct layout *l, enum tenure tenure, size_t rows, size_t columns)
 {
-    return arena_alloc(home(l, tenure), rows * columns * dtype_size(l->model->dtype));
+    return arena_alloc(home_of(l, tenure), rows * columns * dtype_size(l->model->dtype));
 }
 
-static float *floats(const struct layout *l, enum tenure tenure, size_t count)
+float *layout_floats(const struct layout *l, enum tenure tenure, size_t count)
 {
-    return arena_alloc(home(l, tenure), count * sizeof(float));
-}
-
-static bool mixes(const struct unit_shape *shape)
-{
-    return shape->consumer && shape->consumer->exists;
-}
-
-static bool makes_keys(const struct unit_shape *shape)
-{
-    return shape->kind == UNIT_EMBED || shape->kind == UNIT_FFN;
+    return arena_alloc(home_of(l, tenure), count * sizeof(float));
 }
 
 /* ---- from F on ---- */
 
-static void mudd_stash_layout(const struct layout *l, struct mudd_stash *out)
-{
-    const struct unit_shape *shape = l->shape;
-    if (!mixes(shape)) {
-        return;
-    }
-    if (shape->K > 0) {
-        out->normed = tensor(l, CHEAP, shape->N, shape->D);
-        out->rstd = floats(l, CORE, shape->N);
-        out->hidden = tensor(l, CORE, shape->N, shape->K);
-        out->inner = tensor(l, CORE, shape->N, shape->K);
-        out->weights = floats(l, CORE, shape->N * shape->C * shape->n);
-    }
-    for (size_t c = 0; c < shape->C; c++) {
-        bool residual = shape->consumer->way[c] == WAY_R;
-        enum tenure way = shape->parallel && residual ? KEY : CHEAP;
-        out->mixed[c] = tensor(l, shape->post[c] ? CHEAP : way, shape->N, shape->D);
-        out->formed[c] = shape->post[c] ? tensor(l, way, shape->N, shape->D) : out->mixed[c];
-        out->post_rstd[c] = shape->post[c] ? floats(l, CHEAP, shape->N) : NULL;
-    }
-}
-
-static void input_norms_layout(const struct layout *l, struct stash *out)
+static void layout_input_norms(const struct layout *l, struct stash *out)
 {
     const struct unit_shape *shape = l->shape;
     for (int c = 0; c < INPUTS; c++) {
@@ -103,186 +46,140 @@ static void input_norms_layout(const struct layout *l, struct stash *out)
             out->rstd[c] = out->rstd[0];
             continue;
         }
-        out->normed[c] = tensor(l, CHEAP, shape->N, shape->D);
-        out->rstd[c] = floats(l, CORE, shape->N);
-        out->mean[c] = shape->norm == NORM_LAYER ? floats(l, CORE, shape->N) : NULL;
+        out->normed[c] = layout_tensor(l, CHEAP, shape->N, shape->D);
+        out->rstd[c] = layout_floats(l, CORE, shape->N);
+        out->mean[c] = shape->norm == NORM_LAYER ? layout_floats(l, CORE, shape->N) : NULL;
     }
 }
 
-static void attention_stash_layout(const struct layout *l, struct stash *out)
+static void layout_attention(const struct layout *l, struct stash *out)
 {
     const struct unit_shape *shape = l->shape;
     size_t query = shape->H * shape->E, key = shape->G * shape->E;
-    input_norms_layout(l, out);
-    out->q = tensor(l, shape->qk_norm ? CHEAP : CORE, shape->N, query);
-    out->k = tensor(l, shape->qk_norm ? CHEAP : CORE, shape->N, key);
-    out->v = tensor(l, CORE, shape->N, key);
+    layout_input_norms(l, out);
+    out->q = layout_tensor(l, shape->qk_norm ? CHEAP : CORE, shape->N, query);
+    out->k = layout_tensor(l, shape->qk_norm ? CHEAP : CORE, shape->N, key);
+    out->v = layout_tensor(l, CORE, shape->N, key);
     if (shape->qk_norm) {
-        out->q_raw = tensor(l, CORE, shape->N, query);
-        out->k_raw = tensor(l, CORE, shape->N, key);
-        out->q_rstd = floats(l, CORE, shape->N * shape->H);
-        out->k_rstd = floats(l, CORE, shape->N * shape->G);
+        out->q_raw = layout_tensor(l, CORE, shape->N, query);
+        out->k_raw = layout_tensor(l, CORE, shape->N, key);
+        out->q_rstd = layout_floats(l, CORE, shape->N * shape->H);
+        out->k_rstd = layout_floats(l, CORE, shape->N * shape->G);
     }
-    out->attended = tensor(l, CORE, shape->N, query);
-    out->lse = floats(l, CORE, shape->B * shape->H * shape->T);
+    out->attended = layout_tensor(l, CORE, shape->N, query);
+    out->lse = layout_floats(l, CORE, shape->B * shape->H * shape->T);
 }
 
-static void ffn_stash_layout(const struct layout *l, struct stash *out)
+static void layout_ffn(const struct layout *l, struct stash *out)
 {
     const struct unit_shape *shape = l->shape;
-    out->normed[0] = tensor(l, CHEAP, shape->N, shape->D);
-    out->rstd[0] = floats(l, CORE, shape->N);
-    out->mean[0] = shape->norm == NORM_LAYER ? floats(l, CORE, shape->N) : NULL;
-    out->gate = tensor(l, CORE, shape->N, shape->F);
-    out->up = shape->gelu ? NULL : tensor(l, CORE, shape->N, shape->F);
-    out->product = tensor(l, CHEAP, shape->N, shape->F);
-}
-
-static void products_layout(const struct layout *l, struct stash *out)
-{
-    const struct unit_shape *shape = l->shape;
-    if (!makes_keys(shape)) {
-        return;
-    }
-    if (model_prenorm(l->model)) {
-        out->key_normed = tensor(l, KEY, shape->N, shape->D);
-        out->key_rstd = floats(l, KEY, shape->N);
-    }
-    if (model_block_ending(l->model, shape->layer) >= 0) {
-        out->summary = tensor(l, KEY, shape->N, shape->D);
-    }
+    out->normed[0] = layout_tensor(l, CHEAP, shape->N, shape->D);
+    out->rstd[0] = layout_floats(l, CORE, shape->N);
+    out->mean[0] = shape->norm == NORM_LAYER ? layout_floats(l, CORE, shape->N) : NULL;
+    out->gate = layout_tensor(l, CORE, shape->N, shape->F);
+    out->up = shape->gelu ? NULL : layout_tensor(l, CORE, shape->N, shape->F);
+    out->activated = layout_tensor(l, CHEAP, shape->N, shape->F);
 }
 
 void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
                   struct stash *out)
 {
     const struct unit_shape *shape = unit_shape(model, unit);
-    struct layout l = {.model = model, .shape = shape, .training = training, .homes = homes};
+    struct layout l = {model, shape, unit, training, homes};
     memset(out, 0, sizeof *out);
     if (shape->kind != UNIT_HEAD) {
-        out->out = tensor(&l, KEY, shape->N, shape->D);
+        out->out = layout_tensor(&l, KEY, shape->N, shape->D);
     }
-    products_layout(&l, out);
-    mudd_stash_layout(&l, &out->mudd);
+    connect_stash_layout(&l, out);
     switch (shape->kind) {
     case UNIT_EMBED:
         break;
     case UNIT_ATTENTION:
-        attention_stash_layout(&l, out);
+        layout_attention(&l, out);
         break;
     case UNIT_FFN:
-        ffn_stash_layout(&l, out);
+        layout_ffn(&l, out);
         break;
     case UNIT_HEAD:
-        input_norms_layout(&l, out);
-        out->dnormed = training ? tensor(&l, KEY, shape->N, shape->D) : NULL;
+        layout_input_norms(&l, out);
+        out->dnormed = training ? layout_tensor(&l, KEY, shape->N, shape->D) : NULL;
         break;
     }
 }
 
 /* ---- from B on ---- */
 
-/* What B forms again where the shared set would not keep it until W (selective) or GRAD (full). */
-static void again_layout(const struct layout *l, struct backward *out)
+/* The normed inputs, where the shared set would not keep them until W. */
+static void layout_recomputed(const struct layout *l, struct backward *out)
 {
     const struct unit_shape *shape = l->shape;
     bool selective = l->model->recompute == RECOMPUTE_SELECTIVE;
     bool norms = shape->kind == UNIT_ATTENTION || shape->kind == UNIT_FFN;
     int inputs = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
     for (int c = 0; selective && norms && c < inputs; c++) {
-        out->normed[c] = tensor(l, LEFT, shape->N, shape->D);
+        out->normed[c] = layout_tensor(l, LEFT, shape->N, shape->D);
     }
     for (int c = inputs; c < INPUTS; c++) {
         out->normed[c] = out->normed[0];
     }
-    if (shape->K > 0 && selective) {
-        out->generator_normed = tensor(l, LEFT, shape->N, shape->D);
-    }
-    if (shape->K > 0 && l->model->recompute == RECOMPUTE_FULL) {
-        out->weights = floats(l, LEFT, shape->N * shape->C * shape->n);
-    }
 }
 
-static void mudd_backward_layout(const struct layout *l, struct backward *out)
-{
-    const struct unit_shape *shape = l->shape;
-    if (!mixes(shape)) {
-        return;
-    }
-    out->dweights = floats(l, OWN, shape->N * shape->C * shape->n);
-    for (size_t c = 0; c < shape->C; c++) {
-        out->dmixed[c] = shape->post[c] ? tensor(l, LEFT, shape->N, shape->D) : NULL;
-        out->dpost_scale[c] = shape->post[c] ? floats(l, OWN, shape->D) : NULL;
-    }
-    if (shape->K > 0) {
-        out->dinner = tensor(l, OWN, shape->N, shape->K);
-        out->dgenerator = tensor(l, LEFT, shape->N, shape->D);
-        out->dgenerator_scale = model_prenorm(l->model) ? floats(l, OWN, shape->D) : NULL;
-    }
-}
-
-static float *norm_bias(const struct layout *l)
-{
-    return l->shape->norm == NORM_LAYER ? floats(l, OWN, l->shape->D) : NULL;
-}
-
-static void attention_backward_layout(const struct layout *l, struct backward *out)
+static void layout_norm_shares(const struct layout *l, int inputs, struct backward *out)
 {
     const struct unit_shape *shape = l->shape;
     for (int c = 0; c < INPUTS; c++) {
-        bool shared = c > 0 && shape->shared_input;
-        out->dinput[c] = shared ? out->dinput[0] : tensor(l, LEFT, shape->N, shape->D);
-        out->dscale[c] = shared ? out->dscale[0] : floats(l, OWN, shape->D);
-        out->dbias[c] = shared ? out->dbias[0] : norm_bias(l);
+        bool own = c < inputs;
+        out->dscale[c] = own ? layout_floats(l, OWN, shape->D) : out->dscale[0];
+        out->dbias[c] = !own                        ? out->dbias[0]
+                        : shape->norm == NORM_LAYER ? layout_floats(l, OWN, shape->D)
+                                                    : NULL;
     }
-    out->dq = tensor(l, OWN, shape->N, shape->H * shape->E);
-    out->dk = tensor(l, OWN, shape->N, shape->G * shape->E);
-    out->dv = tensor(l, OWN, shape->N, shape->G * shape->E);
+}
+
+static void layout_attention_backward(const struct layout *l, struct backward *out)
+{
+    const struct unit_shape *shape = l->shape;
+    layout_norm_shares(l, shape->shared_input ? 1 : INPUTS, out);
+    out->dq = layout_tensor(l, OWN, shape->N, shape->H * shape->E);
+    out->dk = layout_tensor(l, OWN, shape->N, shape->G * shape->E);
+    out->dv = layout_tensor(l, OWN, shape->N, shape->G * shape->E);
     if (shape->qk_norm) {
-        out->dq_scale = floats(l, OWN, shape->E);
-        out->dk_scale = floats(l, OWN, shape->E);
+        out->dq_scale = layout_floats(l, OWN, shape->E);
+        out->dk_scale = layout_floats(l, OWN, shape->E);
     }
-    out->dresidual = shape->parallel ? tensor(l, LEFT, shape->N, shape->D) : NULL;
 }
 
 void backward_layout(const struct model *model, int unit, const struct homes *homes,
                      struct backward *out)
 {
     const struct unit_shape *shape = unit_shape(model, unit);
-    struct layout l = {.model = model, .shape = shape, .training = true, .homes = homes};
+    struct layout l = {model, shape, unit, true, homes};
     memset(out, 0, sizeof *out);
-    bool normed = makes_keys(shape) && model_prenorm(model); /* its GRAD comes before B */
-    out->dkey_scale = normed ? floats(&l, LEFT, shape->D) : NULL;
-    again_layout(&l, out);
-    mudd_backward_layout(&l, out);
+    layout_recomputed(&l, out);
+    model->connector->backward_layout(&l, out);
     switch (shape->kind) {
     case UNIT_EMBED:
         break;
     case UNIT_ATTENTION:
-        attention_backward_layout(&l, out);
+        layout_attention_backward(&l, out);
         break;
     case UNIT_FFN:
-        out->dgate = tensor(&l, OWN, shape->N, shape->F);
-        out->dup = shape->gelu ? NULL : tensor(&l, OWN, shape->N, shape->F);
-        out->dscale[0] = floats(&l, OWN, shape->D);
-        out->dbias[0] = norm_bias(&l);
-        out->dinput[0] = shape->parallel ? tensor(&l, LEFT, shape->N, shape->D) : NULL;
+        out->dgate = layout_tensor(&l, OWN, shape->N, shape->F);
+        out->dup = shape->gelu ? NULL : layout_tensor(&l, OWN, shape->N, shape->F);
+        layout_norm_shares(&l, 1, out);
         break;
     case UNIT_HEAD:
-        out->dinput[0] = tensor(&l, LEFT, shape->N, shape->D);
-        out->dscale[0] = floats(&l, OWN, shape->D);
-        out->dbias[0] = norm_bias(&l);
+        layout_norm_shares(&l, 1, out);
         break;
     }
 }
 
-void stash_again(const struct backward *back, struct stash *stash)
+void stash_recomputed(const struct model *model, const struct backward *back, struct stash *stash)
 {
     for (int c = 0; c < INPUTS; c++) {
         stash->normed[c] = back->normed[c] ? back->normed[c] : stash->normed[c];
     }
-    stash->mudd.normed = back->generator_normed ? back->generator_normed : stash->mudd.normed;
-    stash->mudd.weights = back->weights ? back->weights : stash->mudd.weights;
+    connect_stash_recomputed(model, back, stash);
 }
 
 void unit_measure(const struct model *model, int unit, bool training, struct unit_bytes *out)

@@ -79,6 +79,7 @@ int64_t model_ffn_width(const struct model_config *config, int layer);
 
 /* ---- model: tables ---- */
 
+/* Roles of a unit's own parameters; those of its connector have numbers from PARAM_CONNECT on. */
 enum param_role {
     PARAM_EMBED,
     PARAM_ATTN_NORM,
@@ -95,13 +96,7 @@ enum param_role {
     PARAM_W3,
     PARAM_FINAL_NORM,
     PARAM_OUTPUT,
-    PARAM_DENSE_B,
-    PARAM_DENSE_W1,
-    PARAM_DENSE_W2,
-    PARAM_DENSE_NORM,
-    PARAM_PRENORM,
-    PARAM_POSTNORM,
-    PARAM_ROLES
+    PARAM_CONNECT
 };
 enum param_init {
     INIT_ZERO,
@@ -116,12 +111,12 @@ enum { PARAM_NAME = 80 };
 struct param {
     char name[PARAM_NAME]; /* official name */
     uint64_t stream;       /* rng_stream(name) */
-    enum param_role role;
-    bool bias;        /* the bias that goes with role's weight */
-    int index;        /* attention_norms.{0,1,2}; else 0 */
-    int unit, layer;  /* unit that owns it */
-    int dims;         /* 1 or 2 */
-    int64_t shape[2]; /* [out, in] */
+    int role;              /* enum param_role, or from PARAM_CONNECT on the connector's */
+    bool bias;             /* the bias that goes with role's weight */
+    int index;             /* attention_norms.{0,1,2}; else 0 */
+    int unit, layer;       /* unit that owns it */
+    int dims;              /* 1 or 2 */
+    int64_t shape[2];      /* [out, in] */
     int64_t count;
     enum param_init init;
     double init_std; /* INIT_NORMAL */
@@ -130,26 +125,16 @@ struct param {
                          dense connections) */
 };
 
-/* Consumer i: which keys in which columns, which ways. */
-struct consumer {
-    bool exists;       /* false: every way takes X_i itself */
-    int layer;         /* i, 1..L */
-    int unit;          /* the attention of layer i+1, or the head */
-    int ways;          /* C */
-    int way[WAYS_MAX]; /* WAY_* of each formed way; the final one and dense_type l: one, WAY_R */
-    bool shared;       /* one way feeds all inputs (dense_type l, final) */
-    int n;             /* keys read */
-    int *key;          /* [n] graph key of each column; the last one is X_i */
-    int64_t inner;     /* K; 0 = static weights */
-    float *mask;       /* [C*n] 1 where a way reads a key, else 0; NULL = all do */
-};
+struct connector;  /* model/connect/connect.h: how units read across depth */
+struct unit_shape; /* model/shape.h */
 
 struct model {
     struct model_config config;
-    struct graph graph;        /* its bytes and costs are for microbatches of B x T tokens */
-    struct consumer *consumer; /* [L + 1], index = layer; [0] unused */
-    struct unit_shape *shape;  /* [units], private to model/ */
-    struct param *param;       /* unit order */
+    struct graph graph; /* its bytes and costs are for microbatches of B x T tokens */
+    const struct connector *connector;
+    void *connect;            /* the connector's tables */
+    struct unit_shape *shape; /* [units] */
+    struct param *param;      /* unit order */
     int params;
     int *unit_param; /* [units + 1] first parameter of each unit */
     int64_t B, T;
@@ -160,15 +145,13 @@ struct model {
 /* How a model is used: its tables count costs and bytes for that. */
 struct model_use {
     int64_t B, T; /* of a microbatch */
-    enum dtype
-        dtype; /* of activations, keys, their gradients, and weights as operations read them */
+    /* Of activations, keys, their gradients, and weights as operations read them. */
+    enum dtype dtype;
     enum recompute_choice recompute;
 };
 MUST_USE status_t model_create(const struct model_config *config, const struct model_use *use,
                                struct model **out);
 void model_destroy(struct model *model);
-int model_hidden_key(const struct model *model, int j);   /* graph key of X_j */
-int model_mid_key(const struct model *model, int i);      /* graph key of H_i */
 int64_t model_parameter_count(const struct model *model); /* trained only */
 /* What the dense connections add: parameters, and FLOPs of a microbatch's forward, beside those of the
  * attention and FFN layers without them. */
@@ -216,16 +199,32 @@ MUST_USE status_t part_workspace(const struct part_options *options, int64_t *ou
 void part_forward_only(struct part *part, bool only);
 MUST_USE status_t part_init_weights(struct part *part, uint64_t seed);
 
-/* Where it lives: float32 weights [count] of a parameter of this part (CHECKs that it is one, and that the
- * part has them: not one for evaluation in bf16), its gradient (training). In bf16 change weights by
- * part_write_weight, which rounds. */
-float *part_weight(const struct part *part, int param);
-float *part_gradient(const struct part *part, int param);
+/* Values that a part keeps of each of its parameters, float32. Named as checkpoints name them. */
+enum store_kind {
+    STORE_WEIGHTS, /* not of a part for evaluation in bf16 */
+    STORE_GRADIENTS,
+    STORE_FIRST_MOMENT,
+    STORE_SECOND_MOMENT,
+    STORE_KINDS
+};
+const char *store_kind_name(enum store_kind kind);
+
+/* A run of elements of one parameter's values. */
+struct slice {
+    enum store_kind kind;
+    int param;
+    int64_t begin, count; /* elements */
+};
+struct slice slice_whole(const struct model *model, enum store_kind kind, int param);
+
 bool part_owns(const struct part *part, int param);
-/* The same between the host and wherever the part lives; waits for what was enqueued. out, in [count]. */
-MUST_USE status_t part_read_weight(const struct part *part, int param, float *out);
-MUST_USE status_t part_write_weight(struct part *part, int param, const float *in);
-MUST_USE status_t part_read_gradient(const struct part *part, int param, float *out);
+/* Where it lives: values [count] of a parameter of this part (CHECKs that it is one, and that the part has
+ * them). In bf16 change weights by part_write, which rounds. */
+float *part_values(const struct part *part, enum store_kind kind, int param);
+/* A slice between the host and wherever the part lives; waits for what was enqueued. out, in [count].
+ * Written weights become what operations read, also in a part for evaluation. */
+MUST_USE status_t part_read(const struct part *part, const struct slice *slice, float *out);
+MUST_USE status_t part_write(struct part *part, const struct slice *slice, const float *in);
 
 /* Tokens of a frame's microbatch (where the part lives): inputs, targets [B*T] (borrowed until the frame is reused). Inputs
  * are looked at by the embedding, targets by the head; either may be NULL elsewhere. */

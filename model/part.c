@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/model_internal.h"
+#include "model/connect/connect.h"
 
 static size_t max_size(size_t a, size_t b)
 {
@@ -73,21 +73,6 @@ static void lay_units(struct part *part, struct arena *frames, struct arena *bac
     }
 }
 
-/* Which of a unit's tensors is the key. */
-static void *product_of(const struct stash *stash, enum key_kind kind)
-{
-    switch (kind) {
-    case KEY_HIDDEN:
-        return stash->key_normed ? stash->key_normed : stash->out;
-    case KEY_SUMMARY:
-        return stash->summary;
-    case KEY_MID:
-    case KEY_RAW:
-        break;
-    }
-    return stash->out;
-}
-
 static status_t create_frames(struct part *part)
 {
     const struct graph *graph = &part->model->graph;
@@ -100,9 +85,9 @@ static status_t create_frames(struct part *part)
     for (int f = 0; f < part->frames; f++) {
         struct frame *frame = &part->frame[f];
         frame->stash = calloc((size_t)part->units, sizeof *frame->stash);
-        frame->again = calloc((size_t)part->units, sizeof *frame->again);
+        frame->recomputed = calloc((size_t)part->units, sizeof *frame->recomputed);
         frame->key = calloc((size_t)graph->keys, sizeof *frame->key);
-        if (!frame->stash || !frame->again || !frame->key) {
+        if (!frame->stash || !frame->recomputed || !frame->key) {
             return FAIL(STATUS_NOMEM, "no memory for the tables of frame %d", f);
         }
     }
@@ -115,13 +100,13 @@ static status_t create_frames(struct part *part)
     lay_units(part, &part->frame_arena, &part->backward_arena, true);
     for (int f = 0; f < part->frames; f++) {
         for (int u = 0; u < part->units; u++) {
-            part->frame[f].again[u] = part->frame[f].stash[u];
-            stash_again(&part->backward[u], &part->frame[f].again[u]);
+            part->frame[f].recomputed[u] = part->frame[f].stash[u];
+            stash_recomputed(part->model, &part->backward[u], &part->frame[f].recomputed[u]);
         }
         for (int k = 0; k < graph->keys; k++) {
             if (part_has(part, graph->key[k].producer)) {
-                part->frame[f].key[k] = product_of(part_stash(part, graph->key[k].producer, f),
-                                                   model_key_kind(part->model, k));
+                part->frame[f].key[k] = part->model->connector->key(
+                    part->model, k, part_stash(part, graph->key[k].producer, f));
             }
         }
     }
@@ -157,20 +142,13 @@ static status_t create_rotary(struct part *part, size_t T, size_t R)
     return status;
 }
 
-static const struct consumer *masked_consumer(const struct part *part, int u)
-{
-    const struct unit_shape *shape = unit_shape(part->model, part->first_unit + u);
-    return shape->consumer && shape->consumer->exists && shape->consumer->mask ? shape->consumer
-                                                                               : NULL;
-}
-
-static status_t create_masks(struct part *part)
+static status_t create_constants(struct part *part)
 {
     for (int u = 0; u < part->units; u++) {
-        const struct consumer *consumer = masked_consumer(part, u);
-        if (consumer) {
-            TRY(part_fetch(part, part->mask[u], consumer->mask,
-                           (size_t)(consumer->ways * consumer->n) * sizeof(float)));
+        size_t count;
+        const float *values = connect_constants(part->model, part->first_unit + u, &count);
+        if (values) {
+            TRY(part_fetch(part, part->constants[u], values, count * sizeof *values));
         }
     }
     return STATUS_OK;
@@ -192,13 +170,13 @@ static void lay_workspace(struct part *part, const struct kernel_limits *limits,
     part->scratch[1] = arena_alloc(arena, N * width * element);
     part->cosine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
     part->sine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
-    part->squares = arena_alloc(arena, (size_t)part->params * sizeof(double));
+    part->squares = arena_alloc(arena, (size_t)part->store.params * sizeof(double));
     part->logits = arena_alloc(arena, logits * sizeof(float));
     part->dlogits = beside ? arena_alloc(arena, logits * element) : part->logits;
     for (int u = 0; u < part->units; u++) {
-        const struct consumer *consumer = masked_consumer(part, u);
-        size_t masked = consumer ? (size_t)(consumer->ways * consumer->n) : 0;
-        part->mask[u] = arena_alloc(arena, masked * sizeof(float));
+        size_t count;
+        connect_constants(part->model, part->first_unit + u, &count);
+        part->constants[u] = arena_alloc(arena, count * sizeof(float));
     }
 }
 
@@ -213,9 +191,9 @@ static status_t measure_workspace(struct part *part, struct kernel_limits *limit
     model_limits(part->model, part->ctx.threads, limits);
     size_t N = limits->B * limits->T, rows = head_chunk_rows(part->model->dtype);
     part->head_rows = N < rows ? N : rows;
-    part->mask = calloc((size_t)part->units, sizeof *part->mask);
-    if (!part->mask) {
-        return FAIL(STATUS_NOMEM, "no memory for %d masks", part->units);
+    part->constants = calloc((size_t)part->units, sizeof *part->constants);
+    if (!part->constants) {
+        return FAIL(STATUS_NOMEM, "no memory for the constants of %d units", part->units);
     }
     arena_init_measure(&measure);
     lay_workspace(part, limits, rotary_width(part, limits), &measure);
@@ -231,7 +209,7 @@ static status_t create_workspace(struct part *part)
     size_t R = rotary_width(part, &limits);
     TRY(part_arena(part, &part->workspace_arena, size, "workspace"));
     lay_workspace(part, &limits, R, &part->workspace_arena);
-    TRY(create_masks(part));
+    TRY(create_constants(part));
     return create_rotary(part, limits.T, R);
 }
 
@@ -248,9 +226,13 @@ static void part_init(struct part *part, const struct part_options *options)
         .units = options->units,
         .frames = options->frames,
         .training = options->training,
-        .first_param = param[options->first_unit],
         .open = -1};
-    part->params = param[part->first_unit + part->units] - part->first_param;
+    part->store = (struct store){.model = options->model,
+                                 .device = options->device,
+                                 .stream = options->stream,
+                                 .first = param[options->first_unit],
+                                 .params = param[options->first_unit + options->units] -
+                                           param[options->first_unit]};
     part_forward_only(part, !options->training);
 }
 
@@ -261,7 +243,7 @@ status_t part_workspace(const struct part_options *options, int64_t *out)
     size_t size = 0;
     part_init(&part, options);
     status_t status = measure_workspace(&part, &limits, &size);
-    free(part.mask);
+    free(part.constants);
     *out = (int64_t)size;
     return status;
 }
@@ -276,7 +258,7 @@ status_t part_create(const struct part_options *options, struct part **out)
     part_init(part, options);
     CHECK(part->kernels->dtype == part->model->dtype, "%s operations for a model in %s",
           dtype_name(part->kernels->dtype), dtype_name(part->model->dtype));
-    TRY_GOTO(part_create_weights(part), destroy_part);
+    TRY_GOTO(store_create(&part->store, part->training), destroy_part);
     TRY_GOTO(create_frames(part), destroy_part);
     TRY_GOTO(create_workspace(part), destroy_part);
     *out = part;
@@ -294,15 +276,14 @@ void part_destroy(struct part *part)
     }
     for (int f = 0; part->frame && f < part->frames; f++) {
         free(part->frame[f].stash);
-        free(part->frame[f].again);
+        free(part->frame[f].recomputed);
         free(part->frame[f].key);
     }
     free(part->frame);
     free(part->backward);
     free(part->key_gradient);
-    free(part->mask);
-    free(part->offset);
-    arena_destroy(&part->parameter_arena);
+    free(part->constants);
+    store_destroy(&part->store);
     arena_destroy(&part->frame_arena);
     arena_destroy(&part->backward_arena);
     arena_destroy(&part->workspace_arena);
@@ -324,14 +305,14 @@ struct stash *part_stash(const struct part *part, int unit, int frame)
     return &part->frame[frame].stash[unit - part->first_unit];
 }
 
-struct stash *part_again(const struct part *part, int unit, int frame)
+struct stash *part_recomputed(const struct part *part, int unit, int frame)
 {
     CHECK(part_has(part, unit), "unit %d is not of this part", unit);
     CHECK(frame >= 0 && frame < part->frames, "no frame %d", frame);
-    return &part->frame[frame].again[unit - part->first_unit];
+    return &part->frame[frame].recomputed[unit - part->first_unit];
 }
 
-struct backward *part_back(const struct part *part, int unit)
+struct backward *part_backward_of(const struct part *part, int unit)
 {
     CHECK(part_has(part, unit), "unit %d is not of this part", unit);
     return &part->backward[unit - part->first_unit];
@@ -341,6 +322,36 @@ struct norm_shape unit_norm(const struct part *part, const struct unit_shape *sh
 {
     return (struct norm_shape){shape->norm, shape->N, shape->D,
                                (float)part->model->config.norm_eps};
+}
+
+struct norm_shape unit_rms_norm(const struct part *part, const struct unit_shape *shape)
+{
+    return (struct norm_shape){NORM_RMS, shape->N, shape->D, (float)part->model->config.norm_eps};
+}
+
+const void *part_at(const struct part *part, const void *tensor, size_t count)
+{
+    const unsigned char *bytes = tensor;
+    return bytes ? bytes + count * dtype_size(part->model->dtype) : NULL;
+}
+
+const float *part_constants(const struct part *part, int unit)
+{
+    CHECK(part_has(part, unit), "unit %d is not of this part", unit);
+    return part->constants[unit - part->first_unit];
+}
+
+void part_memory(const struct part *part, struct part_memory *out)
+{
+    int64_t room = (int64_t)store_total(&part->store), single = (int64_t)sizeof(float);
+    bool masters = part->training && store_rounds(&part->store);
+    out->parameters =
+        room * (int64_t)dtype_size(part->model->dtype) + (masters ? room * single : 0);
+    out->gradients = part->training ? room * single : 0;
+    out->optimizer = 2 * out->gradients;
+    out->frames = (int64_t)part->frame_arena.used;
+    out->backward = (int64_t)part->backward_arena.used;
+    out->workspace = (int64_t)part->workspace_arena.used;
 }
 
 void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const int32_t *targets)

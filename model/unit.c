@@ -1,5 +1,5 @@
 /* unit.c - forward, backward and weight gradients of any unit: one switch each. */
-#include "model/model_internal.h"
+#include "model/connect/connect.h"
 
 void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
 {
@@ -11,14 +11,13 @@ void part_forward(struct part *part, int unit, int frame, float loss_scale, doub
         part->kernels->embed_forward(&part->ctx, part_stash(part, unit, frame)->out,
                                      unit_weight(part, unit, PARAM_EMBED, 0), inputs,
                                      (size_t)(model->B * model->T), (size_t)model->config.dim);
-        products_forward(part, unit, frame);
+        connect_output(part, unit, frame);
         break;
     case UNIT_ATTENTION:
         attention_forward(part, unit, frame);
         break;
     case UNIT_FFN:
         ffn_forward(part, unit, frame);
-        products_forward(part, unit, frame);
         break;
     case UNIT_HEAD:
         head_forward(part, unit, frame, loss_scale, out_loss);
@@ -57,20 +56,27 @@ void part_weight_gradient(struct part *part, int unit, int frame)
     switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
         part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
-                                      part->key_gradient[model_raw_key(model, 0)],
+                                      connect_output_gradient(part, unit),
                                       part->frame[frame].inputs, (size_t)(model->B * model->T),
                                       (size_t)model->config.dim);
-        products_weight_gradient(part, unit);
+        connect_weight_gradient(part, unit, frame);
         break;
     case UNIT_ATTENTION:
         attention_weight_gradient(part, unit, frame);
         break;
     case UNIT_FFN:
         ffn_weight_gradient(part, unit, frame);
-        products_weight_gradient(part, unit);
         break;
     case UNIT_HEAD:
         head_weight_gradient(part, unit, frame);
         break;
     }
+}
+
+void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count)
+{
+    for (int a = 1; a < count; a++) {
+        CHECK(adds[a].read != ADD_RECEIVED, "a received sum comes first");
+    }
+    part->model->connector->add_gradient(part, key, frame, adds, count);
 }

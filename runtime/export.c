@@ -47,8 +47,9 @@ static status_t export_own(struct trainer *trainer, const char *temporary,
         if (!part_owns(part, p)) {
             continue;
         }
+        struct slice whole = slice_whole(trainer->model, STORE_WEIGHTS, p);
         float *values = malloc((size_t)trainer->model->param[p].count * sizeof *values);
-        status = values ? part_read_weight(part, p, values)
+        status = values ? part_read(part, &whole, values)
                         : FAIL(STATUS_NOMEM, "no memory to export %s", entries[p].name);
         if (status == STATUS_OK) {
             status = tensor_writer_write(temporary, entries, trainer->model->params, p, values);

@@ -63,11 +63,12 @@ static status_t with_gradient(const struct check_results *results, int param, in
                               check_result_fn fn, void *arg)
 {
     int64_t count = values_of(&results->entries[item]);
+    struct slice whole = {STORE_GRADIENTS, param, 0, count};
     float *gradient = malloc((size_t)count * sizeof *gradient);
     if (!gradient) {
         return FAIL(STATUS_NOMEM, "no memory for a gradient of %lld values", (long long)count);
     }
-    status_t status = part_read_gradient(results->part, param, gradient);
+    status_t status = part_read(results->part, &whole, gradient);
     if (status == STATUS_OK) {
         status = fn(arg, item, gradient, count);
     }

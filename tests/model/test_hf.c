@@ -60,7 +60,7 @@ static void assert_same(const struct fixture *fixture, const struct tensor_file 
         const struct param *param = &fixture->model->param[p];
         struct tensor tensor;
         assert_true(tensor_file_find(file, param->name, &tensor));
-        assert_memory_equal(tensor.data, part_weight(fixture->part, p),
+        assert_memory_equal(tensor.data, part_values(fixture->part, STORE_WEIGHTS, p),
                             (size_t)param->count * sizeof(float));
     }
 }
@@ -69,7 +69,8 @@ static void export(const struct fixture *fixture, const struct tensor_entry *ent
 {
     assert_ok(tensor_writer_create(file_name, entries, count));
     for (int p = 0; p < count; p++) {
-        assert_ok(tensor_writer_write(file_name, entries, count, p, part_weight(fixture->part, p)));
+        assert_ok(tensor_writer_write(file_name, entries, count, p,
+                                      part_values(fixture->part, STORE_WEIGHTS, p)));
     }
 }
 

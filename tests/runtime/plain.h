@@ -62,7 +62,7 @@ static inline void plain_init(struct plain *plain, const struct model *model,
         tensor->value = calloc((size_t)tensor->count, sizeof *tensor->value);
         assert_non_null(tensor->value);
         for (int64_t i = 0; i < tensor->count; i++) {
-            tensor->value[i] = (double)part_weight(part, p)[i];
+            tensor->value[i] = (double)part_values(part, STORE_WEIGHTS, p)[i];
         }
     }
 }

@@ -130,7 +130,7 @@ static inline void shape_stir(const struct model *model, struct part *part)
         if (!part_owns(part, p)) {
             continue;
         }
-        float *weight = part_weight(part, p);
+        float *weight = part_values(part, STORE_WEIGHTS, p);
         for (int64_t i = 0; i < param->count; i++) {
             bool last = param->init == INIT_LAST_COLUMN && (i + 1) % param->shape[1] == 0;
             double centre = param->init == INIT_ONE || last ? 1 : 0;

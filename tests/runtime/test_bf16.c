@@ -210,7 +210,7 @@ static void test_golden(void **state)
             snprintf(name, sizeof name, "grad.%s", param->name);
             if (param->trained) {
                 assert_within(cases[i], name,
-                              error_of(expected, name, part_gradient(alone.part, p)),
+                              error_of(expected, name, part_values(alone.part, STORE_GRADIENTS, p)),
                               limits.gradient);
             }
         }
@@ -275,7 +275,8 @@ static void assert_same_gradients(const char *name, const struct alone *a, const
 {
     for (int p = 0; p < a->model->params; p++) {
         const struct param *param = &a->model->param[p];
-        if (param->trained && memcmp(part_gradient(a->part, p), part_gradient(b->part, p),
+        if (param->trained && memcmp(part_values(a->part, STORE_GRADIENTS, p),
+                                     part_values(b->part, STORE_GRADIENTS, p),
                                      (size_t)param->count * sizeof(float)) != 0) {
             fail_msg("%s: other bits in the gradient of %s", name, param->name);
         }
@@ -324,8 +325,9 @@ static void test_evaluation(void **state)
             size_t count = (size_t)trained.model->param[p].count;
             float *weight = malloc(count * sizeof *weight);
             assert_non_null(weight);
-            assert_ok(part_read_weight(trained.part, p, weight));
-            assert_ok(part_write_weight(evaluated.part, p, weight));
+            struct slice whole = slice_whole(trained.model, STORE_WEIGHTS, p);
+            assert_ok(part_read(trained.part, &whole, weight));
+            assert_ok(part_write(evaluated.part, &whole, weight));
             free(weight);
         }
         double before = trained.loss;

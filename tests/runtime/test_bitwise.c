@@ -103,7 +103,8 @@ static void collect(const struct model *model, struct part *part, bool gradient,
     for (int p = 0; p < model->params; p++) {
         int64_t count = model->param[p].count;
         if (part_owns(part, p) && (!gradient || model->param[p].trained)) {
-            const float *from = gradient ? part_gradient(part, p) : part_weight(part, p);
+            const float *from = gradient ? part_values(part, STORE_GRADIENTS, p)
+                                         : part_values(part, STORE_WEIGHTS, p);
             memcpy(out, from, (size_t)count * sizeof *out);
         }
         out += count;
@@ -160,7 +161,7 @@ static status_t run_rank(struct group *group, void *argument)
     TRY(trainer_create(&options, &trainer));
     shape_stir(trainer_model(trainer), trainer_part(trainer));
     if (task->reorder) {
-        reorder_sums(trainer->train->plan, model_hidden_key(trainer_model(trainer), 0));
+        reorder_sums(trainer->train->plan, 0); /* X_0 */
     }
     status_t status = walk_steps(task, trainer, group_rank(group) == 0);
     trainer_destroy(trainer);

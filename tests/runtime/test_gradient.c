@@ -50,8 +50,8 @@ static void probe_param(struct probe *probe, int p)
 {
     const struct param *param = &trainer_model(probe->trainer)->param[p];
     struct part *part = trainer_part(probe->trainer);
-    const float *gradient = part_gradient(part, p);
-    float *weight = part_weight(part, p);
+    const float *gradient = part_values(part, STORE_GRADIENTS, p);
+    float *weight = part_values(part, STORE_WEIGHTS, p);
     float *saved = calloc((size_t)param->count, sizeof *saved);
     double norm = 0;
     assert_non_null(saved);

@@ -156,7 +156,7 @@ static double loss_moved(struct pair *pair, int p, double by)
 static double gradient_error(struct pair *pair, int p)
 {
     int64_t count = pair->plain.tensor[p].count;
-    const float *gradient = part_gradient(trainer_part(pair->trainer), p);
+    const float *gradient = part_values(trainer_part(pair->trainer), STORE_GRADIENTS, p);
     double root = sqrt((double)count), slope = 0, squares = 0;
     for (int64_t i = 0; i < count; i++) {
         slope += sign_of(p, i) * (double)gradient[i] / root;

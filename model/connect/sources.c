@@ -7,7 +7,7 @@
  * not named take X_i itself, as do all ways of consumers that are not listed. The last consumer has the
  * way r alone. Nothing may be said twice.
  */
-#include "model/sources.h"
+#include "model/connect/sources.h"
 
 #include <ctype.h>
 #include <stdbool.h>

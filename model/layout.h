@@ -1,0 +1,90 @@
+/* layout.h - private to model/: the memory of a unit for one microbatch.
+ *
+ * It has two halves: struct stash is filled by F, struct backward by B (one a part, since one microbatch
+ * is in backward at a time). Both are laid out by one function each, walked once to measure and once to
+ * bind; cost.c measures with the same functions, so the memory table cannot disagree with the memory.
+ *
+ * Where a tensor lives follows from who reads it after F, and from what is formed again:
+ *
+ *     tenure                                               none     selective  full      evaluation
+ *     KEY    keys; what a later unit reads besides; the    frame    frame      frame     frame
+ *            head's dnormed
+ *     CORE   projections, attention, gate and up, the      frame    frame      shared    shared
+ *            generator; statistics of norms
+ *     CHEAP  mixed inputs, normed inputs, queries and      frame    shared     shared    shared
+ *            keys after norm and rotation, the activation
+ *     LEFT   what B leaves for GRAD                         backward backward   backward
+ *     OWN    what B leaves for W                            backward backward   shared
+ *
+ * CHEAP is two thirds of an attention's frame and two fifths of an FFN's, and costs memory traffic alone:
+ * no matrix product is run twice, nor attention. The units of a part take turns in its shared memory. What is
+ * formed again for W or GRAD (normed inputs; in full the weights A) must outlive the next turn: B forms it
+ * in the unit's own memory of one microbatch.
+ */
+#ifndef MODEL_LAYOUT_H
+#define MODEL_LAYOUT_H
+
+#include "base/arena.h"
+#include "model/shape.h"
+
+enum tenure { KEY, CORE, CHEAP, LEFT, OWN };
+
+/* Room for the pointers of a connector's own struct, which it lays over it (connect_stash_of). */
+enum { CONNECT_POINTERS = 32 };
+
+struct stash {
+    void *out;                       /* [N, D] the unit's output; NULL for the head */
+    void *connect[CONNECT_POINTERS]; /* the connector's */
+    /* attention (head: normed[0], mean[0], rstd[0] only) */
+    void *normed[INPUTS]; /* [N, D]; all the same buffer where they share input and norm */
+    float *mean[INPUTS], *rstd[INPUTS]; /* [N] */
+    void *q_raw, *k_raw;                /* [N, H, E], [N, G, E] before QK-norm (with it only) */
+    float *q_rstd, *k_rstd;             /* [N*H], [N*G] */
+    void *q, *k, *v, *attended;         /* [N, H, E], [N, G, E] x 2, [N, H, E] */
+    float *lse;                         /* [B, H, T] */
+    /* FFN */
+    void *gate, *up, *activated; /* [N, F] */
+    /* head */
+    void *dnormed; /* [N, D] gradient of the normed input, made by the forward */
+};
+
+struct backward {
+    void *connect[CONNECT_POINTERS];
+    /* [N, D] gradients of the unit's inputs; shared like them. NULL where the connector has another
+     * place for it. */
+    void *dinput[INPUTS];
+    void *dq, *dk, *dv;         /* [N, H, E], [N, G, E] x 2, of the projections' outputs */
+    void *dgate, *dup;          /* [N, F] */
+    float *dscale[INPUTS];      /* [D] this microbatch's share of the norm scales' gradients */
+    float *dbias[INPUTS];       /* [D] and of the norms' biases (LayerNorm) */
+    float *dq_scale, *dk_scale; /* [E] */
+    void *normed[INPUTS];       /* [N, D] formed again for W (selective), instead of the stash's */
+};
+
+/* Where a unit's tensors may live. */
+struct homes {
+    struct arena *frame;    /* of each microbatch in flight */
+    struct arena *backward; /* of the microbatch in backward */
+    struct arena *shared;   /* of whichever unit runs; the stash first, then what B leaves for W */
+};
+
+/* A walk over one unit's tensors. */
+struct layout {
+    const struct model *model;
+    const struct unit_shape *shape;
+    int unit;
+    bool training;
+    const struct homes *homes;
+};
+void *layout_tensor(const struct layout *layout, enum tenure tenure, size_t rows, size_t columns);
+float *layout_floats(const struct layout *layout, enum tenure tenure, size_t count);
+
+void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
+                  struct stash *out);
+void backward_layout(const struct model *model, int unit, const struct homes *homes,
+                     struct backward *out);
+/* Turns the stash that F writes into the one that B (which forms some of it again), GRAD and W see. */
+void stash_recomputed(const struct model *model, const struct backward *back, struct stash *stash);
+void unit_measure(const struct model *model, int unit, bool training, struct unit_bytes *out);
+
+#endif

@@ -1,0 +1,81 @@
+/* part_internal.h - private to model/: a part from inside, for the units and connectors that work in it. */
+#ifndef MODEL_PART_INTERNAL_H
+#define MODEL_PART_INTERNAL_H
+
+#include "model/layout.h"
+#include "model/store.h"
+
+struct frame {
+    struct stash *stash;      /* [units of the part] as F sees it */
+    struct stash *recomputed; /* [units of the part] as B, GRAD and W see it */
+    void **key;               /* [keys of the graph] */
+    const int32_t *inputs, *targets, *first, *position;
+};
+
+struct part {
+    const struct model *model;
+    const struct kernels *kernels; /* or `timed`, of which ctx knows these */
+    struct kernels timed;
+    struct kernel_ctx ctx;
+    struct device *device; /* NULL = the host */
+    int first_unit, units, frames;
+    bool training;
+    bool forward_only; /* now, though it may have been made for training */
+    struct store store;
+    struct frame *frame;
+    struct backward *backward; /* [units] */
+    void **key_gradient;       /* [keys] of the microbatch in backward */
+    float *cosine, *sine;      /* [T, R/2] rotary table */
+    void *scratch[2];          /* [N, max(D, H*E, F, K)] */
+    float **constants;         /* [units] the connector's, where the part lives */
+    double *squares;           /* [params] where the part lives */
+    float *logits;             /* [head_rows, V], part with the head */
+    void *dlogits;             /* the same of the dtype; in float32 the logits' own place */
+    size_t head_rows;          /* head_chunk_rows, or all if they are fewer */
+    int open;                  /* recompute full: unit whose W is due; else -1 */
+    struct arena frame_arena, backward_arena, workspace_arena;
+};
+
+/* Copies between the host and wherever the part lives; done on return. */
+MUST_USE status_t part_fetch(const struct part *part, void *dst, const void *src, size_t bytes);
+
+/* As F sees it; as B, GRAD and W do. */
+struct stash *part_stash(const struct part *part, int unit, int frame);
+struct stash *part_recomputed(const struct part *part, int unit, int frame);
+struct backward *part_backward_of(const struct part *part, int unit);
+/* Element `count` of a tensor of the part's dtype; NULL of NULL. */
+const void *part_at(const struct part *part, const void *tensor, size_t count);
+/* Constants of the unit that its connector gave, where the part lives; NULL = none. */
+const float *part_constants(const struct part *part, int unit);
+
+/* Weight as operations read it, gradient of the unit's parameter with this role; NULL if the unit has
+ * none such. */
+const void *unit_weight(const struct part *part, int unit, int role, int index);
+float *unit_gradient(const struct part *part, int unit, int role, int index);
+/* Bias that goes with a role's weight; NULL if there is none. */
+const void *unit_bias(const struct part *part, int unit, int role, int index);
+float *unit_bias_gradient(const struct part *part, int unit, int role, int index);
+/* Adds a norm's bias gradient of one microbatch [width]; nothing where the norm has no bias. */
+void unit_accumulate_bias(struct part *part, int unit, int role, int index, const float *dbias,
+                          size_t width);
+/* Norms of inputs, FFN and head: rows of width D. RMSNorm of such rows, whatever the model's norm is. */
+struct norm_shape unit_norm(const struct part *part, const struct unit_shape *shape);
+struct norm_shape unit_rms_norm(const struct part *part, const struct unit_shape *shape);
+
+/* ---- the units ---- */
+
+/* Tokens of the head's chunk: logits of no more rows than this exist at once. The output's gradient is
+ * added up chunk by chunk, so the chunk belongs to the order of additions: by the dtype alone. */
+size_t head_chunk_rows(enum dtype dtype);
+
+void attention_forward(struct part *part, int unit, int frame);
+void attention_backward(struct part *part, int unit, int frame);
+void attention_weight_gradient(struct part *part, int unit, int frame);
+void ffn_forward(struct part *part, int unit, int frame);
+void ffn_backward(struct part *part, int unit, int frame);
+void ffn_weight_gradient(struct part *part, int unit, int frame);
+void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
+void head_backward(struct part *part, int unit, int frame);
+void head_weight_gradient(struct part *part, int unit, int frame);
+
+#endif
