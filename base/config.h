@@ -64,7 +64,7 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 
 /* ---- the run's configuration ---- */
 
-enum schedule_choice { SCHEDULE_GPIPE, SCHEDULE_1F1B };
+enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
 enum precision_choice { PRECISION_F32, PRECISION_BF16 };
 enum transport_choice {
     TRANSPORT_AUTO,
@@ -95,7 +95,8 @@ struct run_config {
     char model[CONFIG_STRING]; /* `model: PATH`: config.json or a folder with it; "" if a mapping */
     struct config_entries model_keys; /* `model: {dim: ..}` and model.X=.. */
     struct config_entries dense_keys; /* dense.X, meaning dense_pattern.X */
-    int precision;                    /* enum precision_choice */
+    int precision; /* enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
+enum precision_choice */
     int64_t seed;
     bool deterministic; /* bf16 on a GPU: attention's backward too */
     int device;         /* enum device_choice */
@@ -118,7 +119,9 @@ struct run_config {
     struct {
         int64_t pp;                    /* pipeline stages; 0 = number of ranks started */
         int64_t microbatches;          /* per step; 0 = the command's default */
-        int schedule;                  /* enum schedule_choice */
+        int schedule;                  /* schedule_of (runtime/runtime.h) tells which */
+        int64_t virtual_stages;        /* stages a rank; 0 = the schedule's own */
+        int sum_order;                 /* enum sum_order_choice */
         int transport;                 /* enum transport_choice */
         char partition[CONFIG_STRING]; /* auto, layers, or units per stage "5,4,4,5" */
         int64_t threads;  /* OpenMP threads a rank; 0 = cores of the node / ranks on it */

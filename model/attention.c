@@ -81,13 +81,13 @@ static struct attention_shape scores_shape(const struct part *part, const struct
                                     .G = shape->G,
                                     .E = shape->E,
                                     .scale = (float)(1.0 / __builtin_sqrt((double)shape->E)),
-                                    .first = part->frame[frame].first};
+                                    .first = part->now->frame[frame].first};
 }
 
 static void rotate(const struct part *part, const struct unit_shape *shape, int frame, void *x,
                    size_t heads, bool inverse)
 {
-    const struct frame *own = &part->frame[frame];
+    const struct frame *own = &part->now->frame[frame];
     part->kernels->rope(&part->ctx, x, part->cosine, part->sine, own->position, inverse, shape->N,
                         shape->T, heads, shape->E, shape->R);
 }
@@ -171,7 +171,7 @@ void attention_forward(struct part *part, int unit, int frame)
 /* What the layout did not keep since the forward. Without QK-norm queries and keys were kept as rotated. */
 static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
-    struct stash *stash = part_recomputed(part, unit, frame);
+    struct stash *stash = part_recomputed(part, unit);
     switch (part->model->recompute) {
     case RECOMPUTE_NONE:
         break;
@@ -192,7 +192,7 @@ static void form_again(struct part *part, const struct unit_shape *shape, int un
 static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_recomputed(part, unit, frame);
+    const struct stash *stash = part_recomputed(part, unit);
     struct backward *back = part_backward_of(part, unit);
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
     struct norm_shape norm = unit_norm(part, shape);
@@ -213,10 +213,10 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
     }
 }
 
-static void unnorm_heads(struct part *part, const struct unit_shape *shape, int unit, int frame)
+static void unnorm_heads(struct part *part, const struct unit_shape *shape, int unit)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_recomputed(part, unit, frame);
+    const struct stash *stash = part_recomputed(part, unit);
     struct backward *back = part_backward_of(part, unit);
     struct norm_shape query = head_norm(part, shape, shape->H);
     struct norm_shape key = head_norm(part, shape, shape->G);
@@ -232,7 +232,7 @@ void attention_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_recomputed(part, unit, frame);
+    const struct stash *stash = part_recomputed(part, unit);
     struct backward *back = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
     void *dattended = part->scratch[0];
@@ -246,7 +246,7 @@ void attention_backward(struct part *part, int unit, int frame)
     rotate(part, shape, frame, back->dq, shape->H, true);
     rotate(part, shape, frame, back->dk, shape->G, true);
     if (shape->qk_norm) {
-        unnorm_heads(part, shape, unit, frame);
+        unnorm_heads(part, shape, unit);
     }
     unproject(part, shape, unit, frame);
     connect_backward(part, unit, frame);
@@ -256,7 +256,7 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_recomputed(part, unit, frame);
+    const struct stash *stash = part_recomputed(part, unit);
     const struct backward *back = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
     const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};

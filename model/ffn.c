@@ -60,7 +60,7 @@ void ffn_forward(struct part *part, int unit, int frame)
 /* What the layout did not keep since the forward, but for the activation: W forms that. */
 static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
-    struct stash *stash = part_recomputed(part, unit, frame);
+    struct stash *stash = part_recomputed(part, unit);
     if (part->model->recompute == RECOMPUTE_SELECTIVE) {
         connect_form_again(part, unit, frame, stash);
         norm_input(part, shape, unit, frame, stash);
@@ -97,7 +97,7 @@ void ffn_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    struct stash *stash = part_recomputed(part, unit, frame);
+    struct stash *stash = part_recomputed(part, unit);
     struct backward *back = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
     bool accumulate;
@@ -118,7 +118,7 @@ void ffn_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    struct stash *stash = part_recomputed(part, unit, frame);
+    struct stash *stash = part_recomputed(part, unit);
     const struct backward *back = part_backward_of(part, unit);
     if (part->model->recompute == RECOMPUTE_SELECTIVE) {
         form_activated(part, shape, stash);

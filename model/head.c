@@ -49,7 +49,7 @@ void head_forward(struct part *part, int unit, int frame, float loss_scale, doub
     const struct unit_shape *shape = unit_shape(part->model, unit);
     struct stash *stash = part_stash(part, unit, frame);
     form_inner(part, shape, unit, frame, stash);
-    const int32_t *targets = part->frame[frame].targets;
+    const int32_t *targets = part->now->frame[frame].targets;
     part->kernels->zero(&part->ctx, out_loss, sizeof *out_loss);
     for (size_t first = 0; targets && first < shape->N; first += part->head_rows) {
         size_t rows = shape->N - first < part->head_rows ? shape->N - first : part->head_rows;
@@ -60,7 +60,7 @@ void head_forward(struct part *part, int unit, int frame, float loss_scale, doub
 /* What the layout did not keep since the forward. The normed input did its work there. */
 static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
-    struct stash *stash = part_recomputed(part, unit, frame);
+    struct stash *stash = part_recomputed(part, unit);
     if (part->model->recompute == RECOMPUTE_SELECTIVE) {
         connect_form_again(part, unit, frame, stash);
     } else if (part->model->recompute == RECOMPUTE_FULL) {
@@ -71,7 +71,7 @@ static void form_again(struct part *part, const struct unit_shape *shape, int un
 void head_backward(struct part *part, int unit, int frame)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_recomputed(part, unit, frame);
+    const struct stash *stash = part_recomputed(part, unit);
     struct backward *back = part_backward_of(part, unit);
     struct norm_shape norm = unit_norm(part, shape);
     bool accumulate;
@@ -99,6 +99,7 @@ status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows, 
 {
     int unit = part->model->graph.units - 1;
     const struct unit_shape *shape = unit_shape(part->model, unit);
+    part->now = &part->stage[part->stage_of[unit]];
     const struct stash *stash = part_stash(part, unit, frame);
     int64_t most = (int64_t)part->head_rows;
     for (int64_t done = 0; done < rows; done += most) {

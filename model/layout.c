@@ -149,8 +149,8 @@ static void layout_attention_backward(const struct layout *l, struct backward *o
     }
 }
 
-void backward_layout(const struct model *model, int unit, const struct homes *homes,
-                     struct backward *out)
+static void backward_layout(const struct model *model, int unit, const struct homes *homes,
+                            struct backward *out)
 {
     const struct unit_shape *shape = unit_shape(model, unit);
     struct layout l = {model, shape, unit, true, homes};
@@ -174,8 +174,32 @@ void backward_layout(const struct model *model, int unit, const struct homes *ho
     }
 }
 
-void stash_recomputed(const struct model *model, const struct backward *back, struct stash *stash)
+void unit_layout_backward(const struct model *model, int unit, struct arena *backward,
+                          struct arena *shared, struct stash *out_again, struct backward *out)
 {
+    bool full = model->recompute == RECOMPUTE_FULL, own = full && !model->weights_at_once;
+    struct arena nowhere;
+    struct homes homes = {&nowhere, backward, own ? backward : shared};
+    arena_init_measure(&nowhere);
+    memset(out_again, 0, sizeof *out_again);
+    if (full) { /* what is in a frame stays there: its places in `again` are NULL */
+        stash_layout(model, unit, true, &homes, out_again);
+    }
+    backward_layout(model, unit, &homes, out);
+}
+
+_Static_assert(sizeof(struct stash) % sizeof(void *) == 0, "a stash is pointers alone");
+
+void stash_recomputed(const struct model *model, const struct stash *again,
+                      const struct backward *back, struct stash *stash)
+{
+    void *from[sizeof(struct stash) / sizeof(void *)], *to[sizeof(struct stash) / sizeof(void *)];
+    memcpy(from, again, sizeof from);
+    memcpy(to, stash, sizeof to);
+    for (size_t i = 0; i < sizeof to / sizeof to[0]; i++) {
+        to[i] = from[i] ? from[i] : to[i];
+    }
+    memcpy(stash, to, sizeof to);
     for (int c = 0; c < INPUTS; c++) {
         stash->normed[c] = back->normed[c] ? back->normed[c] : stash->normed[c];
     }
@@ -186,14 +210,17 @@ void unit_measure(const struct model *model, int unit, bool training, struct uni
 {
     struct arena frame, backward, shared;
     struct homes homes = {&frame, &backward, &shared};
-    struct stash stash;
+    struct stash stash, again;
     struct backward back;
     arena_init_measure(&frame);
     arena_init_measure(&backward);
     arena_init_measure(&shared);
     stash_layout(model, unit, training, &homes, &stash);
+    size_t forward = shared.used;
     if (training) {
-        backward_layout(model, unit, &homes, &back);
+        shared.used = 0;
+        unit_layout_backward(model, unit, &backward, &shared, &again, &back);
     }
-    *out = (struct unit_bytes){(int64_t)frame.used, (int64_t)backward.used, (int64_t)shared.used};
+    size_t most = shared.used > forward ? shared.used : forward;
+    *out = (struct unit_bytes){(int64_t)frame.used, (int64_t)backward.used, (int64_t)most};
 }

@@ -1,7 +1,7 @@
 /* layout.h - private to model/: the memory of a unit for one microbatch.
  *
- * It has two halves: struct stash is filled by F, struct backward by B (one a part, since one microbatch
- * is in backward at a time). Both are laid out by one function each, walked once to measure and once to
+ * It has two halves: struct stash is filled by F, struct backward by B (one for each
+ * microbatch between its B and its W). Both are laid out by one function each, walked once to measure and once to
  * bind; cost.c measures with the same functions, so the memory table cannot disagree with the memory.
  *
  * Where a tensor lives follows from who reads it after F, and from what is formed again:
@@ -15,6 +15,9 @@
  *            keys after norm and rotation, the activation
  *     LEFT   what B leaves for GRAD                         backward backward   backward
  *     OWN    what B leaves for W                            backward backward   shared
+ *
+ * With full recomputation and W not at once, B forms CORE, CHEAP and OWN in backward memory of the unit's
+ * own, where they stay until W.
  *
  * CHEAP is two thirds of an attention's frame and two fifths of an FFN's, and costs memory traffic alone:
  * no matrix product is run twice, nor attention. The units of a part take turns in its shared memory. What is
@@ -81,10 +84,14 @@ float *layout_floats(const struct layout *layout, enum tenure tenure, size_t cou
 
 void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
                   struct stash *out);
-void backward_layout(const struct model *model, int unit, const struct homes *homes,
-                     struct backward *out);
+/* What B leaves for GRAD and W, and (full recomputation) what it forms again for itself and them: in
+ * `shared` if the model's W follows B at once, else in memory of the unit's own. *out_again has NULL where
+ * nothing is formed again. */
+void unit_layout_backward(const struct model *model, int unit, struct arena *backward,
+                          struct arena *shared, struct stash *out_again, struct backward *out);
 /* Turns the stash that F writes into the one that B (which forms some of it again), GRAD and W see. */
-void stash_recomputed(const struct model *model, const struct backward *back, struct stash *stash);
+void stash_recomputed(const struct model *model, const struct stash *again,
+                      const struct backward *back, struct stash *stash);
 void unit_measure(const struct model *model, int unit, bool training, struct unit_bytes *out);
 
 #endif

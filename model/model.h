@@ -2,7 +2,7 @@
  *
  * config   what config.json says, checked (config.c)
  * model    the tables made from it: units, keys, who reads what, parameters (model.c, params.c)
- * part     a run of units with its memory, on one device: what a pipeline stage owns (part.c)
+ * part     the units of a rank with their memory, on one device (part.c)
  * weights  official Hugging Face folders in and out (safetensors.c, hf.c)
  *
  * Sources: MUDDFormer (arXiv 2502.12170v2) and its official PyTorch modules, whose conventions and
@@ -140,6 +140,7 @@ struct model {
     int64_t B, T;
     enum dtype dtype;
     enum recompute_choice recompute;
+    bool weights_at_once;
 };
 
 /* How a model is used: its tables count costs and bytes for that. */
@@ -148,6 +149,7 @@ struct model_use {
     /* Of activations, keys, their gradients, and weights as operations read them. */
     enum dtype dtype;
     enum recompute_choice recompute;
+    bool weights_at_once; /* W of a unit follows its B, as plan_options.weights_at_once */
 };
 MUST_USE status_t model_create(const struct model_config *config, const struct model_use *use,
                                struct model **out);
@@ -164,26 +166,34 @@ const struct param *model_find_param(const struct model *model, const char *name
 /* Initial value of one element (counter-based: seed, name, index). */
 float param_initial(const struct param *param, uint64_t seed, int64_t index);
 
-/* ---- part: units of a stage, with memory ----
+/* ---- part: the units of a rank, with memory ----
  *
  * Weights, their gradients and the optimizer's state are float32. In bf16 operations read rounded copies
  * of the weights, made anew whenever the weights change; a part for evaluation has the copies alone.
  *
  * model->recompute says what a training part keeps of a microbatch from F to B and W:
  *     none        everything
- *     selective   not what is large and cheap to form again (layout.c has the list)
- *     full        the keys that it makes; B forms everything else again. W must follow B at once
- *                 (plan_options.weights_at_once)
+ *     selective   not what is large and cheap to form again (layout.h has the list)
+ *     full        the keys that it makes; B forms everything else again, in memory that units take turns
+ *                 in if W follows B at once (model->weights_at_once), else in memory until W
  * Bits do not depend on it.
  */
 
 struct part;
 
-struct part_options {
-    const struct model *model;     /* borrowed */
-    const struct kernels *kernels; /* borrowed */
-    int first_unit, units;
+/* One of the rank's stages: its units share frames and backward memories. */
+struct part_stage {
+    const int *unit; /* [units] ascending; borrowed until part_create returns */
+    int units;
     int frames;    /* activation frames */
+    int backwards; /* microbatches between B and W; 0 without training */
+};
+
+struct part_options {
+    const struct model *model;      /* borrowed */
+    const struct kernels *kernels;  /* borrowed */
+    const struct part_stage *stage; /* [stages] units ascending */
+    int stages;
     bool training; /* gradients, optimizer state and backward memory too */
     int threads;
     struct trace *trace;   /* borrowed, may be NULL */
@@ -226,30 +236,41 @@ float *part_values(const struct part *part, enum store_kind kind, int param);
 MUST_USE status_t part_read(const struct part *part, const struct slice *slice, float *out);
 MUST_USE status_t part_write(struct part *part, const struct slice *slice, const float *in);
 
-/* Tokens of a frame's microbatch (where the part lives): inputs, targets [B*T] (borrowed until the frame is reused). Inputs
- * are looked at by the embedding, targets by the head; either may be NULL elsewhere. */
-void part_set_tokens(struct part *part, int frame, const int32_t *inputs, const int32_t *targets);
+/* In what follows `stage` is an index of part_options.stage, `frame` one of its frames, `back` one of its
+ * backward memories; those of `unit` are of the unit's stage.
+ *
+ * Tokens of a frame's microbatch (where the part lives): inputs, targets [B*T] (borrowed until the frame is
+ * reused). Inputs are looked at by the embedding, targets by the head; either may be NULL elsewhere. */
+void part_set_tokens(struct part *part, int stage, int frame, const int32_t *inputs,
+                     const int32_t *targets);
 /* Document starts of the frame's microbatch: first[t] = position in its sequence where token t's document
  * begins; attention sees first[t]..t; position[t] = t mod T - first[t]. NULL = one document. [B*T],
  * borrowed like the tokens. */
-void part_set_documents(struct part *part, int frame, const int32_t *first,
+void part_set_documents(struct part *part, int stage, int frame, const int32_t *first,
                         const int32_t *position);
-/* Where a key of a frame's microbatch is: of this part's own units by itself, else where it landed. */
-void part_set_key(struct part *part, int frame, int key, void *where);
-const void *part_key(const struct part *part, int frame, int key);
-/* Where the gradient of a key is formed for the microbatch in backward. */
-void part_set_key_gradient(struct part *part, int key, void *where);
+/* Where a key of a frame's microbatch is: of the stage's own units by itself, else where it landed, or where
+ * another stage has it. */
+void part_set_key(struct part *part, int stage, int frame, int key, const void *where);
+const void *part_key(const struct part *part, int stage, int frame, int key);
+/* Where the gradient of a key is formed for the microbatch in a backward memory. */
+void part_set_key_gradient(struct part *part, int stage, int back, int key, void *where);
 
 /* Forward of a unit. For the head: *out_loss (where the part lives) = sum over tokens of -log p(target) (others leave it
  * alone); when training, also gradients for the loss times loss_scale. */
 void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
 /* Gradients of a unit's inputs, from those of its outputs (part_key_gradient formed before). */
-void part_backward(struct part *part, int unit, int frame);
-/* Forms a key's gradient: the additions in the order given, the first onto zero unless a sum was
- * received. */
-void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count);
+void part_backward(struct part *part, int unit, int frame, int back);
 /* Adds the microbatch's weight gradients of a unit. */
-void part_weight_gradient(struct part *part, int unit, int frame);
+void part_weight_gradient(struct part *part, int unit, int frame, int back);
+/* A key's gradient on a stage. */
+struct key_sum {
+    int stage, frame, back, key;
+    const struct add
+        *adds; /* [count] in this order, the first onto zero unless a sum was received */
+    int count;
+    const void *partial; /* [N, D] for ADD_PARTIAL */
+};
+void part_key_gradient(struct part *part, const struct key_sum *sum);
 /* To the host: logits [rows, V] f32 of rows [first, first + rows) of the head's last forward, which was of
  * this frame. */
 MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows,

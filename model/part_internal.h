@@ -6,10 +6,24 @@
 #include "model/store.h"
 
 struct frame {
-    struct stash *stash;      /* [units of the part] as F sees it */
-    struct stash *recomputed; /* [units of the part] as B, GRAD and W see it */
-    void **key;               /* [keys of the graph] */
+    struct stash *stash; /* [units of the stage] as F sees it */
+    const void **key;    /* [keys of the graph] */
     const int32_t *inputs, *targets, *first, *position;
+};
+
+/* A microbatch from its B to its W. */
+struct back {
+    struct backward *backward; /* [units of the stage] */
+    struct stash *again;      /* [units] what B forms again in memory of its own; NULLs elsewhere */
+    struct stash *recomputed; /* [units] as B, GRAD and W see it, from B on */
+    void **key_gradient;      /* [keys of the graph] */
+};
+
+struct stage_memory {
+    int *unit; /* [units] */
+    int units, frames, backwards;
+    struct frame *frame;
+    struct back *back;
 };
 
 struct part {
@@ -18,31 +32,43 @@ struct part {
     struct kernels timed;
     struct kernel_ctx ctx;
     struct device *device; /* NULL = the host */
-    int first_unit, units, frames;
+    struct stage_memory *stage;
+    int stages;
+    int *stage_of,
+        *place_of; /* [units of the graph] index in `stage`, -1; place in the stage's list */
     bool training;
     bool forward_only; /* now, though it may have been made for training */
     struct store store;
-    struct frame *frame;
-    struct backward *backward; /* [units] */
-    void **key_gradient;       /* [keys] of the microbatch in backward */
-    float *cosine, *sine;      /* [T, R/2] rotary table */
-    void *scratch[2];          /* [N, max(D, H*E, F, K)] */
-    float **constants;         /* [units] the connector's, where the part lives */
-    double *squares;           /* [params] where the part lives */
-    float *logits;             /* [head_rows, V], part with the head */
-    void *dlogits;             /* the same of the dtype; in float32 the logits' own place */
-    size_t head_rows;          /* head_chunk_rows, or all if they are fewer */
-    int open;                  /* recompute full: unit whose W is due; else -1 */
+    /* What the operation under way works in. */
+    struct stage_memory *now;
+    struct back *back;    /* NULL in a forward */
+    void **key_gradient;  /* back->key_gradient */
+    float *cosine, *sine; /* [T, R/2] rotary table */
+    void *scratch[2];     /* [N, max(D, H*E, F, K)] */
+    float **constants;    /* [units of the graph] the connector's, where the part lives */
+    double *squares;      /* [params] where the part lives */
+    float *logits;        /* [head_rows, V], part with the head */
+    void *dlogits;        /* the same of the dtype; in float32 the logits' own place */
+    size_t head_rows;     /* head_chunk_rows, or all if they are fewer */
+    int open;             /* recompute full, weights at once: unit whose W is due; else -1 */
     struct arena frame_arena, backward_arena, workspace_arena;
 };
 
 /* Copies between the host and wherever the part lives; done on return. */
 MUST_USE status_t part_fetch(const struct part *part, void *dst, const void *src, size_t bytes);
 
-/* As F sees it; as B, GRAD and W do. */
+bool part_has(const struct part *part, int unit);
+/* part_memory.c: everything of `stage` and the arenas for it. */
+MUST_USE status_t part_create_stages(struct part *part, const struct part_options *options);
+void part_destroy_stages(struct part *part);
+
+/* Of the stage under way. As F sees it; as B, GRAD and W of the microbatch under way do; whichever of the
+ * two the operation under way is. */
 struct stash *part_stash(const struct part *part, int unit, int frame);
-struct stash *part_recomputed(const struct part *part, int unit, int frame);
+struct stash *part_recomputed(const struct part *part, int unit);
+struct stash *part_view(const struct part *part, int unit, int frame);
 struct backward *part_backward_of(const struct part *part, int unit);
+const void *part_read_key(const struct part *part, int frame, int key);
 /* Element `count` of a tensor of the part's dtype; NULL of NULL. */
 const void *part_at(const struct part *part, const void *tensor, size_t count);
 /* Constants of the unit that its connector gave, where the part lives; NULL = none. */

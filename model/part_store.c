@@ -110,7 +110,8 @@ void unit_accumulate_bias(struct part *part, int unit, int role, int index, cons
 status_t part_init_weights(struct part *part, uint64_t seed)
 {
     const struct store *store = &part->store;
-    for (int p = store->first; p < store->first + store->params; p++) {
+    for (int i = 0; i < store->params; i++) {
+        int p = store->param[i];
         const struct param *param = &part->model->param[p];
         struct slice whole = slice_whole(part->model, STORE_WEIGHTS, p);
         float *weight = malloc((size_t)param->count * sizeof *weight);
@@ -118,8 +119,8 @@ status_t part_init_weights(struct part *part, uint64_t seed)
             return FAIL(STATUS_NOMEM, "no memory for the initial values of %s", param->name);
         }
 #pragma omp parallel for num_threads(part->ctx.threads) schedule(static)
-        for (int64_t i = 0; i < param->count; i++) {
-            weight[i] = param_initial(param, seed, i);
+        for (int64_t e = 0; e < param->count; e++) {
+            weight[e] = param_initial(param, seed, e);
         }
         status_t status = part_write(part, &whole, weight);
         free(weight);
@@ -138,11 +139,11 @@ status_t part_gradient_squares(struct part *part, double *out)
 {
     const struct store *store = &part->store;
     part->kernels->zero(&part->ctx, part->squares, (size_t)store->params * sizeof(double));
-    for (int p = 0; p < store->params; p++) {
-        const struct param *param = &part->model->param[store->first + p];
+    for (int i = 0; i < store->params; i++) {
+        const struct param *param = &part->model->param[store->param[i]];
         if (param->trained) {
-            part->kernels->sum_squares(&part->ctx, &part->squares[p],
-                                       store_values(store, STORE_GRADIENTS, store->first + p),
+            part->kernels->sum_squares(&part->ctx, &part->squares[i],
+                                       store_values(store, STORE_GRADIENTS, store->param[i]),
                                        (size_t)param->count);
         }
     }
@@ -154,7 +155,8 @@ status_t part_gradient_squares(struct part *part, double *out)
 void part_adamw(struct part *part, const struct adamw_args *args)
 {
     const struct store *store = &part->store;
-    for (int p = store->first; p < store->first + store->params; p++) {
+    for (int i = 0; i < store->params; i++) {
+        int p = store->param[i];
         const struct param *param = &part->model->param[p];
         if (!param->trained) {
             continue;

@@ -22,11 +22,16 @@ size_t store_total(const struct store *store)
 status_t store_create(struct store *store, bool training)
 {
     store->offset = calloc((size_t)store->params + 1, sizeof *store->offset);
-    if (!store->offset) {
+    store->place = malloc(((size_t)store->model->params + 1) * sizeof *store->place);
+    if (!store->offset || !store->place) {
         return FAIL(STATUS_NOMEM, "no memory for a table of %d parameters", store->params);
     }
-    for (int p = 0; p < store->params; p++) {
-        store->offset[p + 1] = store->offset[p] + store_room(store->model, store->first + p);
+    for (int p = 0; p < store->model->params; p++) {
+        store->place[p] = -1;
+    }
+    for (int i = 0; i < store->params; i++) {
+        store->place[store->param[i]] = i;
+        store->offset[i + 1] = store->offset[i] + store_room(store->model, store->param[i]);
     }
     size_t single = store_total(store) * sizeof(float);
     size_t read = store_total(store) * dtype_size(store->model->dtype);
@@ -47,26 +52,28 @@ status_t store_create(struct store *store, bool training)
 
 void store_destroy(struct store *store)
 {
+    free(store->param);
     free(store->offset);
+    free(store->place);
     arena_destroy(&store->arena);
 }
 
 bool store_owns(const struct store *store, int param)
 {
-    return param >= store->first && param < store->first + store->params;
+    return store->place[param] >= 0;
 }
 
 float *store_values(const struct store *store, enum store_kind kind, int param)
 {
     CHECK(store_owns(store, param), "parameter %d is not of this part", param);
     CHECK(store->values[kind], "this part has no %s of parameter %d", store_kind_name(kind), param);
-    return store->values[kind] + store->offset[param - store->first];
+    return store->values[kind] + store->offset[store->place[param]];
 }
 
 void *store_read(const struct store *store, int param)
 {
     CHECK(store_owns(store, param), "parameter %d is not of this part", param);
-    size_t offset = store->offset[param - store->first];
+    size_t offset = store->offset[store->place[param]];
     return (unsigned char *)store->read + offset * dtype_size(store->model->dtype);
 }
 

@@ -1,7 +1,7 @@
-/* store.h - private to model/: the values of a run of parameters, each a place in one arena.
+/* store.h - private to model/: the values of some parameters, each a place in one arena.
  *
- * Kinds of values (model.h has enum store_kind) have the same offsets in memory of their own: parameter p
- * begins at element offset[p - first] of each. In bf16 operations read rounded copies, made anew whenever
+ * Kinds of values (model.h has enum store_kind) have the same offsets in memory of their own: the i-th
+ * parameter begins at element offset[i] of each. In bf16 operations read rounded copies, made anew whenever
  * the weights change; a store that does not train has these copies alone.
  */
 #ifndef MODEL_STORE_H
@@ -14,8 +14,9 @@ struct store {
     const struct model *model;
     struct device *device; /* NULL = the host */
     void *stream;
-    int first, params;          /* parameters [first, first + params) of the model */
+    int *param, params;         /* [params] numbers in the model's table, ascending */
     size_t *offset;             /* [params + 1] elements */
+    int *place;                 /* [model->params] where in `param`; -1: not here */
     float *values[STORE_KINDS]; /* NULL where there are none */
     void *read; /* as operations read them: the weights themselves, or rounded copies */
     struct arena arena;
@@ -24,7 +25,7 @@ struct store {
 /* Elements from a parameter's start to the next one's. */
 size_t store_room(const struct model *model, int param);
 
-/* model, device, stream, first and params are set. */
+/* model, device, stream, param and params are set; param is the store's from then on. */
 MUST_USE status_t store_create(struct store *store, bool training);
 void store_destroy(struct store *store);
 bool store_owns(const struct store *store, int param);

@@ -1,10 +1,20 @@
 /* unit.c - forward, backward and weight gradients of any unit: one switch each. */
 #include "model/connect/connect.h"
 
+/* From here on operations work in the unit's stage, and (back >= 0) in that backward memory. */
+static void unit_enter(struct part *part, int unit, int back)
+{
+    CHECK(part_has(part, unit), "unit %d is not of this part", unit);
+    part->now = &part->stage[part->stage_of[unit]];
+    part->back = back >= 0 ? &part->now->back[back] : NULL;
+    part->key_gradient = back >= 0 ? part->back->key_gradient : NULL;
+}
+
 void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
 {
     const struct model *model = part->model;
-    const int32_t *inputs = part->frame[frame].inputs;
+    unit_enter(part, unit, -1);
+    const int32_t *inputs = part->now->frame[frame].inputs;
     switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
         CHECK(inputs, "frame %d has no input tokens", frame);
@@ -25,10 +35,16 @@ void part_forward(struct part *part, int unit, int frame, float loss_scale, doub
     }
 }
 
-void part_backward(struct part *part, int unit, int frame)
+void part_backward(struct part *part, int unit, int frame, int back)
 {
     CHECK(!part->forward_only, "backward after forwards that have none");
-    if (part->model->recompute == RECOMPUTE_FULL) {
+    unit_enter(part, unit, back);
+    int place = part->place_of[unit];
+    struct stash *recomputed = &part->back->recomputed[place];
+    *recomputed = *part_stash(part, unit, frame);
+    stash_recomputed(part->model, &part->back->again[place], &part->back->backward[place],
+                     recomputed);
+    if (part->model->recompute == RECOMPUTE_FULL && part->model->weights_at_once) {
         CHECK(part->open < 0, "B of unit %d before W of unit %d", unit, part->open);
         part->open = unit;
     }
@@ -47,17 +63,18 @@ void part_backward(struct part *part, int unit, int frame)
     }
 }
 
-void part_weight_gradient(struct part *part, int unit, int frame)
+void part_weight_gradient(struct part *part, int unit, int frame, int back)
 {
     const struct model *model = part->model;
-    CHECK(model->recompute != RECOMPUTE_FULL || part->open == unit,
-          "W of unit %d does not follow its B", unit);
+    bool at_once = model->recompute == RECOMPUTE_FULL && model->weights_at_once;
+    CHECK(!at_once || part->open == unit, "W of unit %d does not follow its B", unit);
+    unit_enter(part, unit, back);
     part->open = -1;
     switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
         part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
                                       connect_output_gradient(part, unit),
-                                      part->frame[frame].inputs, (size_t)(model->B * model->T),
+                                      part->now->frame[frame].inputs, (size_t)(model->B * model->T),
                                       (size_t)model->config.dim);
         connect_weight_gradient(part, unit, frame);
         break;
@@ -73,10 +90,11 @@ void part_weight_gradient(struct part *part, int unit, int frame)
     }
 }
 
-void part_key_gradient(struct part *part, int key, int frame, const struct add *adds, int count)
+void part_key_gradient(struct part *part, const struct key_sum *sum)
 {
-    for (int a = 1; a < count; a++) {
-        CHECK(adds[a].read != ADD_RECEIVED, "a received sum comes first");
+    for (int a = 0; a < sum->count; a++) {
+        CHECK(a == 0 || sum->adds[a].read != ADD_RECEIVED, "a received sum comes first");
     }
-    part->model->connector->add_gradient(part, key, frame, adds, count);
+    unit_enter(part, part->stage[sum->stage].unit[0], sum->back);
+    part->model->connector->add_gradient(part, sum);
 }

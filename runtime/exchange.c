@@ -15,11 +15,25 @@
 
 enum { REPORT = sizeof(struct report) / sizeof(double) };
 
+static int stage_params(const struct trainer *trainer, int stage)
+{
+    const struct stage_plan *own = &trainer->train->plan->stage[stage];
+    const int *first = trainer->model->unit_param;
+    int params = 0;
+    for (int u = 0; u < own->units; u++) {
+        params += first[own->unit[u] + 1] - first[own->unit[u]];
+    }
+    return params;
+}
+
 static int rank_params(const struct trainer *trainer, int rank)
 {
-    const struct stage_plan *stage = &trainer->train->plan->stage[rank];
-    const int *first = trainer->model->unit_param;
-    return first[stage->first_unit + stage->units] - first[stage->first_unit];
+    const struct plan *plan = trainer->train->plan;
+    int params = 0;
+    for (int stage = 0; stage < plan->stages; stage++) {
+        params += plan_rank_of(plan, stage) == rank ? stage_params(trainer, stage) : 0;
+    }
+    return params;
 }
 
 static int head_rank(const struct trainer *trainer)
@@ -173,15 +187,33 @@ static void add_losses(struct sums *sums, const double *losses, int count)
     }
 }
 
-/* Walks what all ranks sent, in the order of the parameter table. */
+/* The squares of all parameters in the order of their table: those of a rank lie in the order of its stages
+ * at the beginning of its share. */
+static void add_squares(const struct trainer *trainer, struct sums *sums)
+{
+    const struct plan *plan = trainer->train->plan;
+    const struct exchange *exchange = &trainer->exchange;
+    const double *share = exchange->all, *next[plan->ranks];
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        next[rank] = share;
+        share += exchange->counts[rank] / sizeof *share;
+    }
+    for (int stage = 0; stage < plan->stages; stage++) {
+        const double **own = &next[plan_rank_of(plan, stage)];
+        for (int p = stage_params(trainer, stage); p > 0; p--) {
+            sums->squares += *(*own)++;
+        }
+    }
+}
+
+/* Walks what all ranks sent. */
 static void add_shares(const struct trainer *trainer, const struct exchange_request *request,
                        struct sums *sums, struct exchanged *out)
 {
     const double *all = trainer->exchange.all;
+    add_squares(trainer, sums);
     for (int rank = 0; rank < group_size(trainer->group); rank++) {
-        for (int p = rank_params(trainer, rank); p > 0; p--) {
-            sums->squares += *all++;
-        }
+        all += rank_params(trainer, rank);
         if (rank == head_rank(trainer)) { /* room is for the largest step */
             add_losses(sums, all, request->microbatches);
             all += trainer->microbatches;

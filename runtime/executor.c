@@ -72,14 +72,29 @@ static void book_wait(struct stage *stage, const struct shipment *shipment, int6
     }
 }
 
-/* Where the stream of a forward key's message finds it from now on. */
-static void take_key(struct stage *stage, const struct op *op)
+/* Where the microbatch's keys that other stages make are, or will be when they have been awaited. */
+static void find_keys(struct stage *stage, const struct op *op)
 {
     const struct plan *plan = stage->active;
-    if (!plan->shipment[op->shipment].backward) {
-        int frame = op->microbatch % plan->stage[op->stage].frames;
-        part_set_key(stage->part, frame, op->key, stage->arrival[op->shipment][op->slot]);
+    int local = stage->local[op->stage];
+    for (int key = 0; key < plan->graph->keys; key++) {
+        int home = plan_stage_of(plan, plan->graph->key[key].producer);
+        int shipment = stage->arrives[key];
+        if (home != op->stage && stage->local[home] >= 0) {
+            int frame = op->microbatch % plan->stage[home].frames;
+            part_set_key(stage->part, local, op->frame, key,
+                         part_key(stage->part, stage->local[home], frame, key));
+        } else if (shipment >= 0) {
+            int slot = op->microbatch % plan->shipment[shipment].slots;
+            part_set_key(stage->part, local, op->frame, key, stage->arrival[shipment][slot]);
+        }
     }
+}
+
+/* Slot of the sum in which the operation's stage forms the key's gradient. */
+static void *sum_of(const struct stage *stage, const struct op *op, int key, int slot)
+{
+    return stage->sum[stage->active->stage[op->stage].sum[key]][slot];
 }
 
 /* Stops this thread. */
@@ -93,15 +108,15 @@ static status_t walk_wait(struct walk *walk, const struct op *op)
     trace_switch(stage->trace, before);
     TRY(status);
     book_wait(stage, &stage->active->shipment[op->shipment], start, trace_now(), &stamp);
-    take_key(stage, op);
     return STATUS_OK;
 }
 
 static status_t walk_put(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
-    const void *source = op->source >= 0 ? stage->gradient[op->key][op->source]
-                                         : part_key(stage->part, op->frame, op->key);
+    const void *source = op->source >= 0
+                             ? sum_of(stage, op, op->key, op->source)
+                             : part_key(stage->part, stage->local[op->stage], op->frame, op->key);
     return wire_put(stage->wire, op->shipment, op->slot, message_of(stage, op), source);
 }
 
@@ -128,9 +143,6 @@ static status_t walk_group(struct walk *walk, const struct op *op, int count)
     TRY(ahead_wait_begin(stage, walk->walked, op, group_is_dense(stage, op, count)));
     TRY(op->kind == OP_WAIT ? wire_wait_all(stage->wire, message, count)
                             : wire_sent_all(stage->wire, message, count));
-    for (int i = 0; i < count && op->kind == OP_WAIT; i++) {
-        take_key(stage, &op[i]);
-    }
     return ahead_wait_end(stage, walk->walked);
 }
 
@@ -138,16 +150,19 @@ static void walk_forward(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
     const struct model *model = stage->model;
-    int last = model->graph.units - 1;
+    int last = model->graph.units - 1, local = stage->local[op->stage];
     int64_t offset = (int64_t)op->microbatch * model->B * model->T;
     const struct batch *batch = &walk->batch;
-    part_set_documents(stage->part, op->frame, batch->first ? batch->first + offset : NULL,
-                       batch->first ? walk->position + offset : NULL);
-    if (op->unit == 0 || op->unit == last) {
-        part_set_tokens(stage->part, op->frame, batch->inputs ? batch->inputs + offset : NULL,
+    double *loss = stage->device ? stage->loss_there : stage->loss;
+    if (op->unit == stage->active->stage[op->stage].unit[0]) {
+        find_keys(stage, op);
+        part_set_documents(stage->part, local, op->frame,
+                           batch->first ? batch->first + offset : NULL,
+                           batch->first ? walk->position + offset : NULL);
+        part_set_tokens(stage->part, local, op->frame,
+                        batch->inputs ? batch->inputs + offset : NULL,
                         batch->targets ? batch->targets + offset : NULL);
     }
-    double *loss = stage->device ? stage->loss_there : stage->loss;
     part_forward(stage->part, op->unit, op->frame, walk->loss_scale,
                  op->unit == last ? &loss[op->microbatch] : NULL);
     if (op->unit == last && stage->on_head) {
@@ -161,17 +176,27 @@ static void walk_backward(struct walk *walk, const struct op *op)
     struct stage *stage = walk->stage;
     int key = graph_formed_by(&stage->model->graph, op->unit);
     if (key >= 0) {
-        part_set_key_gradient(stage->part, key, stage->gradient[key][op->slot]);
+        part_set_key_gradient(stage->part, stage->local[op->stage], op->back, key,
+                              sum_of(stage, op, key, op->slot));
     }
-    part_backward(stage->part, op->unit, op->frame);
+    part_backward(stage->part, op->unit, op->frame, op->back);
 }
 
 static void walk_gradient(struct walk *walk, const struct op *op)
 {
     struct stage *stage = walk->stage;
-    part_set_key_gradient(stage->part, op->key, stage->gradient[op->key][op->slot]);
-    part_key_gradient(stage->part, op->key, op->frame, stage->active->add + op->first_add,
-                      op->adds);
+    int local = stage->local[op->stage];
+    int partial = stage->active->stage[op->stage].partial[op->key];
+    struct key_sum sum = {.stage = local,
+                          .frame = op->frame,
+                          .back = op->back,
+                          .key = op->key,
+                          .adds = stage->active->add + op->first_add,
+                          .count = op->adds,
+                          .partial = partial >= 0 ? stage->sum[partial][op->source] : NULL};
+    part_set_key_gradient(stage->part, local, op->back, op->key,
+                          sum_of(stage, op, op->key, op->slot));
+    part_key_gradient(stage->part, &sum);
 }
 
 static const char *category_of(const struct stage *stage, const struct op *op, int count)
@@ -233,7 +258,7 @@ static status_t walk_op(struct walk *walk, const struct op *op, int count)
         walk_gradient(walk, op);
         return STATUS_OK;
     case OP_W:
-        part_weight_gradient(stage->part, op->unit, op->frame);
+        part_weight_gradient(stage->part, op->unit, op->frame, op->back);
         return STATUS_OK;
     case OP_NORM:
         return walk->hooks->norm(walk->hooks->arg);
@@ -286,16 +311,14 @@ static void rehearse(struct walk *walk)
         if (op->microbatch != 0) {
             continue;
         }
-        if (op->kind == OP_WAIT && !stage->active->shipment[op->shipment].backward) {
-            part_set_key(stage->part, 0, op->key, stage->arrival[op->shipment][op->slot]);
-        } else if (op->kind == OP_F) {
+        if (op->kind == OP_F) {
             walk_forward(walk, op);
         } else if (op->kind == OP_B) {
             walk_backward(walk, op);
         } else if (op->kind == OP_GRAD) {
             walk_gradient(walk, op);
         } else if (op->kind == OP_W) {
-            part_weight_gradient(stage->part, op->unit, op->frame);
+            part_weight_gradient(stage->part, op->unit, op->frame, op->back);
         }
     }
 }

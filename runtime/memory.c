@@ -48,12 +48,11 @@ status_t memory_workspaces(const struct model *model, const struct plan *plan,
                            const struct kernels *kernels, int threads, int64_t *out)
 {
     for (int rank = 0; rank < plan->ranks; rank++) {
-        const struct stage_plan *stage = &plan->stage[rank];
+        struct part_stage own[plan->stages];
         struct part_options part = {.model = model,
                                     .kernels = kernels,
-                                    .first_unit = stage->first_unit,
-                                    .units = stage->units,
-                                    .frames = stage->frames,
+                                    .stage = own,
+                                    .stages = part_stages_of(plan, rank, own),
                                     .training = plan->training,
                                     .threads = threads};
         TRY(part_workspace(&part, &out[rank]));

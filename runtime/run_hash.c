@@ -115,11 +115,18 @@ static void config_add(const struct setup *setup, bool cuts, FILE *text)
     config.parallel.microbatches = setup->microbatches;
     options_add(config_options, config_options_count, "", &config, text);
     options_add(model_options, model_options_count, "model.", &setup->model, text);
-    if (cuts) {
-        const struct plan *plan = trainer_plan(setup->trainer);
+    const struct plan *plan = trainer_plan(setup->trainer);
+    if (cuts || (plan->sum_order == SUM_PER_RANK && plan->stages > plan->ranks)) {
         fprintf(text, "units of the stages:");
         for (int s = 0; s < plan->stages; s++) {
             fprintf(text, " %d", plan->stage[s].units);
+        }
+        fprintf(text, "\n");
+    }
+    if (plan->sum_order == SUM_PER_RANK && plan->stages > plan->ranks) {
+        fprintf(text, "ranks of the stages:");
+        for (int s = 0; s < plan->stages; s++) {
+            fprintf(text, " %d", plan_rank_of(plan, s));
         }
         fprintf(text, "\n");
     }

@@ -3,21 +3,24 @@
 
 #include <stdlib.h>
 
+int part_stages_of(const struct plan *plan, int rank, struct part_stage *out)
+{
+    int count = 0;
+    for (int s = 0; s < plan->stages; s++) {
+        const struct stage_plan *stage = &plan->stage[s];
+        if (stage->rank == rank) {
+            out[count++] = (struct part_stage){.unit = stage->unit,
+                                               .units = stage->units,
+                                               .frames = stage->frames,
+                                               .backwards = stage->backwards};
+        }
+    }
+    return count;
+}
+
 static bool receives(const struct stage *stage, int shipment)
 {
     return plan_rank_of(stage->plan, stage->plan->shipment[shipment].to) == stage->rank;
-}
-
-/* The backward shipment that brings this rank the sum for `key`, or -1. */
-static int received_sum(const struct stage *stage, int key)
-{
-    for (int s = 0; s < stage->plan->shipments; s++) {
-        const struct shipment *shipment = &stage->plan->shipment[s];
-        if (shipment->backward && shipment->key == key && receives(stage, s)) {
-            return s;
-        }
-    }
-    return -1;
 }
 
 static void lay_arrivals(struct stage *stage, struct arena *arena)
@@ -30,16 +33,15 @@ static void lay_arrivals(struct stage *stage, struct arena *arena)
     }
 }
 
-static void lay_gradients(struct stage *stage, struct arena *arena)
+static void lay_sums(struct stage *stage, struct arena *arena)
 {
-    const struct graph *graph = stage->plan->graph;
-    for (int key = 0; stage->plan->training && key < graph->keys; key++) {
-        int slots = stage->plan->stage[stage->rank].grad_slots[key];
-        int shipment = slots > 0 ? received_sum(stage, key) : -1;
-        for (int slot = 0; slot < slots; slot++) {
-            stage->gradient[key][slot] = shipment >= 0
-                                             ? stage->arrival[shipment][slot]
-                                             : arena_alloc(arena, (size_t)graph->key[key].bytes);
+    const struct plan *plan = stage->plan;
+    for (int i = 0; i < plan->sums; i++) {
+        const struct sum *sum = &plan->sum[i];
+        size_t bytes = (size_t)plan->graph->key[sum->key].bytes;
+        for (int slot = 0; sum->rank == stage->rank && slot < sum->slots; slot++) {
+            stage->sum[i][slot] = sum->shipment >= 0 ? stage->arrival[sum->shipment][slot]
+                                                     : arena_alloc(arena, bytes);
         }
     }
 }
@@ -76,23 +78,36 @@ static size_t count_puts(const struct stage *stage)
 
 static status_t create_tables(struct stage *stage)
 {
-    int shipments = stage->plan->shipments, keys = stage->plan->graph->keys;
+    int shipments = stage->plan->shipments, sums = stage->plan->sums, own = 0;
     stage->arrival = calloc((size_t)shipments + 1, sizeof *stage->arrival);
-    stage->gradient = calloc((size_t)keys, sizeof *stage->gradient);
+    stage->sum = calloc((size_t)sums + 1, sizeof *stage->sum);
+    stage->local = calloc((size_t)stage->plan->stages, sizeof *stage->local);
+    stage->arrives = calloc((size_t)stage->plan->graph->keys, sizeof *stage->arrives);
     stage->loss = calloc((size_t)stage->plan->microbatches, sizeof *stage->loss);
     stage->shorter = calloc((size_t)stage->plan->microbatches, sizeof *stage->shorter);
     stage->positions = calloc((size_t)batch_tokens(stage), sizeof *stage->positions);
     stage->puts = calloc(count_puts(stage) + 1, sizeof *stage->puts);
-    bool made = stage->arrival && stage->gradient && stage->loss && stage->shorter &&
-                stage->positions && stage->puts;
+    bool made = stage->arrival && stage->sum && stage->local && stage->arrives && stage->loss &&
+                stage->shorter && stage->positions && stage->puts;
     for (int s = 0; made && s < shipments; s++) {
         stage->arrival[s] = calloc((size_t)stage->plan->shipment[s].slots + 1, sizeof(void *));
         made = stage->arrival[s] != NULL;
     }
-    for (int key = 0; made && key < keys; key++) {
-        int slots = stage->plan->stage[stage->rank].grad_slots[key];
-        stage->gradient[key] = calloc((size_t)slots + 1, sizeof(void *));
-        made = stage->gradient[key] != NULL;
+    for (int i = 0; made && i < sums; i++) {
+        stage->sum[i] = calloc((size_t)stage->plan->sum[i].slots + 1, sizeof(void *));
+        made = stage->sum[i] != NULL;
+    }
+    for (int s = 0; made && s < stage->plan->stages; s++) {
+        stage->local[s] = plan_rank_of(stage->plan, s) == stage->rank ? own++ : -1;
+    }
+    for (int key = 0; made && key < stage->plan->graph->keys; key++) {
+        stage->arrives[key] = -1;
+    }
+    for (int s = 0; made && s < shipments; s++) {
+        const struct shipment *shipment = &stage->plan->shipment[s];
+        if (!shipment->backward && receives(stage, s)) {
+            stage->arrives[shipment->key] = s;
+        }
     }
     return made ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the tables of a stage");
 }
@@ -104,13 +119,13 @@ static status_t create_slots(struct stage *stage)
     arena_init_measure(&measure);
     lay_arrivals(stage, &measure);
     stage->arrival_bytes = (int64_t)measure.used;
-    lay_gradients(stage, &measure);
+    lay_sums(stage, &measure);
     stage->gradient_bytes = (int64_t)measure.used - stage->arrival_bytes;
     lay_batch(stage, &measure);
     TRY(arena_create_on(&stage->memory, stage->device, MEMORY_DEVICE, stage->stream, measure.used,
                         "arrival and gradient slots"));
     lay_arrivals(stage, &stage->memory);
-    lay_gradients(stage, &stage->memory);
+    lay_sums(stage, &stage->memory);
     lay_batch(stage, &stage->memory);
     return STATUS_OK;
 }
@@ -219,12 +234,11 @@ static status_t create_wire(struct stage *stage, bool place)
 
 static status_t create_part(struct stage *stage, const struct stage_options *options)
 {
-    const struct stage_plan *own = &stage->plan->stage[stage->rank];
+    struct part_stage own[stage->plan->stages];
     struct part_options part = {.model = options->model,
                                 .kernels = options->kernels,
-                                .first_unit = own->first_unit,
-                                .units = own->units,
-                                .frames = own->frames,
+                                .stage = own,
+                                .stages = part_stages_of(stage->plan, stage->rank, own),
                                 .training = options->training,
                                 .threads = options->threads,
                                 .trace = options->trace,
@@ -313,13 +327,15 @@ void stage_destroy(struct stage *stage)
     }
     if (stage->plan) {
         free_table(stage->arrival, stage->plan->shipments);
-        free_table(stage->gradient, stage->plan->graph->keys);
+        free_table(stage->sum, stage->plan->sums);
     }
     for (int m = 0; stage->shorter && m < stage->plan->microbatches; m++) {
         plan_destroy(stage->shorter[m]);
     }
     free(stage->shorter);
     arena_destroy(&stage->memory);
+    free(stage->local);
+    free(stage->arrives);
     free(stage->loss);
     free(stage->positions);
     free(stage->puts);
@@ -354,7 +370,7 @@ status_t stage_check_traffic(const struct stage *stage)
     return STATUS_OK;
 }
 
-/* Slots and frames of a plan with fewer microbatches are never more. */
+/* A plan with fewer microbatches is walked in the memory of the whole one. */
 status_t stage_add_size(struct stage *stage, int microbatches)
 {
     struct plan_options options = stage->plan_options;
@@ -365,6 +381,12 @@ status_t stage_add_size(struct stage *stage, int microbatches)
     }
     options.microbatches = microbatches;
     TRY(plan_create(stage->plan->graph, &options, &stage->shorter[microbatches]));
+    if (!plan_has_room(stage->plan, stage->shorter[microbatches])) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "a step of %d microbatches needs other slots than one of %d under schedule %s; "
+                    "use another optimizer.ramp_from, or parallel.schedule=1f1b",
+                    microbatches, stage->plan->microbatches, stage->plan->schedule);
+    }
     plan_keep_rank(stage->shorter[microbatches], stage->rank);
     return STATUS_OK;
 }

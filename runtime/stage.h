@@ -1,8 +1,8 @@
-/* stage.h - private to runtime/: one stage of a plan on this rank, with all its memory and its wire.
+/* stage.h - private to runtime/: this rank's stages of a plan, with all their memory and the wire.
  *
  *     arrival[s][slot]    where shipment s (to this rank) lands
- *     gradient[k][slot]   where the gradient of key k is formed: the arrival slot itself where a running
- *                         sum is received, else memory of its own
+ *     sum[i][slot]        where sum i of the plan (of this rank) is formed: the arrival slot itself where a
+ *                         running sum is received, else memory of its own
  *
  * A stage of forwards only can work in another's memory and over its wire, between that one's walks: a plan
  * without backwards has no more frames and slots than one of training, and its shipments are the first of
@@ -70,8 +70,10 @@ struct stage {
     struct trace *trace;
     struct timeline *timeline; /* of a profiled step; else NULL */
     int rank;
-    void ***arrival;  /* [shipments][slots] */
-    void ***gradient; /* [keys][slots] */
+    void ***arrival; /* [shipments][slots] */
+    void ***sum;     /* [sums][slots] */
+    int *arrives;    /* [keys] shipment that brings the key to this rank; -1 */
+    int *local;      /* [stages] place among this rank's, which is the part's; -1: another rank's */
     struct arena memory;
     int64_t arrival_bytes, gradient_bytes; /* used */
     int64_t workspace;       /* bytes that the part's operations want beside its own */

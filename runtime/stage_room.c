@@ -98,7 +98,11 @@ static void remedies_print(const struct stage *stage, bool shared, char *text, s
 /* "weights 1.0, ..., workspace 0.1", GiB each. */
 static void needs_print(const struct stage *stage, const struct claim *own, char *text, size_t size)
 {
-    int frames = stage->plan->stage[stage->rank].frames;
+    int frames = 0; /* the most of a stage */
+    for (int s = 0; s < stage->plan->stages; s++) {
+        const struct stage_plan *each = &stage->plan->stage[s];
+        frames = each->rank == stage->rank && each->frames > frames ? each->frames : frames;
+    }
     snprintf(text, size,
              "%s %.1f, activations of %d microbatch%s %.1f, slots for other stages' tensors %.1f, "
              "backward %.1f, workspace %.1f",

@@ -23,18 +23,38 @@ static status_t choose_transport(struct trainer *trainer)
                                     : STATUS_OK;
 }
 
+const char *schedule_of(const struct run_config *config)
+{
+    char name[CONFIG_STRING];
+    const struct option *option =
+        option_find(config_options, config_options_count, "parallel.schedule");
+    const char *schedule = schedule_named(option_print(option, config, name, sizeof name));
+    CHECK(schedule, "the configuration knows a schedule %s that schedule/ does not", name);
+    return schedule;
+}
+
+/* With full recomputation W follows B at once, in memory that units take turns in, unless the schedule
+ * puts it off. */
+static bool weights_at_once(const struct run_config *config)
+{
+    return config->parallel.recompute == RECOMPUTE_FULL &&
+           !schedule_delays_weights(schedule_of(config));
+}
+
 struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,
                                     bool training)
 {
-    static const char *const schedule[] = {"gpipe", "1f1b"};
-    return (struct plan_options){.ranks = ranks,
-                                 .microbatches = microbatches,
-                                 .chunks = 1,
-                                 .schedule =
-                                     training ? schedule[config->parallel.schedule] : "forward",
-                                 .partition = config->parallel.partition,
-                                 .prefetch = (int)config->parallel.prefetch,
-                                 .weights_at_once = config->parallel.recompute == RECOMPUTE_FULL};
+    const char *schedule = schedule_of(config);
+    return (struct plan_options){
+        .ranks = ranks,
+        .microbatches = microbatches,
+        .chunks = (int)config->parallel.virtual_stages,
+        .schedule = training ? schedule : "forward",
+        .beside = schedule,
+        .partition = config->parallel.partition,
+        .prefetch = (int)config->parallel.prefetch,
+        .weights_at_once = weights_at_once(config),
+        .sum_order = config->parallel.sum_order == SUM_ORDER_PER_RANK ? SUM_PER_RANK : SUM_SERIAL};
 }
 
 struct model_use model_use_of(const struct run_config *config, int64_t B, int64_t T)
@@ -42,7 +62,8 @@ struct model_use model_use_of(const struct run_config *config, int64_t B, int64_
     return (struct model_use){.B = B,
                               .T = T,
                               .dtype = config->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
-                              .recompute = (enum recompute_choice)config->parallel.recompute};
+                              .recompute = (enum recompute_choice)config->parallel.recompute,
+                              .weights_at_once = weights_at_once(config)};
 }
 
 static status_t make_stage(struct trainer *trainer, bool training, int microbatches,
@@ -62,6 +83,7 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
         .device = trainer->device,
         .stream = trainer->stream,
         .lender = trainer->train ? trainer->train : trainer->evaluation};
+    options.plan.room = options.lender ? options.lender->plan : NULL;
     return stage_create(&options, out);
 }
 

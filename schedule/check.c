@@ -28,13 +28,18 @@ bool check_refuse(const struct checker *checker, int rank, int index, const char
     return false;
 }
 
-/* ---- stages and shipments ---- */
+/* ---- who has a part in what ---- */
+
+static size_t pair(const struct plan *plan, int stage, int key)
+{
+    return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
+}
 
 bool check_reads(const struct plan *plan, int stage, int key)
 {
     const struct stage_plan *s = &plan->stage[stage];
-    for (int unit = s->first_unit; unit < s->first_unit + s->units; unit++) {
-        if (graph_reads(plan->graph, unit, key)) {
+    for (int i = 0; i < s->units; i++) {
+        if (graph_reads(plan->graph, s->unit[i], key)) {
             return true;
         }
     }
@@ -48,15 +53,7 @@ bool check_adds_read(const struct checker *checker, const struct read *read)
 
 bool check_adds_to(const struct checker *checker, int stage, int key)
 {
-    const struct graph *graph = checker->plan->graph;
-    const struct stage_plan *s = &checker->plan->stage[stage];
-    int end = graph->first_read[s->first_unit + s->units];
-    for (int i = graph->first_read[s->first_unit]; i < end; i++) {
-        if (graph->read[i].key == key && check_adds_read(checker, &graph->read[i])) {
-            return true;
-        }
-    }
-    return false;
+    return checker->high[pair(checker->plan, stage, key)] >= 0;
 }
 
 /* Gradients spread from what is read for good to what it is made of, until none is new. */
@@ -76,47 +73,150 @@ static void check_graded(const struct checker *checker)
     }
 }
 
-int check_home(const struct plan *plan, int key)
+static void check_adders(const struct checker *checker)
 {
-    int stage = 0;
-    while (plan->graph->key[key].producer >=
-           plan->stage[stage].first_unit + plan->stage[stage].units) {
-        stage++;
+    const struct graph *graph = checker->plan->graph;
+    for (int i = 0; i < graph->reads; i++) {
+        const struct read *read = &graph->read[i];
+        size_t at = pair(checker->plan, checker->host[read->unit], read->key);
+        if (check_adds_read(checker, read)) {
+            bool first = checker->high[at] < 0;
+            checker->low[at] =
+                first || read->unit < checker->low[at] ? read->unit : checker->low[at];
+            checker->high[at] = read->unit > checker->high[at] ? read->unit : checker->high[at];
+        }
     }
-    return stage;
+}
+
+int check_home(const struct checker *checker, int key)
+{
+    return checker->host[checker->plan->graph->key[key].producer];
+}
+
+bool check_sums(const struct checker *checker, int stage, int key)
+{
+    bool home = check_home(checker, key) == stage && checker->graded[key];
+    return checker->plan->training && (home || check_adds_to(checker, stage, key));
+}
+
+/* Of two stages with a part in the key's gradient: does `a` add its reads before `b`? The producer is the
+ * last; the others come by their units, descending. */
+static bool check_before(const struct checker *checker, int a, int b, int key)
+{
+    int home = check_home(checker, key);
+    if (a == home || b == home) {
+        return b == home && a != home;
+    }
+    return checker->low[pair(checker->plan, a, key)] > checker->high[pair(checker->plan, b, key)];
+}
+
+/* The next one after `stage` among the stages with a part that `which` lets by: with `mate`, those of its
+ * rank; else the last ones of other ranks, or with SUM_SERIAL all. */
+static int check_next(const struct checker *checker, int stage, int key, bool mate)
+{
+    const struct plan *plan = checker->plan;
+    int next = -1;
+    for (int other = 0; other < plan->stages; other++) {
+        bool same = plan->stage[other].rank == plan->stage[stage].rank;
+        bool fits = other != stage && check_sums(checker, other, key) &&
+                    check_before(checker, stage, other, key);
+        if (plan->sum_order == SUM_PER_RANK) {
+            fits = fits && same == mate;
+            for (int third = 0; third < plan->stages && fits && !mate; third++) {
+                fits = third == other || plan->stage[third].rank != plan->stage[other].rank ||
+                       !check_sums(checker, third, key) || check_before(checker, third, other, key);
+            }
+        }
+        if (fits && (next < 0 || check_before(checker, other, next, key))) {
+            next = other;
+        }
+    }
+    return next;
+}
+
+static int check_sum_next(const struct checker *checker, int stage, int key)
+{
+    if (!check_sums(checker, stage, key) || check_home(checker, key) == stage) {
+        return -1;
+    }
+    int mate =
+        checker->plan->sum_order == SUM_PER_RANK ? check_next(checker, stage, key, true) : -1;
+    return mate >= 0 ? mate : check_next(checker, stage, key, false);
+}
+
+void check_sum_before(const struct checker *checker, int stage, int key, int *out_remote,
+                      int *out_local)
+{
+    const struct plan *plan = checker->plan;
+    *out_remote = *out_local = -1;
+    for (int other = 0; other < plan->stages; other++) {
+        if (checker->next[pair(plan, other, key)] == stage) {
+            bool same = plan->stage[other].rank == plan->stage[stage].rank;
+            *(same ? out_local : out_remote) = other;
+        }
+    }
+}
+
+/* ---- stages ---- */
+
+static bool check_units(const struct checker *checker)
+{
+    const struct plan *plan = checker->plan;
+    for (int unit = 0; unit < plan->graph->units; unit++) {
+        checker->host[unit] = -1;
+    }
+    for (int stage = 0; stage < plan->stages; stage++) {
+        const struct stage_plan *s = &plan->stage[stage];
+        for (int i = 0; i < s->units; i++) {
+            int unit = s->unit[i];
+            bool lawful = unit >= 0 && unit < plan->graph->units && checker->host[unit] < 0 &&
+                          (i == 0 || s->unit[i - 1] < unit);
+            bool begins = i == 0 || s->unit[i - 1] != unit - 1;
+            if (!lawful || (begins && unit > 0 && !plan->graph->unit[unit].may_start)) {
+                return check_refuse(checker, -1, -1, "stage %d may not hold unit %d there", stage,
+                                    unit);
+            }
+            checker->host[unit] = stage;
+        }
+    }
+    for (int unit = 0; unit < plan->graph->units; unit++) {
+        if (checker->host[unit] < 0 || plan->stage_of[unit] != checker->host[unit]) {
+            return check_refuse(checker, -1, -1, "unit %d is on no stage, or on another", unit);
+        }
+    }
+    return true;
 }
 
 static bool check_stages(const struct checker *checker)
 {
     const struct plan *plan = checker->plan;
-    if (plan->ranks < 1 || plan->stages != plan->ranks || plan->microbatches < 1) {
+    if (plan->ranks < 1 || plan->stages < plan->ranks || plan->microbatches < 1) {
         return check_refuse(checker, -1, -1, "%d ranks, %d stages and %d microbatches", plan->ranks,
                             plan->stages, plan->microbatches);
     }
-    int next = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
         const struct stage_plan *s = &plan->stage[stage];
-        bool cut = next == 0 || (next < plan->graph->units && plan->graph->unit[next].may_start);
-        if (s->first_unit != next || s->units < 1 || !cut) {
-            return check_refuse(checker, -1, -1, "stage %d may not begin with unit %d", stage,
-                                s->first_unit);
+        if (s->units < 1 || s->units > plan->graph->units || s->rank < 0 ||
+            s->rank >= plan->ranks) {
+            return check_refuse(checker, -1, -1, "stage %d of %d units is on rank %d", stage,
+                                s->units, s->rank);
         }
-        if (s->frames < 1) {
-            return check_refuse(checker, -1, -1, "stage %d has no frames", stage);
+        bool backwards = plan->training ? s->backwards >= 1 : s->backwards == 0;
+        if (s->frames < 1 || !backwards) {
+            return check_refuse(checker, -1, -1, "stage %d has %d frames and %d backward memories",
+                                stage, s->frames, s->backwards);
         }
-        next += s->units;
     }
-    if (next != plan->graph->units) {
-        return check_refuse(checker, -1, -1, "the stages hold %d of %d units", next,
-                            plan->graph->units);
-    }
-    return true;
+    return check_units(checker);
 }
 
-int check_sum_sender(const struct checker *checker, int to, int key)
+/* ---- shipments ---- */
+
+/* The stage to which a rank's copy of the key comes: the lowest that reads it. */
+static int check_receiver(const struct plan *plan, int rank, int key)
 {
-    for (int stage = to + 1; stage < checker->plan->stages; stage++) {
-        if (check_adds_to(checker, stage, key)) {
+    for (int stage = 0; stage < plan->stages; stage++) {
+        if (plan->stage[stage].rank == rank && check_reads(plan, stage, key)) {
             return stage;
         }
     }
@@ -127,12 +227,25 @@ int check_sum_sender(const struct checker *checker, int to, int key)
 static bool shipment_lawful(const struct checker *checker, const struct shipment *s)
 {
     const struct plan *plan = checker->plan;
-    int home = check_home(plan, s->key);
-    if (!s->backward) {
-        return s->from == home && s->to != home && check_reads(plan, s->to, s->key);
+    int from = plan->stage[s->from].rank, to = plan->stage[s->to].rank;
+    if (from == to) {
+        return false;
     }
-    bool holds = s->to == home || (s->to > home && check_adds_to(checker, s->to, s->key));
-    return plan->training && holds && s->from == check_sum_sender(checker, s->to, s->key);
+    if (!s->backward) {
+        return s->from == check_home(checker, s->key) && s->to == check_receiver(plan, to, s->key);
+    }
+    return plan->training && checker->next[pair(plan, s->from, s->key)] == s->to;
+}
+
+/* A plain key to the stage that holds the unit after its producer, or back from there. */
+static bool shipment_plain(const struct checker *checker, const struct shipment *s)
+{
+    const struct graph *graph = checker->plan->graph;
+    const struct key *key = &graph->key[s->key];
+    int home = check_home(checker, s->key), other = s->backward ? s->from : s->to;
+    bool at_home = (s->backward ? s->to : s->from) == home;
+    return key->plain && at_home && key->producer + 1 < graph->units &&
+           checker->host[key->producer + 1] == other;
 }
 
 static bool check_shipment(const struct checker *checker, int index)
@@ -152,14 +265,13 @@ static bool check_shipment(const struct checker *checker, int index)
                                 index);
         }
     }
-    const struct key *key = &plan->graph->key[s->key];
-    int low = s->backward ? s->to : s->from, high = s->backward ? s->from : s->to;
-    bool plain = high == low + 1 && key->producer == plan->stage[high].first_unit - 1 && key->plain;
-    if (s->plain != plain || s->bytes != key->bytes) {
+    if (s->plain != shipment_plain(checker, s) || s->bytes != plan->graph->key[s->key].bytes) {
         return check_refuse(checker, -1, -1, "shipment %d has wrong bytes or colour", index);
     }
-    int grad_slots = plan->stage[s->to].grad_slots[s->key];
-    if (s->slots < 1 || (s->backward && s->slots != grad_slots)) {
+    int sum = s->backward ? plan->stage[s->to].sum[s->key] : -1;
+    if (s->slots < 1 ||
+        (s->backward && (sum < 0 || sum >= plan->sums || plan->sum[sum].shipment != index ||
+                         plan->sum[sum].slots != s->slots))) {
         return check_refuse(checker, -1, -1, "shipment %d has %d slots", index, s->slots);
     }
     return true;
@@ -169,17 +281,14 @@ static bool check_shipments(const struct checker *checker)
 {
     const struct plan *plan = checker->plan;
     int expected = 0;
-    for (int stage = 0; stage < plan->stages; stage++) {
-        for (int key = 0; key < plan->graph->keys; key++) {
-            int home = check_home(plan, key);
-            bool adds = plan->training && check_adds_to(checker, stage, key);
-            expected += stage != home ? check_reads(plan, stage, key) + adds : 0;
-            int slots = plan->stage[stage].grad_slots[key];
-            bool holds = adds || (plan->training && stage == home && checker->graded[key]);
-            if (slots < 0 || (slots > 0) != holds) {
-                return check_refuse(checker, -1, -1, "stage %d has %d gradient slots of key %d",
-                                    stage, slots, key);
-            }
+    for (int key = 0; key < plan->graph->keys; key++) {
+        int home = check_home(checker, key);
+        for (int rank = 0; rank < plan->ranks; rank++) {
+            expected += rank != plan->stage[home].rank && check_receiver(plan, rank, key) >= 0;
+        }
+        for (int stage = 0; stage < plan->stages; stage++) {
+            int next = checker->next[pair(plan, stage, key)];
+            expected += next >= 0 && plan->stage[next].rank != plan->stage[stage].rank;
         }
     }
     if (plan->shipments != expected) {
@@ -194,22 +303,116 @@ static bool check_shipments(const struct checker *checker)
     return true;
 }
 
+/* ---- sums ---- */
+
+/* A stage has a sum of its own if it has a part in the gradient; it goes on in the one of another stage of
+ * its rank exactly if that hands its sum on and nothing is received. */
+static bool check_sum_of(const struct checker *checker, int stage, int key, int *owner)
+{
+    const struct plan *plan = checker->plan;
+    const struct stage_plan *s = &plan->stage[stage];
+    int sum = s->sum[key], remote, local;
+    check_sum_before(checker, stage, key, &remote, &local);
+    if ((sum >= 0) != check_sums(checker, stage, key) || sum < -1 || sum >= plan->sums) {
+        return check_refuse(checker, -1, -1, "stage %d has sum %d of key %d", stage, sum, key);
+    }
+    int partial = remote >= 0 && local >= 0 ? plan->stage[local].sum[key] : -1;
+    if (s->partial[key] != partial) {
+        return check_refuse(checker, -1, -1, "stage %d adds sum %d to that of key %d", stage,
+                            s->partial[key], key);
+    }
+    if (sum < 0) {
+        return true;
+    }
+    const struct sum *own = &plan->sum[sum];
+    bool goes_on = local >= 0 && remote < 0;
+    bool right = own->key == key && own->rank == s->rank && own->slots >= 1 &&
+                 (goes_on ? sum == plan->stage[local].sum[key]
+                          : owner[sum] < 0 && (own->shipment >= 0) == (remote >= 0));
+    if (!right) {
+        return check_refuse(checker, -1, -1,
+                            "stage %d cannot form the gradient of key %d in sum %d", stage, key,
+                            sum);
+    }
+    owner[sum] = goes_on ? owner[sum] : stage;
+    return true;
+}
+
+static bool check_all_sums(const struct checker *checker, int *owner)
+{
+    const struct plan *plan = checker->plan;
+    for (int i = 0; i < plan->sums; i++) {
+        owner[i] = -1;
+        const struct sum *sum = &plan->sum[i];
+        if (sum->shipment >= plan->shipments ||
+            (sum->shipment >= 0 && (!plan->shipment[sum->shipment].backward ||
+                                    plan->shipment[sum->shipment].key != sum->key))) {
+            return check_refuse(checker, -1, -1, "sum %d is received by shipment %d", i,
+                                sum->shipment);
+        }
+    }
+    for (int key = 0; key < plan->graph->keys; key++) {
+        for (int stage = plan->stages; stage-- > 0;) {
+            if (!check_sum_of(checker, stage, key, owner)) {
+                return false;
+            }
+        }
+    }
+    for (int i = 0; i < plan->sums; i++) {
+        if (owner[i] < 0) {
+            return check_refuse(checker, -1, -1, "no stage forms sum %d", i);
+        }
+    }
+    return true;
+}
+
+/* ---- everything ---- */
+
+static bool check_ways(const struct checker *checker)
+{
+    const struct plan *plan = checker->plan;
+    size_t pairs = (size_t)plan->stages * (size_t)plan->graph->keys;
+    for (size_t i = 0; i < pairs; i++) {
+        checker->low[i] = checker->high[i] = -1;
+    }
+    check_graded(checker);
+    check_adders(checker);
+    for (int key = 0; key < plan->graph->keys; key++) {
+        for (int stage = 0; stage < plan->stages; stage++) {
+            checker->next[pair(plan, stage, key)] = check_sum_next(checker, stage, key);
+        }
+    }
+    return true;
+}
+
+static status_t check_all(const struct checker *checker, int *owner)
+{
+    if (!check_stages(checker) || !check_ways(checker) || !check_shipments(checker) ||
+        !check_all_sums(checker, owner)) {
+        return STATUS_INTERNAL;
+    }
+    status_t status = check_ops(checker);
+    return status == STATUS_OK ? check_machine(checker) : status;
+}
+
 status_t plan_check(const struct plan *plan, char *why, size_t size)
 {
-    const struct checker checker = {plan, why, size,
-                                    calloc((size_t)plan->graph->keys + 1, sizeof(bool))};
-    if (checker.graded == NULL) {
-        return STATUS_NOMEM;
+    size_t pairs = (size_t)plan->stages * (size_t)plan->graph->keys;
+    int *table =
+        calloc(3 * pairs + (size_t)plan->graph->units + (size_t)plan->sums + 1, sizeof *table);
+    const struct checker checker = {.plan = plan,
+                                    .why = why,
+                                    .size = size,
+                                    .graded = calloc((size_t)plan->graph->keys + 1, sizeof(bool)),
+                                    .low = table,
+                                    .high = table + pairs,
+                                    .next = table + 2 * pairs,
+                                    .host = table + 3 * pairs};
+    status_t status = STATUS_NOMEM;
+    if (table && checker.graded) {
+        status = check_all(&checker, checker.host + plan->graph->units);
     }
-    check_graded(&checker);
-    status_t status =
-        check_stages(&checker) && check_shipments(&checker) ? STATUS_OK : STATUS_INTERNAL;
-    if (status == STATUS_OK) {
-        status = check_ops(&checker);
-    }
-    if (status == STATUS_OK) {
-        status = check_machine(&checker);
-    }
+    free(table);
     free(checker.graded);
     return status;
 }

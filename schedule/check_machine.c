@@ -46,17 +46,29 @@ static struct buffer *frame_of(const struct machine *machine, const struct op *o
     return &machine->frame[machine->frame_first[op->stage] + (size_t)op->frame];
 }
 
-static struct slot *grad_of(const struct machine *machine, const struct op *op, int key)
+static struct slot *sum_at(const struct machine *machine, const struct op *op, int sum)
 {
-    int slots = machine->plan->stage[op->stage].grad_slots[key];
-    size_t first = machine->grad_slot[machine_pair(machine->plan, op->stage, key)];
-    return &machine->slot[first + (size_t)(op->microbatch % slots)];
+    int slot = op->microbatch % machine->plan->sum[sum].slots;
+    return &machine->slot[machine->sum_slot[sum] + (size_t)slot];
 }
 
-/* Arrival slot in which `key` of the operation's microbatch comes to its stage. */
+static struct slot *grad_of(const struct machine *machine, const struct op *op, int key)
+{
+    return sum_at(machine, op, machine->plan->stage[op->stage].sum[key]);
+}
+
+/* What B of a unit of the operation's stage left of its microbatch. */
+static struct buffer *backward_of(const struct machine *machine, const struct op *op, int unit)
+{
+    int place = op->microbatch % machine->plan->stage[op->stage].backwards;
+    return &machine->backward[machine->backward_first[unit] + (size_t)place];
+}
+
+/* Arrival slot in which `key` of the operation's microbatch comes to its rank. */
 static struct slot *arrival_of(const struct machine *machine, const struct op *op, int key)
 {
-    int shipment = machine->arrival[machine_pair(machine->plan, op->stage, key)];
+    int rank = machine->plan->stage[op->stage].rank;
+    int shipment = machine->arrival[machine_pair(machine->plan, rank, key)];
     int slots = machine->plan->shipment[shipment].slots;
     return &machine->slot[machine->shipment_slot[shipment] + (size_t)(op->microbatch % slots)];
 }
@@ -66,17 +78,16 @@ static bool holds(const struct slot *slot, enum slot_state state, int microbatch
     return slot->state == state && slot->microbatch == microbatch;
 }
 
+/* Has the stage formed its sum of the microbatch there? */
+static bool is_formed_by(const struct slot *slot, int stage, int microbatch)
+{
+    return holds(slot, SLOT_FORMED, microbatch) && slot->stage == stage;
+}
+
 static void slot_use(struct slot *slot)
 {
     slot->uses--;
     slot->state = slot->uses == 0 ? SLOT_FREE : slot->state;
-}
-
-static bool is_home(const struct plan *plan, int stage, int key)
-{
-    const struct stage_plan *s = &plan->stage[stage];
-    int producer = plan->graph->key[key].producer;
-    return producer >= s->first_unit && producer < s->first_unit + s->units;
 }
 
 /* Is it the unit's first read of its key? */
@@ -86,23 +97,22 @@ static bool is_first(const struct graph *graph, int read)
     return read == graph->first_read[r->unit] || r[-1].key != r->key;
 }
 
-/* Units of the stage that read the key. */
-static int readers_of(const struct plan *plan, int stage, int key)
+/* Units of the rank that read the key. */
+static int readers_on(const struct plan *plan, int rank, int key)
 {
-    const struct graph *graph = plan->graph;
-    const struct stage_plan *s = &plan->stage[stage];
-    int readers = 0, end = graph->first_read[s->first_unit + s->units];
-    for (int i = graph->first_read[s->first_unit]; i < end; i++) {
-        readers += graph->read[i].key == key && is_first(graph, i);
+    int readers = 0;
+    for (int stage = 0; stage < plan->stages; stage++) {
+        readers += plan->stage[stage].rank == rank ? machine_readers(plan, stage, key) : 0;
     }
     return readers;
 }
 
-/* Uses of a formed gradient: one send, or B and W of its producer here, and the gradients of the
- * keys that it was made of. */
-static int grad_uses(const struct plan *plan, int stage, int key)
+/* Uses of a formed gradient: one by whoever gets the sum next, or B and W of its producer here, and the
+ * gradients of the keys that it was made of. */
+static int grad_uses(const struct machine *machine, int stage, int key)
 {
-    if (!is_home(plan, stage, key)) {
+    const struct plan *plan = machine->plan;
+    if (machine_home(machine, key) != stage) {
         return 1;
     }
     const struct graph *graph = plan->graph;
@@ -182,7 +192,8 @@ static enum outcome run_wait(struct place *p)
         return WRONG(p, "its slot was not posted for it");
     }
     slot->state = SLOT_HELD;
-    slot->uses = s->backward ? 1 : readers_of(plan, s->to, s->key) * (1 + plan->training);
+    slot->uses =
+        s->backward ? 1 : readers_on(plan, plan->stage[s->to].rank, s->key) * (1 + plan->training);
     return OUTCOME_DONE;
 }
 
@@ -191,7 +202,7 @@ static enum outcome run_put(struct place *p)
     struct machine *machine = p->machine;
     const struct op *op = p->op;
     if (machine->plan->shipment[op->shipment].backward) {
-        if (!holds(grad_of(machine, op, op->key), SLOT_FORMED, op->microbatch)) {
+        if (!is_formed_by(grad_of(machine, op, op->key), op->stage, op->microbatch)) {
             return WRONG(p, "the gradient has not been formed");
         }
     } else if (frame_of(machine, op)->microbatch != op->microbatch ||
@@ -228,6 +239,15 @@ static enum outcome run_sent(struct place *p)
 
 /* ---- compute ---- */
 
+/* A read in the frame of another stage of the rank; false if that is another microbatch's. */
+static bool other_frame_use(struct machine *machine, int stage, int microbatch)
+{
+    int place = microbatch % machine->plan->stage[stage].frames;
+    struct buffer *frame = &machine->frame[machine->frame_first[stage] + (size_t)place];
+    frame->uses--;
+    return frame->microbatch == microbatch;
+}
+
 /* All keys that the unit reads are there; remote ones lose a use. */
 static enum outcome read_keys(struct place *p)
 {
@@ -240,9 +260,13 @@ static enum outcome read_keys(struct place *p)
         }
         int key = graph->read[i].key;
         const char *name = graph->key[key].name;
-        if (is_home(machine->plan, p->op->stage, key)) {
+        int home = machine_home(machine, key);
+        if (machine->plan->stage[home].rank == p->rank) {
             if (!*made_of(machine, graph->key[key].producer, p->op->microbatch)) {
                 return WRONG(p, "%s has not been made", name);
+            }
+            if (home != p->op->stage && !other_frame_use(machine, home, p->op->microbatch)) {
+                return WRONG(p, "%s has been overwritten", name);
             }
             continue;
         }
@@ -274,10 +298,10 @@ static enum outcome weights_add(struct place *p)
     return OUTCOME_DONE;
 }
 
-/* Is the stage's shared memory free? With W at once it is the unit's own from B to W. */
+/* Is the rank's shared memory free? With W at once it is the unit's own from B to W. */
 static bool shared_free(const struct place *p)
 {
-    return p->machine->open[p->op->stage] < 0;
+    return p->machine->open[p->rank] < 0;
 }
 
 static enum outcome run_f(struct place *p)
@@ -285,7 +309,7 @@ static enum outcome run_f(struct place *p)
     struct machine *machine = p->machine;
     const struct op *op = p->op;
     if (!shared_free(p)) {
-        return WRONG(p, "W of unit %d is due first", machine->open[op->stage]);
+        return WRONG(p, "W of unit %d is due first", machine->open[p->rank]);
     }
     struct buffer *frame = frame_of(machine, op);
     if (frame->microbatch != op->microbatch) {
@@ -308,7 +332,7 @@ static enum outcome read_produced_grads(struct place *p)
             continue;
         }
         struct slot *slot = grad_of(p->machine, p->op, key);
-        if (!holds(slot, SLOT_FORMED, p->op->microbatch)) {
+        if (!is_formed_by(slot, p->op->stage, p->op->microbatch)) {
             return WRONG(p, "the gradient of its output has not been formed");
         }
         slot_use(slot);
@@ -320,14 +344,18 @@ static enum outcome read_produced_grads(struct place *p)
 static enum outcome form_grad(struct place *p, int key, bool received)
 {
     struct slot *slot = grad_of(p->machine, p->op, key);
-    if (received && !holds(slot, SLOT_HELD, p->op->microbatch)) {
+    int remote, local;
+    check_sum_before(p->machine->checker, p->op->stage, key, &remote, &local);
+    bool there = remote >= 0 ? holds(slot, SLOT_HELD, p->op->microbatch)
+                             : is_formed_by(slot, local, p->op->microbatch);
+    if (received && !there) {
         return WRONG(p, "the sum of the later stages is not there");
     }
     if (!received && slot->state != SLOT_FREE) {
         return WRONG(p, "its slot still belongs to microbatch %d", slot->microbatch);
     }
-    *slot = (struct slot){SLOT_FORMED, p->op->microbatch,
-                          grad_uses(p->machine->plan, p->op->stage, key)};
+    *slot = (struct slot){SLOT_FORMED, p->op->microbatch, grad_uses(p->machine, p->op->stage, key),
+                          p->op->stage};
     return OUTCOME_DONE;
 }
 
@@ -335,11 +363,11 @@ static enum outcome run_b(struct place *p)
 {
     struct machine *machine = p->machine;
     const struct graph *graph = machine->plan->graph;
-    struct buffer *left = &machine->backward[p->op->unit];
+    struct buffer *left = backward_of(machine, p->op, p->op->unit);
     if (!shared_free(p)) {
-        return WRONG(p, "W of unit %d is due first", machine->open[p->op->stage]);
+        return WRONG(p, "W of unit %d is due first", machine->open[p->rank]);
     }
-    machine->open[p->op->stage] = machine->plan->weights_at_once ? p->op->unit : -1;
+    machine->open[p->rank] = machine->plan->weights_at_once ? p->op->unit : -1;
     if (!frame_use(p) || !*made_of(machine, p->op->unit, p->op->microbatch)) {
         return WRONG(p, "its forward has not been run");
     }
@@ -368,7 +396,7 @@ static enum outcome run_b(struct place *p)
 /* What B of the unit left; `first`: the addition is the unit's first to this gradient. */
 static enum outcome add_leftover(struct place *p, int unit, bool first)
 {
-    struct buffer *left = &p->machine->backward[unit];
+    struct buffer *left = backward_of(p->machine, p->op, unit);
     if (left->microbatch != p->op->microbatch) {
         return WRONG(p, "unit %d has not contributed yet", unit);
     }
@@ -380,7 +408,7 @@ static enum outcome add_leftover(struct place *p, int unit, bool first)
 static enum outcome add_made(struct place *p, int key)
 {
     struct slot *slot = grad_of(p->machine, p->op, key);
-    if (!holds(slot, SLOT_FORMED, p->op->microbatch)) {
+    if (!is_formed_by(slot, p->op->stage, p->op->microbatch)) {
         return WRONG(p, "the gradient of %s is not there", p->machine->plan->graph->key[key].name);
     }
     slot_use(slot);
@@ -396,6 +424,17 @@ static enum outcome run_grad(struct place *p)
         int index = machine->plan->add[p->op->first_add + i].read;
         if (index == ADD_RECEIVED) {
             received = true;
+            continue;
+        }
+        if (index == ADD_PARTIAL) {
+            int remote, local;
+            check_sum_before(machine->checker, p->op->stage, p->op->key, &remote, &local);
+            struct slot *partial =
+                sum_at(machine, p->op, machine->plan->stage[p->op->stage].partial[p->op->key]);
+            if (!is_formed_by(partial, local, p->op->microbatch)) {
+                return WRONG(p, "this rank's own sum is not there");
+            }
+            slot_use(partial);
             continue;
         }
         const struct read *read = &machine->plan->graph->read[index];
@@ -415,11 +454,11 @@ static enum outcome run_grad(struct place *p)
 
 static enum outcome run_w(struct place *p)
 {
-    struct buffer *left = &p->machine->backward[p->op->unit];
+    struct buffer *left = backward_of(p->machine, p->op, p->op->unit);
     if (!frame_use(p) || left->microbatch != p->op->microbatch) {
         return WRONG(p, "its backward has not been run");
     }
-    int *open = &p->machine->open[p->op->stage];
+    int *open = &p->machine->open[p->rank];
     if (p->machine->plan->weights_at_once && *open != p->op->unit) {
         return WRONG(p, "its backward was not just before");
     }

@@ -46,10 +46,8 @@ static bool is_formed(const struct graph *graph, int key)
 /* A gradient that B forms is only handed over where it arrives. */
 static bool grad_lawful(const struct checker *checker, int stage, int key)
 {
-    const struct plan *plan = checker->plan;
-    bool home = check_home(plan, key) == stage && checker->graded[key];
-    bool adds = check_adds_to(checker, stage, key);
-    return plan->training && (is_formed(plan->graph, key) ? home && !adds : home || adds);
+    bool formed = is_formed(checker->plan->graph, key) && check_adds_to(checker, stage, key);
+    return check_sums(checker, stage, key) && !formed;
 }
 
 /* Can an operation with this identity exist at all (fields that decide about the others)? */
@@ -59,13 +57,12 @@ static bool op_lawful(const struct checker *checker, int rank, const struct op *
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
         return plan->training;
     }
-    if (!in_range(op->stage, plan->stages) || op->stage % plan->ranks != rank ||
+    if (!in_range(op->stage, plan->stages) || plan->stage[op->stage].rank != rank ||
         !in_range(op->microbatch, plan->microbatches)) {
         return false;
     }
-    const struct stage_plan *stage = &plan->stage[op->stage];
     if (op_is_unit(op->kind)) {
-        return in_range(op->unit - stage->first_unit, stage->units) &&
+        return in_range(op->unit, plan->graph->units) && checker->host[op->unit] == op->stage &&
                (plan->training || op->kind == OP_F);
     }
     if (op->kind == OP_GRAD) {
@@ -91,7 +88,12 @@ static int op_formed(const struct plan *plan, const struct op *op)
     return -1;
 }
 
-static struct op op_expected(const struct plan *plan, int rank, const struct op *op)
+static int sum_slot(const struct plan *plan, int sum, const struct op *op)
+{
+    return op->microbatch % plan->sum[sum].slots;
+}
+
+static struct op op_expected(const struct plan *plan, const struct op *op)
 {
     struct op e = {.kind = op->kind,
                    .stage = op->stage,
@@ -100,11 +102,11 @@ static struct op op_expected(const struct plan *plan, int rank, const struct op 
                    .key = -1,
                    .shipment = -1,
                    .frame = -1,
+                   .back = -1,
                    .slot = -1,
                    .source = -1};
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
-        e.stage = rank;
-        e.microbatch = -1;
+        e.stage = e.microbatch = -1;
         return e;
     }
     const struct stage_plan *stage = &plan->stage[op->stage];
@@ -113,11 +115,14 @@ static struct op op_expected(const struct plan *plan, int rank, const struct op 
         int formed = op_formed(plan, op);
         e.unit = op->unit;
         e.frame = frame;
-        e.slot = formed >= 0 ? op->microbatch % stage->grad_slots[formed] : -1;
+        e.back = op->kind == OP_F ? -1 : op->microbatch % stage->backwards;
+        e.slot = formed >= 0 ? sum_slot(plan, stage->sum[formed], op) : -1;
     } else if (op->kind == OP_GRAD) {
         e.key = op->key;
         e.frame = frame;
-        e.slot = op->microbatch % stage->grad_slots[op->key];
+        e.back = op->microbatch % stage->backwards;
+        e.slot = sum_slot(plan, stage->sum[op->key], op);
+        e.source = stage->partial[op->key] >= 0 ? sum_slot(plan, stage->partial[op->key], op) : -1;
         e.first_add = op->first_add;
         e.adds = op->adds;
     } else {
@@ -127,7 +132,7 @@ static struct op op_expected(const struct plan *plan, int rank, const struct op 
         e.slot = op->kind == OP_SENT ? -1 : op->microbatch % s->slots;
         if (op_is_send(op->kind)) {
             e.frame = s->backward ? -1 : frame;
-            e.source = s->backward ? op->microbatch % stage->grad_slots[s->key] : -1;
+            e.source = s->backward ? sum_slot(plan, stage->sum[s->key], op) : -1;
         }
     }
     return e;
@@ -135,14 +140,14 @@ static struct op op_expected(const struct plan *plan, int rank, const struct op 
 
 static bool check_fields(const struct checker *checker, int rank, int index)
 {
-    static const char *const name[] = {"kind",   "stage",     "microbatch", "unit",
-                                       "key",    "shipment",  "frame",      "slot",
-                                       "source", "first_add", "adds"};
+    static const char *const name[] = {"kind", "stage",    "microbatch", "unit",
+                                       "key",  "shipment", "frame",      "back",
+                                       "slot", "source",   "first_add",  "adds"};
     const struct op *op = &checker->plan->rank[rank].op[index];
     if ((int)op->kind < 0 || op->kind >= OP_KINDS || !op_lawful(checker, rank, op)) {
         return check_refuse(checker, rank, index, "has no business here");
     }
-    struct op expected = op_expected(checker->plan, rank, op);
+    struct op expected = op_expected(checker->plan, op);
     int is[sizeof name / sizeof name[0]], should[sizeof name / sizeof name[0]];
     _Static_assert(sizeof is == sizeof expected, "struct op has a field without a name here");
     memcpy(is, op, sizeof is);
@@ -197,16 +202,19 @@ static bool check_adds(const struct checker *checker, int rank, int index)
     if (op->first_add < 0 || op->adds < 0 || op->adds > plan->adds - op->first_add) {
         return check_refuse(checker, rank, index, "its additions are not in the table");
     }
-    int next = 0;
-    if (check_sum_sender(checker, op->stage, op->key) >= 0 &&
-        !next_add_is(plan, op, &next, ADD_RECEIVED)) {
+    int next = 0, remote, local;
+    check_sum_before(checker, op->stage, op->key, &remote, &local);
+    if ((remote >= 0 || local >= 0) && !next_add_is(plan, op, &next, ADD_RECEIVED)) {
         return check_refuse(checker, rank, index, "does not begin with the sum received");
     }
+    if (remote >= 0 && local >= 0 && !next_add_is(plan, op, &next, ADD_PARTIAL)) {
+        return check_refuse(checker, rank, index, "does not go on with this rank's own sum");
+    }
     const struct stage_plan *stage = &plan->stage[op->stage];
-    for (int unit = stage->first_unit + stage->units - 1; unit >= stage->first_unit; unit--) {
-        if (!adds_of_unit(checker, op, &next, unit)) {
+    for (int i = stage->units; i-- > 0;) {
+        if (!adds_of_unit(checker, op, &next, stage->unit[i])) {
             return check_refuse(checker, rank, index, "the additions of %s are wrong",
-                                plan->graph->unit[unit].name);
+                                plan->graph->unit[stage->unit[i]].name);
         }
     }
     if (next != op->adds) {

@@ -1,21 +1,25 @@
-/* forward.c - evaluation: forwards only. Two frames, so that one is sent while the next is made; the last
- * stage sends nothing. No schedule of training has fewer, so evaluation finds room in its memory.
+/* forward.c - evaluation: forwards only, on the ranks where a schedule of training has the stages. A rank
+ * turns to its next stage after `in_group` microbatches: as many as the memory of that training holds.
  */
 #include "schedule/plan_internal.h"
 
-static int forward_frames(int stages, int stage, int microbatches)
+static void forward_build(const struct layout *layout, int rank, struct phase_list *out)
 {
-    return microbatches < 2 || stage == stages - 1 ? 1 : 2;
-}
-
-static void forward_build(int stages, int stage, int microbatches, struct phase_list *out)
-{
-    (void)stages;
-    (void)stage;
-    for (int m = 0; m < microbatches; m++) {
-        phase_add(out, PHASE_F, m);
+    int M = layout->microbatches, size = layout->in_group;
+    for (int first = 0; first < M; first += size) {
+        for (int stage = 0; stage < layout->stages; stage++) {
+            for (int m = first; m < first + size && m < M; m++) {
+                if (layout->rank_of(layout, stage) == rank) {
+                    phase_add(out, PHASE_F, stage, m);
+                }
+            }
+        }
     }
 }
 
-const struct builder forward_builder = {
-    .name = "forward", .training = false, .frames = forward_frames, .build = forward_build};
+const struct builder forward_builder = {.name = "forward",
+                                        .training = false,
+                                        .chunks = 1,
+                                        .most_chunks = 64,
+                                        .rank_of = place_round,
+                                        .build = forward_build};

@@ -2,24 +2,19 @@
  * in flight at once. */
 #include "schedule/plan_internal.h"
 
-static int gpipe_frames(int stages, int stage, int microbatches)
+static void gpipe_build(const struct layout *layout, int rank, struct phase_list *out)
 {
-    (void)stages;
-    (void)stage;
-    return microbatches;
-}
-
-static void gpipe_build(int stages, int stage, int microbatches, struct phase_list *out)
-{
-    (void)stages;
-    (void)stage;
-    for (int m = 0; m < microbatches; m++) {
-        phase_add(out, PHASE_F, m);
+    for (int m = 0; m < layout->microbatches; m++) {
+        phase_add(out, PHASE_F, rank, m);
     }
-    for (int m = 0; m < microbatches; m++) {
-        phase_add_backward(out, m);
+    for (int m = 0; m < layout->microbatches; m++) {
+        phase_add_backward(out, rank, m);
     }
 }
 
-const struct builder gpipe_builder = {
-    .name = "gpipe", .training = true, .frames = gpipe_frames, .build = gpipe_build};
+const struct builder gpipe_builder = {.name = "gpipe",
+                                      .training = true,
+                                      .chunks = 1,
+                                      .most_chunks = 1,
+                                      .rank_of = place_round,
+                                      .build = gpipe_build};

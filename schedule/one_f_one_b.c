@@ -2,24 +2,23 @@
  * microbatches in flight as there are stages from this one on. */
 #include "schedule/plan_internal.h"
 
-static int one_f_one_b_frames(int stages, int stage, int microbatches)
+static void one_f_one_b_build(const struct layout *layout, int rank, struct phase_list *out)
 {
-    return microbatches < stages - stage ? microbatches : stages - stage;
-}
-
-static void one_f_one_b_build(int stages, int stage, int microbatches, struct phase_list *out)
-{
-    int ahead = one_f_one_b_frames(stages, stage, microbatches) - 1;
-    for (int m = 0; m < ahead; m++) {
-        phase_add(out, PHASE_F, m);
+    int ahead = layout->ranks - rank - 1, M = layout->microbatches;
+    for (int m = 0; m < ahead && m < M; m++) {
+        phase_add(out, PHASE_F, rank, m);
     }
-    for (int m = 0; m < microbatches; m++) {
-        if (m + ahead < microbatches) {
-            phase_add(out, PHASE_F, m + ahead);
+    for (int m = 0; m < M; m++) {
+        if (m + ahead < M) {
+            phase_add(out, PHASE_F, rank, m + ahead);
         }
-        phase_add_backward(out, m);
+        phase_add_backward(out, rank, m);
     }
 }
 
-const struct builder one_f_one_b_builder = {
-    .name = "1f1b", .training = true, .frames = one_f_one_b_frames, .build = one_f_one_b_build};
+const struct builder one_f_one_b_builder = {.name = "1f1b",
+                                            .training = true,
+                                            .chunks = 1,
+                                            .most_chunks = 1,
+                                            .rank_of = place_round,
+                                            .build = one_f_one_b_build};

@@ -22,17 +22,22 @@ status_t partition_check_stages(const struct graph *graph, int stages)
         most += may_cut(graph, unit);
     }
     if (stages > most) {
-        return FAIL(STATUS_INVALID,
-                    "%d stages, but the model can be cut into at most %d; use parallel.pp=%d",
-                    stages, most, most);
+        return FAIL(
+            STATUS_INVALID,
+            "%d stages, but the model can be cut into at most %d; use a smaller parallel.pp or "
+            "parallel.virtual_stages",
+            stages, most);
     }
     return STATUS_OK;
 }
 
 static void stages_set(struct plan *plan, int stage, int first, int end)
 {
-    plan->stage[stage].first_unit = first;
     plan->stage[stage].units = end - first;
+    for (int unit = first; unit < end; unit++) {
+        plan->stage[stage].unit[unit - first] = unit;
+        plan->stage_of[unit] = stage;
+    }
 }
 
 /* ---- auto ---- */
@@ -209,7 +214,7 @@ static status_t partition_cut_check(const struct graph *graph, const char *text,
 static status_t partition_check_cuts(const struct plan *plan, const char *text)
 {
     for (int stage = 0; stage + 1 < plan->stages; stage++) {
-        TRY(partition_cut_check(plan->graph, text, stage, plan->stage[stage + 1].first_unit));
+        TRY(partition_cut_check(plan->graph, text, stage, plan->stage[stage + 1].unit[0]));
     }
     return STATUS_OK;
 }
@@ -237,10 +242,11 @@ static status_t partition_layers(struct plan *plan)
         layers = layer > layers ? layer : layers;
     }
     if (plan->stages > layers && plan->stages > 1) {
-        return FAIL(STATUS_INVALID,
-                    "%d stages of whole layers, but the model has %d layers; use parallel.pp=%d or "
-                    "parallel.partition=auto",
-                    plan->stages, layers, layers);
+        return FAIL(
+            STATUS_INVALID,
+            "%d stages of whole layers, but the model has %d layers; use "
+            "parallel.partition=auto, or fewer stages (parallel.pp, parallel.virtual_stages)",
+            plan->stages, layers);
     }
     int first = 0;
     for (int stage = 0; stage < plan->stages; stage++) { /* the earlier ones get one more */

@@ -1,15 +1,17 @@
-/* passes.c - from phases (F0 F1 B0 ...) of a stage to the operations of a rank.
+/* passes.c - from the phases (F0 F1 B0 ...) of a rank to its operations.
  *
  * All buffers are rings in the order of microbatches: microbatch m uses frame m % frames and slot
  * m % slots. So an operation that frees the slot of m may post it for m + slots at once.
  *
  * Where a running sum is received, the gradient is formed in place, in the arrival slot:
  *
- *     local key    WAIT  GRAD  B(producer)  W(producer)  POST   (W: at once, or after K)
+ *     local key    WAIT  GRAD  B(producer)  W(producer)  POST   (W: at once, or in its own phase)
  *     relayed key  WAIT  GRAD  PUT ..  SENT  POST (in K of the next microbatch)
  *
- * The gradient of a local key also enters those of the keys that it was made of. Remote ones among these are formed before W at latest,
- * since builders put K before W.
+ * A stage that gets a sum from another one of its rank goes on in that one's slot.
+ *
+ * The gradient of a local key also enters those of the keys that it was made of. Remote ones among these
+ * are formed before W at latest, since K comes before W.
  */
 #include <stdlib.h>
 
@@ -24,52 +26,20 @@ struct op_list {
 struct expansion {
     struct plan *plan;
     const struct needs *needs;
-    int stage;
+    int stage; /* of the phase */
     struct op_list list;
     int *formed;           /* [keys] in the order of their formation: by unit, then by order */
     int *first_formed;     /* [units + 1] of each unit in `formed` */
+    int *by_producer;      /* [keys] by unit, then by number */
     int *first_add, *adds; /* [stages * keys] */
+    int *sum_out;          /* [sums] shipment that takes it to another rank; -1 */
     int *sent;             /* [shipments] microbatches whose put has been followed by its SENT */
     struct op nowhere;     /* takes what does not fit once memory has run out */
 };
 
-static size_t at(const struct plan *plan, int stage, int key)
+static size_t at(const struct plan *plan, int row, int key)
 {
-    return (size_t)stage * (size_t)plan->graph->keys + (size_t)key;
-}
-
-/* ---- sizes ---- */
-
-static int at_most(int value, int limit)
-{
-    return value < limit ? value : limit;
-}
-
-void plan_size_slots(struct plan *plan, const struct needs *needs, const struct builder *builder,
-                     int prefetch)
-{
-    int most = plan->microbatches;
-    prefetch = at_most(prefetch, most);
-    for (int stage = 0; stage < plan->stages; stage++) {
-        plan->stage[stage].frames = builder->frames(plan->stages, stage, most);
-    }
-    for (int i = 0; i < plan->shipments; i++) {
-        struct shipment *shipment = &plan->shipment[i];
-        int in_flight = shipment->backward ? 1 : plan->stage[shipment->to].frames;
-        shipment->slots = at_most(in_flight + prefetch, most);
-    }
-    for (int stage = 0; stage < plan->stages && plan->training; stage++) {
-        for (int key = 0; key < plan->graph->keys; key++) {
-            size_t i = at(plan, stage, key);
-            bool local = plan_stage_of(plan, plan->graph->key[key].producer) == stage;
-            int *slots = &plan->stage[stage].grad_slots[key];
-            if (needs->backward_in[i] >= 0) {
-                *slots = plan->shipment[needs->backward_in[i]].slots;
-            } else if (needs->grad[i] >= 0) {
-                *slots = local ? 1 : at_most(2, most);
-            }
-        }
-    }
+    return (size_t)row * (size_t)plan->graph->keys + (size_t)key;
 }
 
 /* ---- the order of additions ---- */
@@ -89,15 +59,18 @@ static void expansion_add_gradients(struct expansion *e)
 {
     struct plan *plan = e->plan;
     for (int stage = 0; stage < plan->stages; stage++) {
-        const struct stage_plan *units = &plan->stage[stage];
+        const struct stage_plan *s = &plan->stage[stage];
         for (int key = 0; key < plan->graph->keys; key++) {
             size_t i = at(plan, stage, key);
             e->first_add[i] = plan->adds;
-            if (e->needs->backward_in[i] >= 0) {
+            if (e->needs->backward_in[i] >= 0 || e->needs->local_in[i] >= 0) {
                 plan->add[plan->adds++].read = ADD_RECEIVED;
             }
-            for (int unit = units->first_unit + units->units; unit-- > units->first_unit;) {
-                add_unit(e, unit, key);
+            if (s->partial[key] >= 0) {
+                plan->add[plan->adds++].read = ADD_PARTIAL;
+            }
+            for (int u = s->units; u-- > 0;) {
+                add_unit(e, s->unit[u], key);
             }
             e->adds[i] = plan->adds - e->first_add[i];
         }
@@ -126,6 +99,7 @@ static struct op *op_push(struct expansion *e, enum op_kind kind, int microbatch
                       .key = -1,
                       .shipment = -1,
                       .frame = -1,
+                      .back = -1,
                       .slot = -1,
                       .source = -1};
     return op;
@@ -136,6 +110,7 @@ static struct op *emit_unit(struct expansion *e, enum op_kind kind, int unit, in
     struct op *op = op_push(e, kind, microbatch);
     op->unit = unit;
     op->frame = microbatch % e->plan->stage[e->stage].frames;
+    op->back = kind == OP_F ? -1 : microbatch % e->plan->stage[e->stage].backwards;
     return op;
 }
 
@@ -144,6 +119,7 @@ static void emit_receive(struct expansion *e, enum op_kind kind, int shipment, i
 {
     const struct shipment *s = &e->plan->shipment[shipment];
     struct op *op = op_push(e, kind, microbatch);
+    op->stage = s->to;
     op->shipment = shipment;
     op->key = s->key;
     op->slot = microbatch % s->slots;
@@ -155,11 +131,12 @@ static void emit_send(struct expansion *e, enum op_kind kind, int shipment, int 
     const struct shipment *s = &e->plan->shipment[shipment];
     const struct stage_plan *from = &e->plan->stage[s->from];
     struct op *op = op_push(e, kind, microbatch);
+    op->stage = s->from;
     op->shipment = shipment;
     op->key = s->key;
     op->slot = kind == OP_PUT ? microbatch % s->slots : -1;
     if (s->backward) {
-        op->source = microbatch % from->grad_slots[s->key];
+        op->source = microbatch % e->plan->sum[from->sum[s->key]].slots;
     } else {
         op->frame = microbatch % from->frames;
     }
@@ -172,7 +149,11 @@ static void emit_grad(struct expansion *e, int key, int microbatch)
     struct op *op = op_push(e, OP_GRAD, microbatch);
     op->key = key;
     op->frame = microbatch % stage->frames;
-    op->slot = microbatch % stage->grad_slots[key];
+    op->back = microbatch % stage->backwards;
+    op->slot = microbatch % e->plan->sum[stage->sum[key]].slots;
+    if (stage->partial[key] >= 0) {
+        op->source = microbatch % e->plan->sum[stage->partial[key]].slots;
+    }
     op->first_add = e->first_add[at(e->plan, e->stage, key)];
     op->adds = e->adds[at(e->plan, e->stage, key)];
 }
@@ -186,13 +167,20 @@ static void emit_next_post(struct expansion *e, int shipment, int microbatch)
     }
 }
 
-/* Arrived keys whose last use here was `unit`. */
-static void emit_key_posts(struct expansion *e, const int *last, int unit, int microbatch)
+/* Arrived keys whose last use on this rank was `unit`: the lowest reader's B, or without a backward the
+ * highest reader's F. */
+static void emit_key_posts(struct expansion *e, int unit, int microbatch)
 {
-    for (int key = 0; key < e->plan->graph->keys; key++) {
-        size_t i = at(e->plan, e->stage, key);
-        if (e->needs->forward_in[i] >= 0 && last[i] == unit) {
-            emit_next_post(e, e->needs->forward_in[i], microbatch);
+    const struct plan *plan = e->plan;
+    int rank = plan->stage[e->stage].rank;
+    for (int key = 0; key < plan->graph->keys; key++) {
+        int shipment = e->needs->arrives[at(plan, rank, key)];
+        if (shipment < 0) {
+            continue;
+        }
+        int low = e->needs->low[at(plan, plan->shipment[shipment].to, key)];
+        if ((plan->training ? low : e->needs->last_reader[at(plan, rank, key)]) == unit) {
+            emit_next_post(e, shipment, microbatch);
         }
     }
 }
@@ -222,18 +210,16 @@ static void emit_forward_sents(struct expansion *e, int microbatch)
 
 /* ---- phases ---- */
 
-/* WAIT for what `unit` is the first of its stage to read: the newest first, so that a stall at another
+/* WAIT for what `unit` is the first of its rank to read: the newest first, so that a stall at another
  * is what that one costs beyond it; the others in the order in which a stage sends them. */
 static void emit_forward_waits(struct expansion *e, int unit, int microbatch)
 {
     const struct plan *plan = e->plan;
-    int keys = plan->graph->keys, remote = plan->stage[e->stage].first_unit * keys;
-    for (int i = 0; i < 2 * remote; i++) { /* plain, then dense; by producer, then by key */
-        int key = i % keys, producer = i % remote / keys;
-        int in = e->needs->forward_in[at(plan, e->stage, key)];
-        if (in >= 0 && plan->graph->key[key].producer == producer &&
-            plan->shipment[in].plain == (i < remote) &&
-            e->needs->low[at(plan, e->stage, key)] == unit) {
+    int keys = plan->graph->keys, rank = plan->stage[e->stage].rank;
+    for (int i = 0; i < 2 * keys; i++) { /* plain, then dense; by producer, then by key */
+        int key = e->by_producer[i % keys], in = e->needs->arrives[at(plan, rank, key)];
+        if (in >= 0 && plan->shipment[in].plain == (i < keys) &&
+            e->needs->low[at(plan, plan->shipment[in].to, key)] == unit) {
             emit_receive(e, OP_WAIT, in, microbatch);
         }
     }
@@ -243,16 +229,16 @@ static void expand_forward(struct expansion *e, int microbatch)
 {
     const struct plan *plan = e->plan;
     const struct stage_plan *stage = &plan->stage[e->stage];
-    int last = stage->first_unit + stage->units;
-    for (int unit = stage->first_unit; unit < last; unit++) {
+    for (int u = 0; u < stage->units; u++) {
+        int unit = stage->unit[u];
         emit_forward_waits(e, unit, microbatch);
-        if (!plan->training && unit == stage->first_unit && microbatch >= stage->frames) {
+        if (!plan->training && u == 0 && microbatch >= stage->frames) {
             emit_forward_sents(e, microbatch - stage->frames);
         }
         emit_unit(e, OP_F, unit, microbatch);
         emit_forward_puts(e, unit, microbatch);
         if (!plan->training) {
-            emit_key_posts(e, e->needs->high, unit, microbatch);
+            emit_key_posts(e, unit, microbatch);
         }
     }
 }
@@ -268,66 +254,85 @@ static void expand_grad(struct expansion *e, int key, int microbatch)
     emit_grad(e, key, microbatch);
 }
 
+/* A sum is to be formed from here on for `microbatch`: what its slot held has left by then. */
+static void emit_sum_sent(struct expansion *e, int sum, int microbatch)
+{
+    int out = e->sum_out[sum], before = microbatch - e->plan->sum[sum].slots;
+    if (out >= 0 && before >= 0) {
+        emit_send(e, OP_SENT, out, before);
+    }
+}
+
 /* B of a unit may form the gradient of a key that it reads. */
 static void expand_backward_unit(struct expansion *e, int unit, int microbatch)
 {
     int formed = graph_formed_by(e->plan->graph, unit);
     if (formed >= 0) {
-        int out = e->needs->backward_out[at(e->plan, e->stage, formed)];
-        int slots = e->plan->stage[e->stage].grad_slots[formed];
-        if (out >= 0 && microbatch >= slots) {
-            emit_send(e, OP_SENT, out, microbatch - slots);
-        }
-        emit_unit(e, OP_B, unit, microbatch)->slot = microbatch % slots;
+        int sum = e->plan->stage[e->stage].sum[formed];
+        emit_sum_sent(e, sum, microbatch);
+        emit_unit(e, OP_B, unit, microbatch)->slot = microbatch % e->plan->sum[sum].slots;
     } else {
         emit_unit(e, OP_B, unit, microbatch);
     }
-    emit_key_posts(e, e->needs->low, unit, microbatch);
+    emit_key_posts(e, unit, microbatch);
 }
 
-/* For every remote key of this stage whose gradient leaves it, newest first: the urgent ones if
+/* For every key of another stage to whose gradient this one adds, newest first: the urgent ones if
  * `urgent`, else all the others. */
 typedef void (*remote_fn)(struct expansion *e, int key, int microbatch);
 static void for_remote(struct expansion *e, bool urgent, int microbatch, remote_fn fn)
 {
-    for (int i = e->first_formed[e->plan->stage[e->stage].first_unit]; i-- > 0;) {
-        int key = e->formed[i], out = e->needs->backward_out[at(e->plan, e->stage, key)];
-        if (out >= 0 && e->plan->shipment[out].plain == urgent) {
+    const struct plan *plan = e->plan;
+    for (int i = plan->graph->keys; i-- > 0;) {
+        int key = e->formed[i];
+        bool remote = plan->stage[e->stage].sum[key] >= 0 &&
+                      plan->stage_of[plan->graph->key[key].producer] != e->stage;
+        if (remote && (e->needs->urgent[at(plan, e->stage, key)] > 0) == urgent) {
             fn(e, key, microbatch);
         }
     }
 }
 
-/* The microbatch whose gradient the slot holds so far: where a sum is received, the one before. */
-static int remote_holds(const struct expansion *e, int key, int microbatch)
+/* Does the stage begin the sum, or go on in another's slot? */
+static bool sum_begins(const struct expansion *e, int key)
 {
-    bool received = e->needs->backward_in[at(e->plan, e->stage, key)] >= 0;
-    return microbatch - (received ? 1 : e->plan->stage[e->stage].grad_slots[key]);
+    size_t i = at(e->plan, e->stage, key);
+    return e->needs->local_in[i] < 0 || e->needs->backward_in[i] >= 0;
 }
 
+/* Of a received sum the one before leaves here, where it was sent; of one of its own, what the slot held. */
 static void remote_sent(struct expansion *e, int key, int microbatch)
 {
+    int sum = e->plan->stage[e->stage].sum[key];
     int out = e->needs->backward_out[at(e->plan, e->stage, key)];
-    int before = remote_holds(e, key, microbatch);
-    if (before >= 0 && e->needs->formed[at(e->plan, e->stage, key)] < 0) {
-        emit_send(e, OP_SENT, out, before);
+    if (e->needs->formed[at(e->plan, e->stage, key)] >= 0) {
+        return; /* expand_backward_unit */
+    }
+    if (e->plan->sum[sum].shipment < 0 && sum_begins(e, key)) {
+        emit_sum_sent(e, sum, microbatch);
+    } else if (e->plan->sum[sum].shipment >= 0 && out >= 0 && microbatch > 0) {
+        emit_send(e, OP_SENT, out, microbatch - 1);
     }
 }
 
 static void remote_post(struct expansion *e, int key, int microbatch)
 {
-    int in = e->needs->backward_in[at(e->plan, e->stage, key)];
-    if (in >= 0 && microbatch > 0) {
+    int in = e->plan->sum[e->plan->stage[e->stage].sum[key]].shipment;
+    int out = e->needs->backward_out[at(e->plan, e->stage, key)];
+    if (in >= 0 && out >= 0 && microbatch > 0) {
         emit_next_post(e, in, microbatch - 1);
     }
 }
 
 static void remote_put(struct expansion *e, int key, int microbatch)
 {
+    int out = e->needs->backward_out[at(e->plan, e->stage, key)];
     if (e->needs->formed[at(e->plan, e->stage, key)] < 0) { /* else B has formed it */
         expand_grad(e, key, microbatch);
     }
-    emit_send(e, OP_PUT, e->needs->backward_out[at(e->plan, e->stage, key)], microbatch);
+    if (out >= 0) {
+        emit_send(e, OP_PUT, out, microbatch);
+    }
 }
 
 /* What frees slots first and together, since it costs streams less than one by one. */
@@ -353,7 +358,7 @@ static void emit_plain_waits(struct expansion *e, int unit, int microbatch)
  * formed it. */
 static void expand_local_key(struct expansion *e, int key, int microbatch)
 {
-    if (e->plan->stage[e->stage].grad_slots[key] > 0 &&
+    if (e->plan->stage[e->stage].sum[key] >= 0 &&
         e->needs->formed[at(e->plan, e->stage, key)] < 0) {
         expand_grad(e, key, microbatch);
     }
@@ -362,7 +367,8 @@ static void expand_local_key(struct expansion *e, int key, int microbatch)
 static void expand_backward(struct expansion *e, int microbatch)
 {
     const struct stage_plan *stage = &e->plan->stage[e->stage];
-    for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
+    for (int u = stage->units; u-- > 0;) {
+        int unit = stage->unit[u];
         emit_plain_waits(e, unit, microbatch);
         for (int i = e->first_formed[unit + 1]; i-- > e->first_formed[unit];) {
             expand_local_key(e, e->formed[i], microbatch);
@@ -377,15 +383,17 @@ static void expand_backward(struct expansion *e, int microbatch)
 
 static void expand_weights(struct expansion *e, int microbatch)
 {
-    const struct stage_plan *stage = &e->plan->stage[e->stage];
-    for (int unit = stage->first_unit + stage->units; unit-- > stage->first_unit;) {
-        if (!e->plan->weights_at_once) {
+    const struct plan *plan = e->plan;
+    const struct stage_plan *stage = &plan->stage[e->stage];
+    for (int u = stage->units; u-- > 0;) {
+        int unit = stage->unit[u];
+        if (!plan->weights_at_once) {
             emit_unit(e, OP_W, unit, microbatch);
         }
         for (int i = e->first_formed[unit + 1]; i-- > e->first_formed[unit];) {
-            int in = e->needs->backward_in[at(e->plan, e->stage, e->formed[i])];
-            if (in >= 0) {
-                emit_next_post(e, in, microbatch);
+            int sum = stage->sum[e->formed[i]];
+            if (sum >= 0 && plan->sum[sum].shipment >= 0) {
+                emit_next_post(e, plan->sum[sum].shipment, microbatch);
             }
         }
     }
@@ -394,6 +402,7 @@ static void expand_weights(struct expansion *e, int microbatch)
 
 static void expand_phase(struct expansion *e, const struct phase *phase)
 {
+    e->stage = phase->stage;
     switch (phase->kind) {
     case PHASE_F:
         expand_forward(e, phase->microbatch);
@@ -406,6 +415,8 @@ static void expand_phase(struct expansion *e, const struct phase *phase)
         break;
     case PHASE_W:
         expand_weights(e, phase->microbatch);
+        break;
+    case PHASE_KINDS:
         break;
     }
 }
@@ -424,8 +435,8 @@ static void expand_rest(struct expansion *e)
         }
     }
     if (e->plan->training) {
-        op_push(e, OP_NORM, -1);
-        op_push(e, OP_STEP, -1);
+        op_push(e, OP_NORM, -1)->stage = -1;
+        op_push(e, OP_STEP, -1)->stage = -1;
     }
 }
 
@@ -449,7 +460,7 @@ static bool expand_first_posts(struct expansion *e, struct rank_plan *out)
     return !e->list.failed;
 }
 
-/* Keys in the order of their formation. */
+/* Keys by their producers: in the order of their formation, and by number. */
 static void expansion_sort_keys(struct expansion *e)
 {
     const struct graph *graph = e->plan->graph;
@@ -460,31 +471,43 @@ static void expansion_sort_keys(struct expansion *e)
             if (graph->key[key].producer != unit) {
                 continue;
             }
-            int at = count++;
-            for (; at > e->first_formed[unit] &&
-                   graph->key[e->formed[at - 1]].order > graph->key[key].order;
-                 at--) {
-                e->formed[at] = e->formed[at - 1];
+            int place = count++;
+            e->by_producer[place] = key;
+            for (; place > e->first_formed[unit] &&
+                   graph->key[e->formed[place - 1]].order > graph->key[key].order;
+                 place--) {
+                e->formed[place] = e->formed[place - 1];
             }
-            e->formed[at] = key;
+            e->formed[place] = key;
         }
     }
     e->first_formed[graph->units] = count;
 }
 
-static status_t expansion_run(struct expansion *e, const struct builder *builder,
-                              struct phase_list *phases)
+static void expansion_find_sums(struct expansion *e)
+{
+    const struct plan *plan = e->plan;
+    for (int i = 0; i < plan->sums; i++) {
+        e->sum_out[i] = -1;
+    }
+    for (int i = 0; i < plan->shipments; i++) {
+        const struct shipment *s = &plan->shipment[i];
+        if (s->backward) {
+            e->sum_out[plan->stage[s->from].sum[s->key]] = i;
+        }
+    }
+}
+
+static status_t expansion_run(struct expansion *e, const struct phases *phases)
 {
     struct plan *plan = e->plan;
     expansion_sort_keys(e);
+    expansion_find_sums(e);
     expansion_add_gradients(e);
     for (int rank = 0; rank < plan->ranks; rank++) {
-        e->stage = rank; /* one stage a rank */
         e->list = (struct op_list){0};
-        phases->count = 0;
-        builder->build(plan->stages, e->stage, plan->microbatches, phases);
-        for (int i = 0; i < phases->count; i++) {
-            expand_phase(e, &phases->phase[i]);
+        for (int i = 0; i < phases->rank[rank].count; i++) {
+            expand_phase(e, &phases->rank[rank].phase[i]);
         }
         expand_rest(e);
         if (!expand_first_posts(e, &plan->rank[rank])) {
@@ -494,31 +517,32 @@ static status_t expansion_run(struct expansion *e, const struct builder *builder
     return STATUS_OK;
 }
 
-status_t plan_expand(struct plan *plan, const struct needs *needs, const struct builder *builder)
+status_t plan_expand(struct plan *plan, const struct needs *needs, const struct phases *phases)
 {
     size_t pairs = (size_t)plan->stages * (size_t)plan->graph->keys;
-    size_t most = pairs + (size_t)plan->graph->reads;
-    struct phase_list phases = {.phase =
-                                    calloc(4 * (size_t)plan->microbatches, sizeof *phases.phase)};
+    size_t keys = (size_t)plan->graph->keys, units = (size_t)plan->graph->units;
     struct expansion e = {.plan = plan, .needs = needs};
-    e.formed = calloc((size_t)plan->graph->keys + 1, sizeof *e.formed);
-    e.first_formed = calloc((size_t)plan->graph->units + 1, sizeof *e.first_formed);
-    e.first_add = calloc(pairs + 1, sizeof *e.first_add);
-    e.adds = calloc(pairs + 1, sizeof *e.adds);
-    e.sent = calloc((size_t)plan->shipments + 1, sizeof *e.sent);
-    plan->add = calloc(most + 1, sizeof *plan->add);
-    status_t status = STATUS_OK;
-    if (phases.phase == NULL || e.formed == NULL || e.first_formed == NULL || e.first_add == NULL ||
-        e.adds == NULL || e.sent == NULL || plan->add == NULL) {
-        status = FAIL(STATUS_NOMEM, "no memory for the operations of a plan");
-    } else {
-        status = expansion_run(&e, builder, &phases);
+    int **const table[] = {&e.formed, &e.by_producer, &e.first_formed, &e.first_add,
+                           &e.adds,   &e.sum_out,     &e.sent};
+    const size_t count[] = {
+        keys, keys, units + 1, pairs, pairs, (size_t)plan->sums, (size_t)plan->shipments};
+    enum { TABLES = sizeof table / sizeof table[0] };
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        free(plan->rank[rank].op);
+        plan->rank[rank] = (struct rank_plan){0};
     }
-    free(phases.phase);
-    free(e.formed);
-    free(e.first_formed);
-    free(e.first_add);
-    free(e.adds);
-    free(e.sent);
+    free(plan->add);
+    plan->adds = 0;
+    plan->add = calloc(2 * pairs + (size_t)plan->graph->reads + 1, sizeof *plan->add);
+    bool made = plan->add != NULL;
+    for (int i = 0; i < TABLES; i++) {
+        *table[i] = calloc(count[i] + 1, sizeof **table[i]);
+        made = made && *table[i];
+    }
+    status_t status = made ? expansion_run(&e, phases)
+                           : FAIL(STATUS_NOMEM, "no memory for the operations of a plan");
+    for (int i = 0; i < TABLES; i++) {
+        free(*table[i]);
+    }
     return status;
 }

@@ -1,34 +1,53 @@
 /* plan.c - makes plans, and answers what can be counted from one. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
 #include "schedule/plan_internal.h"
 
+/* A schedule is a file and a row here. */
 static const struct builder *const builders[] = {&gpipe_builder, &one_f_one_b_builder,
-                                                 &forward_builder};
+                                                 &zb_h1_builder, &interleaved_builder,
+                                                 &zb_v_builder,  &forward_builder};
 
-static status_t builder_find(const char *name, const struct builder **out)
+static const struct builder *builder_of(const char *name)
 {
     for (size_t i = 0; i < sizeof builders / sizeof builders[0]; i++) {
         if (strcmp(builders[i]->name, name) == 0) {
-            *out = builders[i];
-            return STATUS_OK;
+            return builders[i];
         }
     }
-    return FAIL(STATUS_INVALID, "no schedule is called \"%s\"; use gpipe or 1f1b", name);
+    return NULL;
 }
 
-void phase_add(struct phase_list *list, enum phase_kind kind, int microbatch)
+const char *schedule_named(const char *name)
 {
-    list->phase[list->count++] = (struct phase){.kind = kind, .microbatch = microbatch};
+    const struct builder *builder = builder_of(name);
+    return builder ? builder->name : NULL;
 }
 
-void phase_add_backward(struct phase_list *list, int microbatch)
+bool schedule_delays_weights(const char *schedule)
 {
-    phase_add(list, PHASE_B, microbatch);
-    phase_add(list, PHASE_K, microbatch);
-    phase_add(list, PHASE_W, microbatch);
+    const struct builder *builder = builder_of(schedule);
+    return builder && builder->delays_weights;
+}
+
+static status_t builder_find(const char *name, const struct builder **out)
+{
+    char names[128] = "";
+    *out = builder_of(name);
+    if (*out) {
+        return STATUS_OK;
+    }
+    for (size_t i = 0, used = 0; i < sizeof builders / sizeof builders[0]; i++) {
+        if (builders[i]->training) {
+            used += (size_t)snprintf(names + used, sizeof names - used, "%s%s",
+                                     used > 0 ? ", " : "", builders[i]->name);
+        }
+    }
+    return FAIL(STATUS_INVALID, "no schedule is called \"%s\"; there are %s (parallel.schedule)",
+                name, names);
 }
 
 void plan_destroy(struct plan *plan)
@@ -37,14 +56,18 @@ void plan_destroy(struct plan *plan)
         return;
     }
     for (int stage = 0; plan->stage != NULL && stage < plan->stages; stage++) {
-        free(plan->stage[stage].grad_slots);
+        free(plan->stage[stage].unit);
+        free(plan->stage[stage].sum);
+        free(plan->stage[stage].partial);
     }
     for (int rank = 0; plan->rank != NULL && rank < plan->ranks; rank++) {
         free(plan->rank[rank].op);
     }
     free(plan->stage);
     free(plan->rank);
+    free(plan->stage_of);
     free(plan->shipment);
+    free(plan->sum);
     free(plan->add);
     free(plan);
 }
@@ -72,27 +95,37 @@ void plan_keep_rank(struct plan *plan, int rank)
 
 int plan_stage_of(const struct plan *plan, int unit)
 {
-    int stage = 0;
-    while (stage + 1 < plan->stages && unit >= plan->stage[stage + 1].first_unit) {
-        stage++;
-    }
-    return stage;
+    return plan->stage_of[unit];
 }
 
 int plan_rank_of(const struct plan *plan, int stage)
 {
-    return stage % plan->ranks;
+    return plan->stage[stage].rank;
+}
+
+/* Keys without a sum. */
+static int *keys_table(int keys)
+{
+    int *table = malloc(((size_t)keys + 1) * sizeof *table);
+    for (int key = 0; table && key < keys; key++) {
+        table[key] = -1;
+    }
+    return table;
 }
 
 static status_t plan_alloc(struct plan *plan)
 {
+    size_t units = (size_t)plan->graph->units;
     plan->stage = calloc((size_t)plan->stages, sizeof *plan->stage);
     plan->rank = calloc((size_t)plan->ranks, sizeof *plan->rank);
-    bool ok = plan->stage != NULL && plan->rank != NULL;
+    plan->stage_of = calloc(units, sizeof *plan->stage_of);
+    bool ok = plan->stage && plan->rank && plan->stage_of;
     for (int stage = 0; ok && stage < plan->stages; stage++) {
-        size_t keys = (size_t)plan->graph->keys;
-        plan->stage[stage].grad_slots = calloc(keys + 1, sizeof *plan->stage[stage].grad_slots);
-        ok = plan->stage[stage].grad_slots != NULL;
+        struct stage_plan *s = &plan->stage[stage];
+        s->unit = calloc(units, sizeof *s->unit);
+        s->sum = keys_table(plan->graph->keys);
+        s->partial = keys_table(plan->graph->keys);
+        ok = s->unit && s->sum && s->partial;
     }
     return ok ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for a plan of %d stages", plan->stages);
 }
@@ -107,10 +140,6 @@ static status_t plan_options_check(const struct plan_options *options)
         return FAIL(STATUS_INVALID, "%d microbatches a step; use 1 or more (parallel.microbatches)",
                     options->microbatches);
     }
-    if (options->chunks != 1) {
-        return FAIL(STATUS_UNSUPPORTED, "%d stages a rank; only 1 can be planned so far",
-                    options->chunks);
-    }
     if (options->prefetch < 0) {
         return FAIL(STATUS_INVALID, "%d prefetched microbatches; use 0 or more (parallel.prefetch)",
                     options->prefetch);
@@ -118,20 +147,65 @@ static status_t plan_options_check(const struct plan_options *options)
     return STATUS_OK;
 }
 
-static status_t plan_build(struct plan *plan, const struct builder *builder,
-                           const struct plan_options *options)
+static status_t plan_chunks(const struct builder *builder, int asked, int *out)
 {
-    TRY(plan_alloc(plan));
-    TRY(partition_make(plan, options->partition));
-    struct needs *needs = NULL;
-    TRY(needs_create(plan, &needs));
-    plan_size_slots(plan, needs, builder, options->prefetch);
-    status_t status = plan_expand(plan, needs, builder);
-    needs_destroy(needs);
-    TRY(status);
+    int fixed = builder->chunks;
+    *out = asked > 0 ? asked : fixed;
+    if (*out == fixed ||
+        (builder->most_chunks > fixed && *out >= 1 && *out <= builder->most_chunks)) {
+        return STATUS_OK;
+    }
+    if (builder->most_chunks == fixed) {
+        return FAIL(STATUS_INVALID,
+                    "schedule %s has %d stage%s a rank, not %d; use parallel.virtual_stages=0, or "
+                    "another parallel.schedule (interleaved takes any number)",
+                    builder->name, fixed, fixed == 1 ? "" : "s", asked);
+    }
+    return FAIL(STATUS_INVALID, "%d stages a rank; use 1 to %d (parallel.virtual_stages)", asked,
+                builder->most_chunks);
+}
 
+/* How a plan is built: its schedule, and whose placement that has. */
+struct design {
+    const struct builder *builder;
+    struct layout layout;
+    const struct plan_options *options;
+};
+
+static status_t plan_fill(struct plan *plan, const struct design *design)
+{
+    struct needs *needs = NULL;
+    struct phases *phases = NULL;
+    status_t status = needs_create(plan, &needs);
+    if (status == STATUS_OK) {
+        status = phases_create(plan, design->builder, &design->layout, &phases);
+    }
+    if (status == STATUS_OK) {
+        status = plan_size_rings(plan, needs, phases, design->options->prefetch);
+    }
+    bool grown = true;
+    for (int tries = 0; status == STATUS_OK && grown; tries++) {
+        CHECK(tries < 100, "the slots of the %s plan grow for ever", plan->schedule);
+        status = plan_expand(plan, needs, phases);
+        if (status == STATUS_OK) {
+            status = plan_grow_slots(plan, &grown);
+        }
+    }
+    phases_destroy(phases, plan->ranks);
+    needs_destroy(needs);
+    return status;
+}
+
+static status_t plan_build(struct plan *plan, const struct design *design)
+{
     char why[512] = "";
-    status = plan_check(plan, why, sizeof why);
+    TRY(plan_alloc(plan));
+    for (int stage = 0; stage < plan->stages; stage++) {
+        plan->stage[stage].rank = design->layout.rank_of(&design->layout, stage);
+    }
+    TRY(partition_make(plan, design->options->partition));
+    TRY(plan_fill(plan, design));
+    status_t status = plan_check(plan, why, sizeof why);
     if (status == STATUS_NOMEM) {
         return FAIL(status, "no memory to check the plan");
     }
@@ -139,27 +213,23 @@ static status_t plan_build(struct plan *plan, const struct builder *builder,
     return STATUS_OK;
 }
 
-status_t plan_create(const struct graph *graph, const struct plan_options *options,
-                     struct plan **out)
+static status_t plan_make(const struct graph *graph, const struct design *design, struct plan **out)
 {
-    const struct builder *builder = NULL;
-    TRY(plan_options_check(options));
-    TRY(builder_find(options->schedule, &builder));
-    TRY(graph_check(graph));
-    TRY(partition_check_stages(graph, options->ranks));
+    const struct plan_options *options = design->options;
+    const struct builder *builder = design->builder;
     struct plan *plan = calloc(1, sizeof *plan);
     if (plan == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for a plan");
     }
     plan->graph = graph;
     plan->ranks = options->ranks;
-    plan->stages = options->ranks * options->chunks;
+    plan->stages = design->layout.stages;
     plan->microbatches = options->microbatches;
+    plan->sum_order = options->sum_order;
     plan->training = builder->training;
     plan->weights_at_once = builder->training && options->weights_at_once;
     memcpy(plan->schedule, builder->name, strlen(builder->name) + 1);
-
-    status_t status = plan_build(plan, builder, options);
+    status_t status = plan_build(plan, design);
     if (status != STATUS_OK) {
         plan_destroy(plan);
         return status;
@@ -168,7 +238,48 @@ status_t plan_create(const struct graph *graph, const struct plan_options *optio
     return STATUS_OK;
 }
 
-/* ---- forwards in a plan's memory ---- */
+/* The more microbatches pass a stage before the rank turns to its next one, the less it waits, and the
+ * more are in flight: as many as there is room for. */
+static status_t plan_make_forward(const struct graph *graph, struct design *design,
+                                  struct plan **out)
+{
+    const struct plan *room = design->options->room;
+    int most = design->options->microbatches;
+    most = most < design->layout.ranks ? most : design->layout.ranks;
+    for (design->layout.in_group = most;; design->layout.in_group--) {
+        struct plan *plan = NULL;
+        TRY(plan_make(graph, design, &plan));
+        if (room == NULL || design->layout.in_group == 1 || plan_has_room(room, plan)) {
+            *out = plan;
+            return STATUS_OK;
+        }
+        plan_destroy(plan);
+    }
+}
+
+status_t plan_create(const struct graph *graph, const struct plan_options *options,
+                     struct plan **out)
+{
+    struct design design = {.options = options};
+    const struct builder *placed = NULL;
+    int chunks = 0;
+    TRY(plan_options_check(options));
+    TRY(builder_find(options->schedule, &design.builder));
+    bool forward = !design.builder->training;
+    TRY(builder_find(forward ? options->beside ? options->beside : "1f1b" : options->schedule,
+                     &placed));
+    TRY(plan_chunks(placed, options->chunks, &chunks));
+    TRY(graph_check(graph));
+    TRY(partition_check_stages(graph, options->ranks * chunks));
+    design.layout = (struct layout){.ranks = options->ranks,
+                                    .stages = options->ranks * chunks,
+                                    .microbatches = options->microbatches,
+                                    .chunks = chunks,
+                                    .rank_of = placed->rank_of};
+    return forward ? plan_make_forward(graph, &design, out) : plan_make(graph, &design, out);
+}
+
+/* ---- a plan in another's memory ---- */
 
 static bool is_within(const struct shipment *s, const struct shipment *room)
 {
@@ -176,19 +287,25 @@ static bool is_within(const struct shipment *s, const struct shipment *room)
            s->backward == room->backward && s->bytes == room->bytes && s->slots <= room->slots;
 }
 
-bool plan_has_room(const struct plan *plan, const struct plan *forwards)
+bool plan_has_room(const struct plan *plan, const struct plan *other)
 {
-    bool room = !forwards->training && forwards->graph == plan->graph &&
-                forwards->stages == plan->stages && forwards->ranks == plan->ranks &&
-                forwards->microbatches <= plan->microbatches &&
-                forwards->shipments <= plan->shipments;
+    bool room = other->graph == plan->graph && other->stages == plan->stages &&
+                other->ranks == plan->ranks && other->training <= plan->training &&
+                other->microbatches <= plan->microbatches && other->shipments <= plan->shipments &&
+                other->sums <= plan->sums;
     for (int i = 0; room && i < plan->stages; i++) {
-        const struct stage_plan *own = &forwards->stage[i], *theirs = &plan->stage[i];
-        room = own->first_unit == theirs->first_unit && own->units == theirs->units &&
-               own->frames <= theirs->frames;
+        const struct stage_plan *own = &other->stage[i], *theirs = &plan->stage[i];
+        room = own->units == theirs->units && own->unit[0] == theirs->unit[0] &&
+               own->rank == theirs->rank && own->frames <= theirs->frames &&
+               own->backwards <= theirs->backwards;
     }
-    for (int i = 0; room && i < forwards->shipments; i++) {
-        room = is_within(&forwards->shipment[i], &plan->shipment[i]);
+    for (int i = 0; room && i < other->shipments; i++) {
+        room = is_within(&other->shipment[i], &plan->shipment[i]);
+    }
+    for (int i = 0; room && i < other->sums; i++) {
+        const struct sum *own = &other->sum[i], *theirs = &plan->sum[i];
+        room = own->key == theirs->key && own->rank == theirs->rank &&
+               own->shipment == theirs->shipment && own->slots <= theirs->slots;
     }
     return room;
 }
@@ -202,7 +319,8 @@ static uint64_t hash_shipment(const struct shipment *s, uint64_t hash)
 }
 
 /* Structures of ints alone have no padding and are hashed as they are. */
-_Static_assert(sizeof(struct op) == 11 * sizeof(int), "struct op has padding");
+_Static_assert(sizeof(struct op) == 12 * sizeof(int), "struct op has padding");
+_Static_assert(sizeof(struct sum) == 4 * sizeof(int), "struct sum has padding");
 _Static_assert(sizeof(struct add) == sizeof(int), "struct add has padding");
 
 static uint64_t hash_graph(const struct graph *graph, uint64_t hash)
@@ -224,21 +342,24 @@ static uint64_t hash_graph(const struct graph *graph, uint64_t hash)
 uint64_t plan_hash(const struct plan *plan)
 {
     const struct graph *graph = plan->graph;
-    const int size[] = {graph->units,          graph->keys,        plan->ranks,
-                        plan->stages,          plan->microbatches, plan->training,
-                        plan->weights_at_once, plan->shipments,    plan->adds};
+    const int size[] = {graph->units,       graph->keys,    plan->ranks,           plan->stages,
+                        plan->microbatches, plan->training, plan->weights_at_once, plan->shipments,
+                        plan->adds,         plan->sums,     (int)plan->sum_order};
     uint64_t hash = hash_bytes(size, sizeof size, 0);
     hash = hash_bytes(plan->schedule, strlen(plan->schedule), hash);
     hash = hash_graph(graph, hash);
     for (int stage = 0; stage < plan->stages; stage++) {
         const struct stage_plan *s = &plan->stage[stage];
-        const int field[] = {s->first_unit, s->units, s->frames};
+        const int field[] = {s->units, s->rank, s->frames, s->backwards};
         hash = hash_bytes(field, sizeof field, hash);
-        hash = hash_bytes(s->grad_slots, (size_t)graph->keys * sizeof *s->grad_slots, hash);
+        hash = hash_bytes(s->unit, (size_t)s->units * sizeof *s->unit, hash);
+        hash = hash_bytes(s->sum, (size_t)graph->keys * sizeof *s->sum, hash);
+        hash = hash_bytes(s->partial, (size_t)graph->keys * sizeof *s->partial, hash);
     }
     for (int i = 0; i < plan->shipments; i++) {
         hash = hash_shipment(&plan->shipment[i], hash);
     }
+    hash = hash_bytes(plan->sum, (size_t)plan->sums * sizeof *plan->sum, hash);
     for (int rank = 0; rank < plan->ranks; rank++) {
         const struct rank_plan *r = &plan->rank[rank];
         hash = hash_bytes(&r->ops, sizeof r->ops, hash);
@@ -265,20 +386,22 @@ void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
 {
     struct plan_memory memory = {0};
     int64_t shared = 0;
-    for (int stage = rank; stage < plan->stages; stage += plan->ranks) {
+    for (int stage = 0; stage < plan->stages; stage++) {
         const struct stage_plan *s = &plan->stage[stage];
-        for (int i = 0; i < s->units; i++) {
-            const struct unit *unit = &plan->graph->unit[s->first_unit + i];
+        for (int i = 0; i < s->units && s->rank == rank; i++) {
+            const struct unit *unit = &plan->graph->unit[s->unit[i]];
             const struct unit_bytes *bytes = plan->training ? &unit->training : &unit->evaluation;
             memory.parameters += unit->parameter_bytes + (plan->training ? unit->master_bytes : 0);
             memory.gradients += plan->training ? unit->gradient_bytes : 0;
             memory.frames += bytes->frame * s->frames;
-            memory.backward += bytes->backward;
+            memory.backward += bytes->backward * s->backwards;
             shared = bytes->shared > shared ? bytes->shared : shared;
         }
-        for (int key = 0; key < plan->graph->keys; key++) {
-            memory.gradient_slots += plan->graph->key[key].bytes * s->grad_slots[key];
-        }
+    }
+    for (int i = 0; i < plan->sums; i++) {
+        const struct sum *sum = &plan->sum[i];
+        memory.gradient_slots +=
+            sum->rank == rank ? plan->graph->key[sum->key].bytes * sum->slots : 0;
     }
     for (int i = 0; i < plan->shipments; i++) {
         const struct shipment *s = &plan->shipment[i];

@@ -1,9 +1,10 @@
 /* plan_internal.h - what the files of schedule/ share and nobody else sees.
  *
- *     graph + partition --needs.c--> shipments, who waits where
- *     builder (gpipe.c ...)     --> phases of a stage: F0 F1 B0 K0 W0 ...
+ *     builder (gpipe.c ...)     --> placement of stages; phases of a rank: F0 F1 B0 K0 W0 ...
+ *     graph + partition --needs.c--> shipments, who waits where, where sums are formed
+ *     rings.c                   --> how many slots everything needs, from the phases
  *     passes.c                  --> operations of a rank, with waits, puts, slots and additions
- *     check*.c                 --> proof; they share no code with passes.c on purpose
+ *     check*.c                  --> proof; they share no code with the passes on purpose
  */
 #ifndef SCHEDULE_PLAN_INTERNAL_H
 #define SCHEDULE_PLAN_INTERNAL_H
@@ -21,56 +22,97 @@ bool graph_has_grad(const struct graph *graph, int key);
 
 /* Refuses more stages than cuts allow, however they are placed. */
 MUST_USE status_t partition_check_stages(const struct graph *graph, int stages);
-/* Fills plan->stage[].first_unit and .units as `text` says: "auto", "layers" or "5,4,4,5". */
+/* Fills plan->stage[].unit and .units and stage_of as `text` says: "auto", "layers" or "5,4,4,5". */
 MUST_USE status_t partition_make(struct plan *plan, const char *text);
+
+/* ---- builders ---- */
+
+enum phase_kind { PHASE_F, PHASE_B, PHASE_K, PHASE_W, PHASE_KINDS };
+struct phase {
+    enum phase_kind kind;
+    int stage, microbatch;
+};
+struct phase_list {
+    struct phase *phase;
+    int count, capacity;
+};
+void phase_add(struct phase_list *list, enum phase_kind kind, int stage, int microbatch);
+void phase_add_backward(struct phase_list *list, int stage, int microbatch); /* B, K, W */
+
+/* What a builder knows. */
+struct layout {
+    int ranks, stages, microbatches;
+    int chunks; /* stages a rank */
+    int (*rank_of)(const struct layout *layout, int stage);
+    int in_group; /* forward.c: microbatches that pass a stage before the rank turns to its next one */
+};
+
+/* A schedule: which rank hosts which stage, and in which order a rank runs its phases. Microbatches
+ * ascend in each kind of phase of a stage, and K of a microbatch comes before its W. */
+struct builder {
+    const char *name;
+    bool training;
+    bool delays_weights;     /* there may be several microbatches between a B and its W */
+    int chunks, most_chunks; /* stages a rank: by default, at most */
+    int (*rank_of)(const struct layout *layout, int stage);
+    void (*build)(const struct layout *layout, int rank, struct phase_list *out);
+};
+extern const struct builder gpipe_builder, one_f_one_b_builder, interleaved_builder, zb_h1_builder,
+    zb_v_builder, forward_builder;
+
+/* Placements: stage s on rank s mod ranks; there and back again, 0 1 2 2 1 0. */
+int place_round(const struct layout *layout, int stage);
+int place_vee(const struct layout *layout, int stage);
+
+/* ---- phases.c: the phases of all ranks ---- */
+
+struct phases {
+    struct phase_list *rank; /* [ranks] */
+    int *at;                 /* [stages][PHASE_KINDS][microbatches] place in its rank's list */
+};
+MUST_USE status_t phases_create(const struct plan *plan, const struct builder *builder,
+                                const struct layout *layout, struct phases **out);
+void phases_destroy(struct phases *phases, int ranks);
+int phases_at(const struct phases *phases, const struct plan *plan, enum phase_kind kind, int stage,
+              int microbatch);
 
 /* ---- needs.c ---- */
 
-/* Lookups from (stage, key) at [stage * keys + key]; -1 where there is none. */
+/* Lookups; -1 where there is none. By stage: [stage * keys + key]; by rank: [rank * keys + key]. */
 struct needs {
-    bool *graded;                    /* [keys] has a gradient */
-    int *low, *high;                 /* lowest and highest unit of the stage that reads the key */
-    int *grad;                       /* some unit of the stage adds to the key's gradient */
-    int *formed;                     /* B of some unit of the stage forms it whole */
-    int *forward_in;                 /* shipment that brings the key here */
-    int *backward_in, *backward_out; /* shipment that brings and takes its gradient's sum */
+    bool *graded;      /* [keys] has a gradient */
+    int *low, *high;   /* by stage: lowest and highest unit that reads the key */
+    int *formed;       /* by stage: B of some unit forms the key's gradient whole */
+    int *arrives;      /* by rank: shipment that brings the key */
+    int *last_reader;  /* by rank: highest unit of a stage there that reads the key */
+    int *backward_in;  /* by stage: shipment that brings the sum of the key's gradient */
+    int *backward_out; /* and the one that takes it on */
+    int *local_in;     /* by stage: the stage of this rank that hands its sum on to this one */
+    int *local_out;    /* and the one that gets it */
+    int *urgent;       /* by stage: the gradient of a plain key that the stage before waits for */
 };
-/* Writes plan->shipment (slots still 0) and the lookups. */
+/* Writes plan->shipment and plan->sum (slots still 0), stage.sum and stage.partial, and the lookups. */
 MUST_USE status_t needs_create(struct plan *plan, struct needs **out);
 void needs_destroy(struct needs *needs);
 /* Does the read add to the key's gradient? */
 bool needs_adds(const struct needs *needs, const struct read *read);
 
-/* ---- builders ---- */
+/* ---- rings.c ---- */
 
-enum phase_kind { PHASE_F, PHASE_B, PHASE_K, PHASE_W };
-struct phase {
-    enum phase_kind kind;
-    int microbatch;
-};
-struct phase_list {
-    struct phase *phase; /* room for 4 a microbatch */
-    int count;
-};
-void phase_add(struct phase_list *list, enum phase_kind kind, int microbatch);
-void phase_add_backward(struct phase_list *list, int microbatch); /* B, K, W */
-
-struct builder {
-    const char *name;
-    bool training;
-    int (*frames)(int stages, int stage, int microbatches);
-    void (*build)(int stages, int stage, int microbatches, struct phase_list *out);
-};
-extern const struct builder gpipe_builder, one_f_one_b_builder, forward_builder;
+/* Frames, backward memories, arrival slots and slots of sums, from the order of the phases. */
+MUST_USE status_t plan_size_rings(struct plan *plan, const struct needs *needs,
+                                  const struct phases *phases, int prefetch);
 
 /* ---- passes.c ---- */
 
-/* Frames, arrival slots and gradient slots. */
-void plan_size_slots(struct plan *plan, const struct needs *needs, const struct builder *builder,
-                     int prefetch);
-/* Additions of every gradient, then the operations of every rank. */
+/* Additions of every gradient, then the operations of every rank; in place of those that there were. */
 MUST_USE status_t plan_expand(struct plan *plan, const struct needs *needs,
-                              const struct builder *builder);
+                              const struct phases *phases);
+
+/* ---- credits.c ---- */
+
+/* Adds arrival slots where the plan's queues would stand still; then it has to be expanded anew. */
+MUST_USE status_t plan_grow_slots(struct plan *plan, bool *out_grown);
 
 /* ---- check.c, check_ops.c, check_machine.c ---- */
 
@@ -78,20 +120,27 @@ struct checker {
     const struct plan *plan;
     char *why;
     size_t size;
-    bool *graded; /* [keys] has a gradient */
+    bool *graded;    /* [keys] has a gradient */
+    int *host;       /* [units] stage */
+    int *low, *high; /* [stages * keys] lowest and highest unit of the stage that adds to the key's
+                         gradient; -1 */
+    int *next; /* [stages * keys] the stage that gets this one's sum of the key's gradient; -1 */
 };
 /* Writes the sentence and returns false; `index` is the operation's place in the rank's list. */
 bool check_refuse(const struct checker *checker, int rank, int index, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 /* Does the read lead a gradient? Does a unit of the stage read the key? And add to its gradient? Stage
- * of a key's producer. Stage whose sum of the key's gradient reaches stage `to`, the next adding one
- * after it; -1 if none. */
+ * of a key's producer. */
 bool check_adds_read(const struct checker *checker, const struct read *read);
 bool check_reads(const struct plan *plan, int stage, int key);
 bool check_adds_to(const struct checker *checker, int stage, int key);
-int check_home(const struct plan *plan, int key);
-int check_sum_sender(const struct checker *checker, int to, int key);
-/* What is written in the lists; stages and shipments are already proved. */
+int check_home(const struct checker *checker, int key);
+/* Has the stage a part in the key's gradient: by reads, or as its producer? */
+bool check_sums(const struct checker *checker, int stage, int key);
+/* The stages whose sums this one gets: of another rank, of its own; -1. */
+void check_sum_before(const struct checker *checker, int stage, int key, int *out_remote,
+                      int *out_local);
+/* What is written in the lists; stages, shipments and sums are already proved. */
 MUST_USE status_t check_ops(const struct checker *checker);
 /* Runs all ranks against each other. The plan's operations, fields and counts are already proved.
  * STATUS_INTERNAL with a sentence, or STATUS_NOMEM. */

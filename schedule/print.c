@@ -45,7 +45,7 @@ static struct stage_cost stage_cost(const struct plan *plan, int stage)
     struct stage_cost cost = {0};
     const struct stage_plan *s = &plan->stage[stage];
     for (int i = 0; i < s->units; i++) {
-        const struct unit *unit = &plan->graph->unit[s->first_unit + i];
+        const struct unit *unit = &plan->graph->unit[s->unit[i]];
         cost.forward += unit->forward_cost;
         cost.backward += plan->training ? unit->backward_cost : 0;
         cost.weight += plan->training ? unit->weight_cost : 0;
@@ -57,8 +57,8 @@ static struct stage_cost stage_cost(const struct plan *plan, int stage)
 static const char *stage_units(const struct plan *plan, int stage, char *buffer)
 {
     const struct stage_plan *s = &plan->stage[stage];
-    const char *first = plan->graph->unit[s->first_unit].name;
-    const char *last = plan->graph->unit[s->first_unit + s->units - 1].name;
+    const char *first = plan->graph->unit[s->unit[0]].name;
+    const char *last = plan->graph->unit[s->unit[s->units - 1]].name;
     if (s->units == 1) {
         snprintf(buffer, NAME, "%s", first);
     } else {

@@ -85,8 +85,8 @@ static void adds_print(const struct plan *plan, const struct op *op, FILE *out)
     for (int i = 0; i < op->adds; i++) {
         int index = plan->add[op->first_add + i].read;
         const char *sign = i == 0 ? "=" : "+";
-        if (index == ADD_RECEIVED) {
-            fprintf(out, " %s received", sign);
+        if (index < 0) {
+            fprintf(out, " %s %s", sign, index == ADD_RECEIVED ? "received" : "partial sum");
             continue;
         }
         const struct read *read = &plan->graph->read[index];

@@ -12,13 +12,18 @@
  *   key       a tensor that one unit forms and that units read: later ones, or the same unit when it
  *             makes another key of it. A key that nobody reads has no gradient and is not shipped.
  *   read      a unit reads a key. It says how the key's gradient gets the unit's contribution.
- *   stage     contiguous run of units; rank r hosts stages r, r + ranks, ... (V = stages / ranks).
- *   shipment  (key, from stage, to stage, direction): one message per microbatch.
+ *   stage     ascending list of units (a contiguous run by the partitioner's choice). A rank hosts V of
+ *             them, which share what it holds; the schedule says which.
+ *   phase     (kind, stage, microbatch): forward, backward, the gradients of remote keys, of weights.
+ *   shipment  (key, from stage, to stage, direction): one message per microbatch between two ranks.
  *
- * Forward a key goes from its producer straight to every stage that reads it. Backward the running
- * sum of its gradient is relayed: from the last reading stage to the one before it, and so on to
- * the producer; each adds its own reads, units descending. So both directions ship the same bytes,
- * and the additions happen in the order of a single rank.
+ * Forward a key goes from its producer straight to every other rank that reads it, once, whatever the
+ * number of its stages that do. Backward the running sum of its gradient is relayed from stage to stage
+ * until it reaches the producer, and each adds its own reads, units descending. In which order the
+ * stages come is the plan's `sum_order`. SUM_SERIAL: descending, so that the additions happen in the
+ * order of a single stage, whatever the schedule. SUM_PER_RANK: a rank adds up the reads of its higher
+ * stages on its own and brings that sum in with the reads of its lowest one, so that every rank gets and
+ * sends a sum once. With one stage a rank the two are the same.
  */
 #ifndef SCHEDULE_SCHEDULE_H
 #define SCHEDULE_SCHEDULE_H
@@ -122,34 +127,48 @@ enum op_kind {
 const char *op_kind_name(enum op_kind kind);
 
 /* An addition to a key's gradient. */
-enum { ADD_RECEIVED = -1 }; /* the running sum of the later stages, already in the slot */
+enum {
+    ADD_RECEIVED = -1, /* the running sum of the stages before, already in the slot */
+    ADD_PARTIAL = -2   /* what this rank's higher stages have added up by themselves */
+};
 struct add {
-    int read; /* of graph.read, or ADD_RECEIVED */
+    int read; /* of graph.read, or one of the above */
 };
 
 struct op {
     enum op_kind kind;
-    int stage;      /* whose work it is (the stage this rank hosts) */
+    int stage;      /* whose work it is; -1 for OP_NORM, OP_STEP */
     int microbatch; /* -1 for OP_NORM, OP_STEP */
     int unit;       /* OP_F, OP_B, OP_W; else -1 */
     int key;        /* OP_POST, OP_WAIT, OP_PUT, OP_SENT, OP_GRAD; else -1 */
     int shipment;   /* OP_POST, OP_WAIT, OP_PUT, OP_SENT; else -1 */
-    int frame;      /* F, B, GRAD, W: the microbatch's activation frame on this stage;
-                       PUT/SENT forward: frame the key is sent from; else -1 */
-    /* POST, WAIT: arrival slot. GRAD: slot of the key's gradient on this stage (the arrival slot when
-     * a sum is received). B that forms a gradient (READ_FORMS): its slot. PUT: the receiver's arrival
-     * slot. Else -1. */
+    /* F, B, GRAD, W: the microbatch's activation frame of the stage. PUT, SENT forward: the frame that the
+     * key is sent from. Else -1. */
+    int frame;
+    int back; /* B, GRAD, W: the microbatch's backward memory of the stage; else -1 */
+    /* POST, WAIT: arrival slot. GRAD: slot of the stage's sum of the key (the arrival slot when one is
+     * received). B that forms a gradient (READ_FORMS): its slot. PUT: the receiver's arrival slot.
+     * Else -1. */
     int slot;
-    int source;          /* PUT/SENT backward: gradient slot it is sent from; else -1 */
+    int source; /* PUT, SENT backward: slot of the stage's sum that is sent. GRAD: slot of the partial
+                   sum. Else -1 */
     int first_add, adds; /* OP_GRAD: range of plan.add */
 };
 
 struct shipment {
-    int key, from, to; /* stages */
+    int key, from,
+        to; /* stages, of two ranks; forward `to` is the lowest of its rank that reads the key */
     bool backward;
-    bool plain;    /* a plain key of a stage's last unit to the next stage, or its gradient */
+    bool plain;    /* a plain key to the stage of the next unit, or its gradient back */
     int64_t bytes; /* a microbatch */
     int slots;     /* arrival slots at `to` */
+};
+
+/* Slots in which a rank forms the gradient of a key: by one of its stages, or by several in turn. */
+struct sum {
+    int key, rank;
+    int shipment; /* backward: its arrival slots are these; -1: memory of their own */
+    int slots;
 };
 
 struct rank_plan {
@@ -158,24 +177,33 @@ struct rank_plan {
 };
 
 struct stage_plan {
-    int first_unit, units;
-    int frames;      /* activation frames: microbatches in flight */
-    int *grad_slots; /* [keys] slots of the key's gradient held here; 0 = none. Equal to the arrival
-                        slots of the backward shipment where a sum is received */
+    int *unit; /* [units] ascending */
+    int units;
+    int rank;
+    int frames;    /* activation frames: microbatches in flight */
+    int backwards; /* backward memories: microbatches between their B and their W */
+    int *sum;     /* [keys] of plan.sum where the stage forms the key's gradient; -1: it does not */
+    int *partial; /* [keys] of plan.sum that it adds to a received one; -1: none */
 };
 
 /* Messages to one rank that a sender's queue must hold while none of them has its slot: plan_check
  * proves that more is never needed. */
 enum { PLAN_QUEUE = 16 };
 
+enum sum_order { SUM_SERIAL, SUM_PER_RANK };
+
 struct plan {
     const struct graph *graph; /* borrowed */
     int ranks, stages, microbatches;
+    enum sum_order sum_order;
     bool training;             /* false: forward only (evaluation) */
     bool weights_at_once;      /* W follows its unit's B */
     struct stage_plan *stage;  /* [stages] */
+    int *stage_of;             /* [units] */
     struct shipment *shipment; /* [shipments], forward ones first */
     int shipments;
+    struct sum *sum; /* [sums] */
+    int sums;
     struct rank_plan *rank; /* [ranks] */
     struct add *add;
     int adds;
@@ -184,13 +212,24 @@ struct plan {
 
 struct plan_options {
     int ranks, microbatches;
-    int chunks;            /* V, stages a rank; 1 */
-    const char *schedule;  /* "gpipe", "1f1b", "forward" */
+    int chunks;            /* V, stages a rank; 0: the schedule's own */
+    const char *schedule;  /* "gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "forward" */
     const char *partition; /* "auto", "layers", or units per stage "5,4,4,5" */
     int prefetch;          /* arrival slots beyond the microbatches in flight */
-    bool weights_at_once;  /* W of a unit right after its B, so that units can take turns in the
-                              memory of both; else after all that other stages wait for */
+    /* W of a unit right after its B, so that units can take turns in the memory of both; else when the
+     * schedule says. */
+    bool weights_at_once;
+    enum sum_order sum_order;
+    /* "forward" only: the schedule of training whose placement it takes (NULL: 1f1b's), and the plan in
+     * whose memory it is to be walked (NULL: it has its own). */
+    const char *beside;
+    const struct plan *room;
 };
+
+/* The schedule's name, static; NULL if there is none that is called so. */
+const char *schedule_named(const char *name);
+/* Does the schedule put weight gradients off? */
+bool schedule_delays_weights(const char *schedule);
 
 /* Builds, expands and checks a plan. Impossible layouts (more stages than units, a cut where none
  * may be, counts that do not add up) are STATUS_INVALID with the reason and the nearest that
@@ -202,10 +241,9 @@ void plan_destroy(struct plan *plan);
  * plan can be walked and printed, not checked or simulated. */
 void plan_keep_rank(struct plan *plan, int rank);
 
-/* Whether a plan of forwards only can be walked in the frames and slots of `plan` and over a wire made for
- * it: so it is where graph, ranks, partition and prefetch are the same and its microbatches are not more.
- */
-bool plan_has_room(const struct plan *plan, const struct plan *forwards);
+/* Whether another plan (of forwards only, or with fewer microbatches) can be walked in the memory of `plan`
+ * and over a wire made for it. */
+bool plan_has_room(const struct plan *plan, const struct plan *other);
 
 /* Stage of a unit; rank of a stage. */
 int plan_stage_of(const struct plan *plan, int unit);
@@ -214,8 +252,8 @@ int plan_rank_of(const struct plan *plan, int stage);
 /* Proves: every operation that must be there is there exactly once; every wait has its put and its
  * post, with the same slot and order on both ends; nothing reads what is not there yet, or
  * overwrites what is still needed or being sent; no deadlock with these slots; every gradient gets
- * every contribution once and in the lawful order; every weight gradient gets its microbatches
- * ascending. On failure STATUS_INTERNAL and one sentence in `why` (rank, operation, reason); logs
+ * every contribution once and in the lawful order, which it forms itself from graph, placement and
+ * sum_order; every weight gradient gets its microbatches ascending. On failure STATUS_INTERNAL and one sentence in `why` (rank, operation, reason); logs
  * nothing. */
 MUST_USE status_t plan_check(const struct plan *plan, char *why, size_t size);
 
@@ -227,11 +265,11 @@ void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense);
 
 struct plan_memory { /* bytes, one rank */
     int64_t parameters, gradients, optimizer, frames, arrivals, gradient_slots, backward;
-    int64_t
-        staging; /* of the host beside a GPU: where tensors pass through it, a buffer for each slot at
-                        both ends of a shipment */
+    /* Of the host beside a GPU: where tensors pass through it, a buffer for each slot at both ends of a
+     * shipment. */
+    int64_t staging;
 };
-/* Shared bytes are the backward's, or without one the frames'. */
+/* Shared bytes, the most of any unit of the rank, are the backward's, or without one the frames'. */
 void plan_memory(const struct plan *plan, int rank, struct plan_memory *out);
 
 /* Simulated step with the graph's costs (a flop takes one unit of time; the wire is free):

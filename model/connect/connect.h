@@ -74,7 +74,7 @@ struct connector {
     /* The gradients of all inputs are there: what they lead to. Optional. */
     void (*backward)(struct part *part, int unit, int frame);
     /* The additions to a key's gradient, in the plan's order. */
-    void (*add_gradient)(struct part *part, int key, int frame, const struct add *adds, int count);
+    void (*add_gradient)(struct part *part, const struct key_sum *sum);
     /* Adds this microbatch's gradients of the connector's parameters. Optional. */
     void (*weight_gradient)(struct part *part, int unit, int frame);
 };

@@ -118,6 +118,6 @@ void mudd_norm_gradient(struct part *part, int unit, int frame, void *dkey, bool
 
 /* ---- mudd_gradient.c ---- */
 
-void mudd_add_gradient(struct part *part, int key, int frame, const struct add *adds, int count);
+void mudd_add_gradient(struct part *part, const struct key_sum *sum);
 
 #endif

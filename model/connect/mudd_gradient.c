@@ -26,7 +26,7 @@ static void mudd_add_tensor(struct mudd_terms *terms, const void *tensor)
     gathering_add(&terms->sum, tensor);
 }
 
-static void mudd_add_aggregate(struct mudd_terms *terms, const struct read *read, int frame)
+static void mudd_add_aggregate(struct mudd_terms *terms, const struct read *read)
 {
     struct part *part = terms->sum.part;
     const struct consumer *consumer = mudd_consumer(part->model, read->unit);
@@ -38,7 +38,7 @@ static void mudd_add_aggregate(struct mudd_terms *terms, const struct read *read
     struct mudd_term *term = &terms->term[terms->count++];
     *term = (struct mudd_term){.way_stride = consumer->n, .ways = consumer->C};
     if (consumer->K > 0) {
-        const struct stash *stash = part_recomputed(part, read->unit, frame);
+        const struct stash *stash = part_recomputed(part, read->unit);
         term->weights = mudd_stash_of(stash)->weights + column;
         term->row_stride = consumer->C * consumer->n;
     } else { /* in bf16 the values before rounding */
@@ -99,7 +99,7 @@ static void mudd_add_read_gradient(struct mudd_terms *terms, const struct read *
 {
     switch (read->tag) {
     case TAG_AGGREGATE:
-        mudd_add_aggregate(terms, read, frame);
+        mudd_add_aggregate(terms, read);
         break;
     case TAG_GENERATOR:
         mudd_add_tensor(terms, mudd_backward_of(terms->sum.part, read->unit)->dgenerator);
@@ -118,16 +118,19 @@ static void mudd_add_read_gradient(struct mudd_terms *terms, const struct read *
     }
 }
 
-void mudd_add_gradient(struct part *part, int key, int frame, const struct add *adds, int count)
+void mudd_add_gradient(struct part *part, const struct key_sum *sum)
 {
-    struct mudd_term term[count > 0 ? count : 1];
+    struct mudd_term term[sum->count > 0 ? sum->count : 1];
     struct mudd_terms terms = {.term = term};
-    gathering_begin(&terms.sum, part, key);
-    for (int a = 0; a < count; a++) {
-        if (adds[a].read == ADD_RECEIVED) {
+    gathering_begin(&terms.sum, part, sum->key);
+    for (int a = 0; a < sum->count; a++) {
+        int read = sum->adds[a].read;
+        if (read == ADD_RECEIVED) {
             terms.sum.started = true;
+        } else if (read == ADD_PARTIAL) {
+            mudd_add_tensor(&terms, sum->partial);
         } else {
-            mudd_add_read_gradient(&terms, &part->model->graph.read[adds[a].read], frame);
+            mudd_add_read_gradient(&terms, &part->model->graph.read[read], sum->frame);
         }
     }
     mudd_terms_flush(&terms);

@@ -10,14 +10,14 @@
 /* X_i itself, which makes the weights: not its normed key. */
 static const void *mudd_newest(const struct part *part, const struct consumer *consumer, int frame)
 {
-    return part_key(part, frame, mudd_raw_key(part->model, consumer->layer));
+    return part_read_key(part, frame, mudd_raw_key(part->model, consumer->layer));
 }
 
 static void mudd_find_keys(const struct part *part, const struct consumer *consumer, int frame,
                            const void **out)
 {
     for (size_t j = 0; j < consumer->n; j++) {
-        out[j] = part_key(part, frame, consumer->key[j]);
+        out[j] = part_read_key(part, frame, consumer->key[j]);
     }
 }
 
@@ -126,14 +126,15 @@ bool mudd_way_is_mixed(const struct consumer *consumer, int way)
 }
 
 /* The tensor that way `way` of an attention or head takes: the aggregate's, or X_i itself. */
-static const void *mudd_way(const struct part *part, int unit, int frame, int way)
+static const void *mudd_way(const struct part *part, int unit, int frame, int way,
+                            const struct stash *of)
 {
     const struct consumer *consumer = mudd_consumer(part->model, unit);
     if (!mudd_way_is_mixed(consumer, way)) {
         int newest = unit_shape(part->model, unit)->layer - 1;
-        return part_key(part, frame, mudd_raw_key(part->model, newest));
+        return part_read_key(part, frame, mudd_raw_key(part->model, newest));
     }
-    const struct mudd_stash *stash = mudd_stash_of(part_stash(part, unit, frame));
+    const struct mudd_stash *stash = mudd_stash_of(of);
     for (size_t c = 0; c < consumer->C; c++) {
         if (consumer->way[c] == way) {
             return stash->formed[c];
@@ -147,10 +148,12 @@ const void *mudd_input(const struct part *part, int unit, int frame, int way)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
     if (shape->kind == UNIT_FFN) {
-        return shape->parallel ? mudd_way(part, unit - 1, frame, WAY_R)
-                               : part_key(part, frame, residual_mid(part->model, shape->layer));
+        return shape->parallel
+                   ? mudd_way(part, unit - 1, frame, WAY_R, part_stash(part, unit - 1, frame))
+                   : part_read_key(part, frame, residual_mid(part->model, shape->layer));
     }
-    return mudd_way(part, unit, frame, shape->kind == UNIT_HEAD ? WAY_R : way);
+    return mudd_way(part, unit, frame, shape->kind == UNIT_HEAD ? WAY_R : way,
+                    part_view(part, unit, frame));
 }
 
 /* ---- the keys of a layer ---- */
@@ -163,7 +166,7 @@ static void mudd_form_mean(struct part *part, const struct unit_shape *shape, in
     size_t count = shape->N * shape->D;
     void *sum = part->scratch[0];
     for (int j = last - S + 1; j <= last; j++) {
-        const void *key = part_key(part, frame, j);
+        const void *key = part_read_key(part, frame, j);
         if (j == last - S + 1) {
             kernels->copy(&part->ctx, sum, key, count);
         } else {
@@ -180,8 +183,8 @@ void mudd_output(struct part *part, int unit, int frame)
     const struct stash *stash = part_stash(part, unit, frame);
     const struct mudd_stash *own = mudd_stash_of(stash);
     if (shape->kind == UNIT_ATTENTION) {
-        part->kernels->add(&part->ctx, stash->out, stash->out, mudd_way(part, unit, frame, WAY_R),
-                           shape->N * shape->D);
+        part->kernels->add(&part->ctx, stash->out, stash->out,
+                           mudd_way(part, unit, frame, WAY_R, stash), shape->N * shape->D);
     } else if (shape->kind == UNIT_FFN) {
         residual_add_mid_output(part, unit, frame);
     }
@@ -243,10 +246,10 @@ const void *mudd_mixed_gradient(const struct part *part, const struct consumer *
 }
 
 /* Through the post-norms of the ways that have one. */
-static void mudd_backward_postnorms(struct part *part, const struct consumer *consumer, int frame)
+static void mudd_backward_postnorms(struct part *part, const struct consumer *consumer)
 {
     int unit = consumer->unit;
-    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit, frame));
+    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit));
     struct mudd_backward *back = mudd_backward_of(part, unit);
     struct norm_shape norm = unit_rms_norm(part, unit_shape(part->model, unit));
     for (size_t c = 0; c < consumer->C; c++) {
@@ -265,7 +268,7 @@ static void mudd_backward_generator(struct part *part, const struct consumer *co
     const struct kernels *kernels = part->kernels;
     int unit = consumer->unit;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit, frame));
+    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit));
     struct mudd_backward *back = mudd_backward_of(part, unit);
     struct norm_shape norm = unit_rms_norm(part, shape);
     kernels->mudd_weights_backward_input(&part->ctx, back->dinner, back->dweights,
@@ -287,7 +290,7 @@ static void mudd_backward_consumer(struct part *part, const struct consumer *con
     struct mudd_backward *back = mudd_backward_of(part, consumer->unit);
     const void *key[consumer->n], *dout[WAYS_MAX];
     mudd_find_keys(part, consumer, frame, key);
-    mudd_backward_postnorms(part, consumer, frame);
+    mudd_backward_postnorms(part, consumer);
     for (size_t c = 0; c < consumer->C; c++) {
         dout[c] = mudd_mixed_gradient(part, consumer, c);
     }
@@ -320,13 +323,12 @@ void mudd_backward(struct part *part, int unit, int frame)
 
 /* ---- weights ---- */
 
-static void mudd_weight_gradient_consumer(struct part *part, const struct consumer *consumer,
-                                          int frame)
+static void mudd_weight_gradient_consumer(struct part *part, const struct consumer *consumer)
 {
     const struct kernels *kernels = part->kernels;
     int unit = consumer->unit;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit, frame));
+    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit));
     const struct mudd_backward *back = mudd_backward_of(part, unit);
     kernels->mudd_weights_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_DENSE_W2, 0),
                                           unit_gradient(part, unit, PARAM_DENSE_B, 0),
@@ -351,10 +353,11 @@ static void mudd_weight_gradient_consumer(struct part *part, const struct consum
 
 void mudd_weight_gradient(struct part *part, int unit, int frame)
 {
+    (void)frame;
     const struct consumer *consumer = mudd_consumer(part->model, unit);
     const float *dkey_scale = mudd_backward_of(part, unit)->dkey_scale;
     if (consumer) {
-        mudd_weight_gradient_consumer(part, consumer, frame);
+        mudd_weight_gradient_consumer(part, consumer);
     }
     if (dkey_scale) {
         part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_PRENORM, 0),

@@ -131,7 +131,8 @@ static const void *residual_input(const struct part *part, int unit, int frame, 
     const struct unit_shape *shape = unit_shape(part->model, unit);
     bool mid = shape->kind == UNIT_FFN && !shape->parallel;
     (void)way;
-    return part_key(part, frame, mid ? residual_mid(part->model, shape->layer) : shape->layer - 1);
+    return part_read_key(part, frame,
+                         mid ? residual_mid(part->model, shape->layer) : shape->layer - 1);
 }
 
 void residual_add_mid_output(struct part *part, int unit, int frame)
@@ -139,7 +140,7 @@ void residual_add_mid_output(struct part *part, int unit, int frame)
     const struct unit_shape *shape = unit_shape(part->model, unit);
     void *out = part_stash(part, unit, frame)->out;
     part->kernels->add(&part->ctx, out, out,
-                       part_key(part, frame, residual_mid(part->model, shape->layer)),
+                       part_read_key(part, frame, residual_mid(part->model, shape->layer)),
                        shape->N * shape->D);
 }
 
@@ -148,7 +149,7 @@ static void residual_output(struct part *part, int unit, int frame)
     const struct unit_shape *shape = unit_shape(part->model, unit);
     void *out = part_stash(part, unit, frame)->out;
     if (shape->kind == UNIT_ATTENTION) {
-        part->kernels->add(&part->ctx, out, out, part_key(part, frame, shape->layer - 1),
+        part->kernels->add(&part->ctx, out, out, part_read_key(part, frame, shape->layer - 1),
                            shape->N * shape->D);
     } else if (shape->kind == UNIT_FFN) {
         residual_add_mid_output(part, unit, frame);
@@ -232,22 +233,28 @@ void gathering_add(struct gathering *gathering, const void *tensor)
 }
 
 /* An attention's one input and the stream that it adds to its output are both the key. */
-static void residual_add_gradient(struct part *part, int key, int frame, const struct add *adds,
-                                  int count)
+static void residual_add_read(struct gathering *gathering, int unit)
+{
+    struct part *part = gathering->part;
+    gathering_add(gathering, part_backward_of(part, unit)->dinput[0]);
+    if (unit_shape(part->model, unit)->kind == UNIT_ATTENTION) {
+        void *dstream = residual_back(part, unit)->dstream;
+        gathering_add(gathering, residual_stream_gradient(part, unit, dstream));
+    }
+}
+
+static void residual_add_gradient(struct part *part, const struct key_sum *sum)
 {
     struct gathering gathering;
-    (void)frame;
-    gathering_begin(&gathering, part, key);
-    for (int a = 0; a < count; a++) {
-        if (adds[a].read == ADD_RECEIVED) {
+    gathering_begin(&gathering, part, sum->key);
+    for (int a = 0; a < sum->count; a++) {
+        int read = sum->adds[a].read;
+        if (read == ADD_RECEIVED) {
             gathering.started = true;
-            continue;
-        }
-        int unit = part->model->graph.read[adds[a].read].unit;
-        gathering_add(&gathering, part_backward_of(part, unit)->dinput[0]);
-        if (unit_shape(part->model, unit)->kind == UNIT_ATTENTION) {
-            gathering_add(&gathering,
-                          residual_stream_gradient(part, unit, residual_back(part, unit)->dstream));
+        } else if (read == ADD_PARTIAL) {
+            gathering_add(&gathering, sum->partial);
+        } else {
+            residual_add_read(&gathering, part->model->graph.read[read].unit);
         }
     }
 }

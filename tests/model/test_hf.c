@@ -38,11 +38,13 @@ static void open_case(const char *folder, struct fixture *out)
     assert_ok(model_config_load(folder, NULL, NULL, &config));
     assert_ok(model_create(&config, &(struct model_use){.B = 1, .T = 8}, &out->model));
     assert_ok(kernels_cpu(&kernels));
-    struct part_options options = {.model = out->model,
-                                   .kernels = kernels,
-                                   .units = out->model->graph.units,
-                                   .frames = 1,
-                                   .threads = 1};
+    int units = out->model->graph.units, unit[units];
+    for (int u = 0; u < units; u++) {
+        unit[u] = u;
+    }
+    struct part_stage all = {.unit = unit, .units = units, .frames = 1};
+    struct part_options options = {
+        .model = out->model, .kernels = kernels, .stage = &all, .stages = 1, .threads = 1};
     assert_ok(part_create(&options, &out->part));
 }
 

@@ -74,7 +74,11 @@ static void create(const char *name, enum recompute_choice recompute, bool train
     *out = (struct alone){.loss = 0};
     load_tokens(name, out);
     assert_ok(model_config_load(path_of(name, "config.json"), NULL, NULL, &config));
-    struct model_use use = {.B = 1, .T = out->T, .dtype = DTYPE_BF16, .recompute = recompute};
+    struct model_use use = {.B = 1,
+                            .T = out->T,
+                            .dtype = DTYPE_BF16,
+                            .recompute = recompute,
+                            .weights_at_once = recompute == RECOMPUTE_FULL};
     assert_ok(model_create(&config, &use, &out->model));
     const struct model *model = out->model;
     struct plan_options plan = {.ranks = 1,
@@ -84,10 +88,11 @@ static void create(const char *name, enum recompute_choice recompute, bool train
                                 .partition = "auto",
                                 .weights_at_once = recompute == RECOMPUTE_FULL};
     assert_ok(plan_create(&model->graph, &plan, &out->plan));
+    struct part_stage stage;
     struct part_options part = {.model = model,
                                 .kernels = rounded_kernels(),
-                                .units = model->graph.units,
-                                .frames = out->plan->stage[0].frames,
+                                .stage = &stage,
+                                .stages = part_stages_of(out->plan, 0, &stage),
                                 .training = training,
                                 .threads = 1};
     assert_ok(part_create(&part, &out->part));
@@ -123,7 +128,7 @@ static void run_forward(struct alone *alone, const struct op *op)
     const struct model *model = alone->model;
     int64_t offset = op->microbatch * alone->T;
     double tokens = (double)(alone->batch * alone->T), loss = 0;
-    part_set_tokens(alone->part, op->frame, alone->inputs + offset, alone->targets + offset);
+    part_set_tokens(alone->part, 0, op->frame, alone->inputs + offset, alone->targets + offset);
     part_forward(alone->part, op->unit, op->frame, (float)(1.0 / tokens), &loss);
     if (op->unit == model->graph.units - 1) {
         alone->loss += loss / tokens;
@@ -140,19 +145,24 @@ static void run(struct alone *alone)
     if (plan->training) {
         part_zero_gradients(alone->part);
     }
-    for (int key = 0; key < alone->model->graph.keys; key++) {
-        part_set_key_gradient(alone->part, key, alone->gradient[key]);
+    for (int key = 0; plan->training && key < alone->model->graph.keys; key++) {
+        part_set_key_gradient(alone->part, 0, 0, key, alone->gradient[key]);
     }
     for (int i = 0; i < plan->rank[0].ops; i++) {
         const struct op *op = &plan->rank[0].op[i];
         if (op->kind == OP_F) {
             run_forward(alone, op);
         } else if (op->kind == OP_B) {
-            part_backward(alone->part, op->unit, op->frame);
+            part_backward(alone->part, op->unit, op->frame, op->back);
         } else if (op->kind == OP_W) {
-            part_weight_gradient(alone->part, op->unit, op->frame);
+            part_weight_gradient(alone->part, op->unit, op->frame, op->back);
         } else if (op->kind == OP_GRAD) {
-            part_key_gradient(alone->part, op->key, op->frame, plan->add + op->first_add, op->adds);
+            struct key_sum sum = {.frame = op->frame,
+                                  .back = op->back,
+                                  .key = op->key,
+                                  .adds = plan->add + op->first_add,
+                                  .count = op->adds};
+            part_key_gradient(alone->part, &sum);
         }
     }
 }

@@ -22,15 +22,14 @@ static const struct kernels *table_of(enum dtype dtype)
 /* Frames and backward memory of a rank, both as predicted. */
 static int64_t compare_rank(const struct model *model, const struct plan *plan, int rank)
 {
-    const struct stage_plan *stage = &plan->stage[rank];
+    struct part_stage stage[plan->stages];
     struct plan_memory predicted;
     struct part_memory used;
     struct part *part;
     struct part_options options = {.model = model,
                                    .kernels = table_of(model->dtype),
-                                   .first_unit = stage->first_unit,
-                                   .units = stage->units,
-                                   .frames = stage->frames,
+                                   .stage = stage,
+                                   .stages = part_stages_of(plan, rank, stage),
                                    .training = plan->training,
                                    .threads = 1};
     assert_ok(part_create(&options, &part));

@@ -14,44 +14,69 @@ static const struct layout {
     const char *schedule, *partition;
     int prefetch;
     bool weights_at_once;
+    int chunks;
+    enum sum_order sum_order;
 } layouts[] = {
-    {{1, 1, 0, 0, RAW_NONE}, 1, 2, "1f1b", "auto", 1, false},
-    {{1, 1, 0, 0, RAW_NONE}, 2, 2, "1f1b", "2,2", 0, false},
-    {{2, 1, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 1, false},
-    {{2, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "2,2,2", 0, false},
-    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1, false},
-    {{3, 2, 0, 0, RAW_NONE}, 3, 3, "gpipe", "2,3,3", 1, false},
-    {{2, 1, 0, 0, RAW_NONE}, 4, 3, "gpipe", "1,2,2,1", 0, false},
-    {{3, 0, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 0, false},
-    {{2, 1, 0, 0, RAW_NONE}, 3, 5, "forward", "2,2,2", 0, false},
-    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "forward", "layers", 1, false},
-    {{3, 1, 0, 0, RAW_NONE}, 4, 6, "1f1b", "2,2,2,2", 2, false},
-    {{2, 1, 0, 0, RAW_NONE}, 6, 3, "1f1b", "1,1,1,1,1,1", 1, false},
+    {{1, 1, 0, 0, RAW_NONE}, 1, 2, "1f1b", "auto", 1, false, 0, SUM_SERIAL},
+    {{1, 1, 0, 0, RAW_NONE}, 2, 2, "1f1b", "2,2", 0, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 1, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "2,2,2", 0, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1, false, 0, SUM_SERIAL},
+    {{3, 2, 0, 0, RAW_NONE}, 3, 3, "gpipe", "2,3,3", 1, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_NONE}, 4, 3, "gpipe", "1,2,2,1", 0, false, 0, SUM_SERIAL},
+    {{3, 0, 0, 0, RAW_NONE}, 2, 3, "1f1b", "layers", 0, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_NONE}, 3, 5, "forward", "2,2,2", 0, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "forward", "layers", 1, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 4, 6, "1f1b", "2,2,2,2", 2, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_NONE}, 6, 3, "1f1b", "1,1,1,1,1,1", 1, false, 0, SUM_SERIAL},
     /* summaries: aligned, and of keys from other stages; raw keys; both */
-    {{2, 1, 0, 1, RAW_NONE}, 2, 3, "1f1b", "layers", 0, false},
-    {{3, 1, 0, 1, RAW_NONE}, 3, 4, "gpipe", "layers", 1, false},
-    {{3, 1, 0, 2, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 0, false},
-    {{4, 1, 0, 3, RAW_NONE}, 3, 3, "1f1b", "4,2,4", 1, false},
-    {{2, 1, 0, 0, RAW_STATIC}, 2, 3, "1f1b", "layers", 0, false},
-    {{2, 1, 0, 0, RAW_NORMED}, 2, 3, "1f1b", "layers", 0, false},
-    {{2, 1, 0, 0, RAW_ADDED}, 3, 4, "1f1b", "1,2,3", 1, false},
-    {{3, 2, 2, 0, RAW_NORMED}, 2, 3, "gpipe", "3,5", 0, false},
-    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0, false},
-    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "1f1b", "1,2,2,3", 1, false},
-    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "forward", "3,2,3", 0, false},
+    {{2, 1, 0, 1, RAW_NONE}, 2, 3, "1f1b", "layers", 0, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 1, RAW_NONE}, 3, 4, "gpipe", "layers", 1, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 2, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 0, false, 0, SUM_SERIAL},
+    {{4, 1, 0, 3, RAW_NONE}, 3, 3, "1f1b", "4,2,4", 1, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_STATIC}, 2, 3, "1f1b", "layers", 0, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_NORMED}, 2, 3, "1f1b", "layers", 0, false, 0, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_ADDED}, 3, 4, "1f1b", "1,2,3", 1, false, 0, SUM_SERIAL},
+    {{3, 2, 2, 0, RAW_NORMED}, 2, 3, "gpipe", "3,5", 0, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0, false, 0, SUM_SERIAL},
+    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "1f1b", "1,2,2,3", 1, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "forward", "3,2,3", 0, false, 0, SUM_SERIAL},
     /* weights at once */
-    {{2, 1, 0, 0, RAW_NONE}, 1, 3, "1f1b", "auto", 1, true},
-    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1, true},
-    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0, true},
-    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "gpipe", "1,2,2,3", 1, true},
+    {{2, 1, 0, 0, RAW_NONE}, 1, 3, "1f1b", "auto", 1, true, 0, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 3, 4, "1f1b", "3,3,2", 1, true, 0, SUM_SERIAL},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "1f1b", "3,2,3", 0, true, 0, SUM_SERIAL},
+    {{3, 1, 2, 2, RAW_NORMED}, 4, 3, "gpipe", "1,2,2,3", 1, true, 0, SUM_SERIAL},
+    /* weights put off */
+    {{2, 1, 0, 0, RAW_NONE}, 3, 4, "zb-h1", "2,2,2", 0, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 4, 6, "zb-h1", "2,2,2,2", 1, false, 0, SUM_SERIAL},
+    {{3, 1, 0, 2, RAW_ADDED}, 3, 4, "zb-h1", "3,2,3", 0, false, 0, SUM_SERIAL},
+    /* several stages a rank */
+    {{2, 1, 0, 0, RAW_NONE}, 1, 2, "interleaved", "3,3", 1, false, 2, SUM_SERIAL},
+    {{2, 1, 0, 0, RAW_NONE}, 2, 3, "interleaved", "1,2,1,2", 0, false, 2, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "interleaved", "auto", 1, false, 3, SUM_SERIAL},
+    {{3, 1, 0, 2, RAW_ADDED}, 2, 3, "interleaved", "auto", 0, false, 2, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "interleaved", "auto", 1, false, 3, SUM_PER_RANK},
+    {{3, 1, 0, 2, RAW_ADDED}, 2, 3, "interleaved", "auto", 0, false, 2, SUM_PER_RANK},
+    {{3, 1, 0, 0, RAW_NONE}, 1, 3, "zb-v", "auto", 0, false, 2, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "zb-v", "auto", 0, false, 2, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 3, 6, "zb-v", "auto", 1, false, 2, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 3, 5, "zb-v", "auto", 0, false, 2, SUM_PER_RANK},
+    {{3, 1, 0, 2, RAW_NORMED}, 2, 4, "zb-v", "auto", 0, false, 2, SUM_PER_RANK},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "zb-v", "auto", 0, true, 2, SUM_SERIAL},
+    {{3, 1, 0, 0, RAW_NONE}, 2, 4, "forward", "auto", 0, false, 1, SUM_SERIAL},
 };
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
 
 static struct plan *layout_plan(const struct layout *layout, const struct graph *graph)
 {
-    struct plan_options options = {layout->ranks,          layout->microbatches, 1,
-                                   layout->schedule,       layout->partition,    layout->prefetch,
-                                   layout->weights_at_once};
+    struct plan_options options = {.ranks = layout->ranks,
+                                   .microbatches = layout->microbatches,
+                                   .chunks = layout->chunks,
+                                   .schedule = layout->schedule,
+                                   .partition = layout->partition,
+                                   .prefetch = layout->prefetch,
+                                   .weights_at_once = layout->weights_at_once,
+                                   .sum_order = layout->sum_order};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
     return plan;
@@ -144,11 +169,17 @@ static void touch(struct touches *out, bool write, enum resource what, int a, in
     out->touch[out->count++] = (struct touch){what, a, b, c, write};
 }
 
+/* Slot of a sum. */
+static void touch_sum(struct touches *out, const struct plan *plan, int sum, int m, bool write)
+{
+    touch(out, write, GRADIENT, sum, m % plan->sum[sum].slots, 0);
+}
+
 /* Slot of a key's gradient on a stage. */
 static void touch_gradient(struct touches *out, const struct plan *plan, int stage, int key, int m,
                            bool write)
 {
-    touch(out, write, GRADIENT, stage, key, m % plan->stage[stage].grad_slots[key]);
+    touch_sum(out, plan, plan->stage[stage].sum[key], m, write);
 }
 
 static void touch_slot(struct touches *out, const struct plan *plan, const struct op *op)
@@ -157,7 +188,7 @@ static void touch_slot(struct touches *out, const struct plan *plan, const struc
     if (s->backward) {
         touch_gradient(out, plan, s->to, s->key, op->microbatch, true);
     } else {
-        touch(out, true, SLOT, s->to, s->key, op->microbatch % s->slots);
+        touch(out, true, SLOT, plan_rank_of(plan, s->to), s->key, op->microbatch % s->slots);
     }
 }
 
@@ -169,13 +200,14 @@ static void touch_keys_read(struct touches *out, const struct plan *plan, const 
         if (!graph_reads(plan->graph, op->unit, key)) {
             continue;
         }
-        if (plan_stage_of(plan, producer) == op->stage) {
-            touch(out, false, FRAME, op->stage, producer, op->frame);
+        int home = plan_stage_of(plan, producer), rank = plan_rank_of(plan, op->stage);
+        if (plan_rank_of(plan, home) == rank) {
+            touch(out, false, FRAME, home, producer, op->microbatch % plan->stage[home].frames);
         }
         for (int i = 0; i < plan->shipments; i++) {
             const struct shipment *s = &plan->shipment[i];
-            if (!s->backward && s->key == key && s->to == op->stage) {
-                touch(out, false, SLOT, s->to, key, op->microbatch % s->slots);
+            if (!s->backward && s->key == key && plan_rank_of(plan, s->to) == rank) {
+                touch(out, false, SLOT, rank, key, op->microbatch % s->slots);
             }
         }
         if (op->kind == OP_B && graph_formed_by(plan->graph, op->unit) == key) {
@@ -195,10 +227,9 @@ static void touch_unit(struct touches *out, const struct plan *plan, const struc
     if (op->kind == OP_F) {
         return;
     }
-    touch(out, op->kind == OP_B, LEFTOVER, op->unit, 0, 0);
+    touch(out, op->kind == OP_B, LEFTOVER, op->unit, op->back, 0);
     for (int key = 0; key < plan->graph->keys; key++) {
-        if (plan->graph->key[key].producer == op->unit &&
-            plan->stage[op->stage].grad_slots[key] > 0) {
+        if (plan->graph->key[key].producer == op->unit && plan->stage[op->stage].sum[key] >= 0) {
             touch_gradient(out, plan, op->stage, key, op->microbatch, false);
         }
     }
@@ -235,7 +266,10 @@ static void touches_of(const struct plan *plan, const struct op *op, struct touc
             if (read && read->kind == READ_MAKES) { /* made of this key on this stage */
                 touch_gradient(out, plan, op->stage, read->made, op->microbatch, false);
             } else if (read) {
-                touch(out, false, LEFTOVER, read->unit, 0, 0);
+                touch(out, false, LEFTOVER, read->unit, op->back, 0);
+            } else if (index == ADD_PARTIAL) {
+                touch_sum(out, plan, plan->stage[op->stage].partial[op->key], op->microbatch,
+                          false);
             }
         }
     }
@@ -244,7 +278,7 @@ static void touches_of(const struct plan *plan, const struct op *op, struct touc
 /* W at once: from its B to its W a unit has the memory that its stage shares; may `y` not go before `x`? */
 static bool conflict_shared(const struct plan *plan, const struct op *x, const struct op *y)
 {
-    if (!plan->weights_at_once || x->stage != y->stage) {
+    if (!plan->weights_at_once || x->stage < 0 || y->stage < 0) {
         return false;
     }
     return (y->kind == OP_B && (x->kind == OP_F || x->kind == OP_B || x->kind == OP_W)) ||
@@ -393,13 +427,22 @@ static void wrong_sizes(struct plan *plan)
     for (int stage = 0; stage < plan->stages; stage++) {
         struct stage_plan *s = &plan->stage[stage];
         assert_number_matters(plan, &s->frames, -1, "a frame less");
-        assert_number_matters(plan, &s->units, 1, "a unit more");
-        assert_number_matters(plan, &s->first_unit, 1, "another first unit");
+        assert_number_matters(plan, &s->backwards, -1, "a backward memory less");
+        assert_number_matters(plan, &s->units, -1, "a unit less");
+        assert_number_matters(plan, &s->unit[0], 1, "another first unit");
+        assert_number_matters(plan, &s->rank, 1, "another rank");
+        assert_number_matters(plan, &plan->stage_of[s->unit[0]], 1, "a unit elsewhere");
         for (int key = 0; key < plan->graph->keys; key++) {
-            if (s->grad_slots[key] > 0) {
-                assert_number_matters(plan, &s->grad_slots[key], -1, "a gradient slot less");
-            }
+            assert_number_matters(plan, &s->sum[key], 1, "another sum");
+            assert_number_matters(plan, &s->sum[key], -1, "another sum");
+            assert_number_matters(plan, &s->partial[key], 1, "another partial sum");
         }
+    }
+    for (int i = 0; i < plan->sums; i++) {
+        assert_number_matters(plan, &plan->sum[i].slots, -1, "a slot of a sum less");
+        assert_number_matters(plan, &plan->sum[i].key, 1, "the sum of another key");
+        assert_number_matters(plan, &plan->sum[i].rank, 1, "the sum of another rank");
+        assert_number_matters(plan, &plan->sum[i].shipment, 1, "a sum received otherwise");
     }
 }
 

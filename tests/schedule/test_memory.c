@@ -6,7 +6,11 @@
 static struct plan *plan_make(const struct graph *graph, int ranks, int microbatches,
                               const char *schedule, const char *partition, int prefetch)
 {
-    struct plan_options options = {ranks, microbatches, 1, schedule, partition, prefetch, false};
+    struct plan_options options = {.ranks = ranks,
+                                   .microbatches = microbatches,
+                                   .schedule = schedule,
+                                   .partition = partition,
+                                   .prefetch = prefetch};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
     return plan;

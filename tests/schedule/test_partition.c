@@ -89,11 +89,15 @@ static void test_auto_is_best(void **state)
         for (int stages = 1; stages <= 5 && stages <= most; stages++) {
             struct best best = {.stages = stages, .cost = -1};
             try_all(graph, &best, 0, 0, 0, 0);
-            struct plan_options options = {stages, 1, 1, "1f1b", "auto", 1, false};
+            struct plan_options options = {.ranks = stages,
+                                           .microbatches = 1,
+                                           .schedule = "1f1b",
+                                           .partition = "auto",
+                                           .prefetch = 1};
             struct plan *plan = NULL;
             assert_ok(plan_create(graph, &options, &plan));
             for (int stage = 0; stage < stages; stage++) {
-                assert_int_equal(plan->stage[stage].first_unit, best.best_cut[stage]);
+                assert_int_equal(plan->stage[stage].unit[0], best.best_cut[stage]);
             }
             plan_destroy(plan);
         }
@@ -104,12 +108,16 @@ static void test_auto_is_best(void **state)
 static void assert_cuts(const struct graph *graph, int stages, const char *partition,
                         const int *units)
 {
-    struct plan_options options = {stages, 1, 1, "1f1b", partition, 1, false};
+    struct plan_options options = {.ranks = stages,
+                                   .microbatches = 1,
+                                   .schedule = "1f1b",
+                                   .partition = partition,
+                                   .prefetch = 1};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
     for (int stage = 0; stage < stages; stage++) {
         assert_int_equal(plan->stage[stage].units, units[stage]);
-        assert_int_equal(plan_stage_of(plan, plan->stage[stage].first_unit), stage);
+        assert_int_equal(plan_stage_of(plan, plan->stage[stage].unit[0]), stage);
         assert_int_equal(plan_rank_of(plan, stage), stage);
     }
     plan_destroy(plan);
@@ -138,12 +146,15 @@ static void test_whole_layers(void **state)
         }
         for (int stages = 1; stages <= graph_test_variants[i].layers; stages++) {
             for (int by_layers = 0; by_layers < 2; by_layers++) {
-                struct plan_options options = {
-                    stages, 2, 1, "1f1b", by_layers ? "layers" : "auto", 1, false};
+                struct plan_options options = {.ranks = stages,
+                                               .microbatches = 2,
+                                               .schedule = "1f1b",
+                                               .partition = by_layers ? "layers" : "auto",
+                                               .prefetch = 1};
                 struct plan *plan = NULL;
                 assert_ok(plan_create(graph, &options, &plan));
                 for (int stage = 1; stage < stages; stage++) {
-                    assert_int_equal(plan->stage[stage].first_unit % 2, 1);
+                    assert_int_equal(plan->stage[stage].unit[0] % 2, 1);
                 }
                 plan_destroy(plan);
             }
@@ -156,7 +167,11 @@ static void assert_refused(const struct graph *graph, int stages, const char *pa
                            const char *says)
 {
     char text[512] = "";
-    struct plan_options options = {stages, 1, 1, "1f1b", partition, 1, false};
+    struct plan_options options = {.ranks = stages,
+                                   .microbatches = 1,
+                                   .schedule = "1f1b",
+                                   .partition = partition,
+                                   .prefetch = 1};
     struct plan *plan = NULL;
     log_capture(text, sizeof text);
     status_t status = plan_create(graph, &options, &plan);
@@ -175,8 +190,8 @@ static void test_refusals(void **state)
     for (int i = 1; i <= 3; i++) {
         graph->unit[2 * i].may_start = i != 2; /* no stage may begin with ffn 2 */
     }
-    assert_refused(graph, 8, "auto", "at most 7; use parallel.pp=7");
-    assert_refused(graph, 4, "layers", "has 3 layers; use parallel.pp=3");
+    assert_refused(graph, 8, "auto", "at most 7; use a smaller parallel.pp");
+    assert_refused(graph, 4, "layers", "has 3 layers; use");
     assert_refused(graph, 3, "4,4", "names 2 stages, but there are 3");
     assert_refused(graph, 2, "4,5", "adds up to 9 units, but the model has 8");
     assert_refused(graph, 2, "4,4",

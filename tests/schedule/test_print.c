@@ -156,7 +156,8 @@ struct sheet {
 static int sheet_open(void **state)
 {
     struct sheet *sheet = calloc(1, sizeof *sheet);
-    struct plan_options options = {2, 2, 1, "1f1b", "2,2", 0, false};
+    struct plan_options options = {
+        .ranks = 2, .microbatches = 2, .schedule = "1f1b", .partition = "2,2", .prefetch = 0};
     sheet->graph = graph_test_create(1, 1);
     sheet->out = open_memstream(&sheet->text, &sheet->size);
     *state = sheet;
@@ -227,7 +228,8 @@ static void test_ops_of_kinds(void **state)
 {
     const struct sheet *sheet = *state;
     const struct graph_test test = {.layers = 3, .dilation = 1, .block = 2, .raw = RAW_ADDED};
-    struct plan_options options = {3, 1, 1, "1f1b", "3,2,3", 0, false};
+    struct plan_options options = {
+        .ranks = 3, .microbatches = 1, .schedule = "1f1b", .partition = "3,2,3", .prefetch = 0};
     struct graph *graph = graph_test_make(&test);
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));

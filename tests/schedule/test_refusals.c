@@ -6,6 +6,12 @@
 #include "base/log.h"
 #include "tests/schedule/graphs.h"
 
+#define OPTIONS(p, m, v, name, slots)                                                              \
+    {                                                                                              \
+        .ranks = p, .microbatches = m, .chunks = v, .schedule = name, .partition = "auto",         \
+        .prefetch = slots                                                                          \
+    }
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -14,11 +20,16 @@ static void test_refusals(void **state)
         status_t status;
         const char *says;
     } cases[] = {
-        {{0, 4, 1, "1f1b", "auto", 1, false}, STATUS_INVALID, "parallel.pp"},
-        {{2, 0, 1, "1f1b", "auto", 1, false}, STATUS_INVALID, "parallel.microbatches"},
-        {{2, 4, 2, "1f1b", "auto", 1, false}, STATUS_UNSUPPORTED, "stages a rank"},
-        {{2, 4, 1, "zigzag", "auto", 1, false}, STATUS_INVALID, "zigzag"},
-        {{2, 4, 1, "1f1b", "auto", -1, false}, STATUS_INVALID, "parallel.prefetch"},
+        {OPTIONS(0, 4, 1, "1f1b", 1), STATUS_INVALID, "parallel.pp"},
+        {OPTIONS(2, 0, 1, "1f1b", 1), STATUS_INVALID, "parallel.microbatches"},
+        {OPTIONS(2, 4, 2, "1f1b", 1), STATUS_INVALID, "1f1b has 1 stage a rank, not 2"},
+        {OPTIONS(2, 4, 2, "zb-h1", 1), STATUS_INVALID, "parallel.virtual_stages=0"},
+        {OPTIONS(2, 4, 3, "zb-v", 1), STATUS_INVALID, "zb-v has 2 stages a rank, not 3"},
+        {OPTIONS(2, 4, 65, "interleaved", 1), STATUS_INVALID, "use 1 to 64"},
+        {OPTIONS(2, 4, 4, "interleaved", 1), STATUS_INVALID, "8 stages, but the model can be cut"},
+        {OPTIONS(2, 4, 1, "zigzag", 1), STATUS_INVALID,
+         "there are gpipe, 1f1b, zb-h1, interleaved"},
+        {OPTIONS(2, 4, 1, "1f1b", -1), STATUS_INVALID, "parallel.prefetch"},
     };
     struct graph *graph = graph_test_create(2, 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -114,7 +125,8 @@ static void test_graph_rules(void **state)
         struct graph *graph = graph_test_make(&test);
         apply(&cases[i], graph);
         char text[512] = "";
-        struct plan_options options = {1, 1, 1, "1f1b", "auto", 0, false};
+        struct plan_options options = {
+            .ranks = 1, .microbatches = 1, .schedule = "1f1b", .partition = "auto", .prefetch = 0};
         struct plan *plan = NULL;
         log_capture(text, sizeof text);
         status_t status = plan_create(graph, &options, &plan);

@@ -63,7 +63,11 @@ static struct seen check_plan(const struct graph_test *test, int ranks, const ch
                               const char *partition)
 {
     struct graph *graph = graph_test_make(test);
-    struct plan_options options = {ranks, 5, 1, schedule, partition, 1, false};
+    struct plan_options options = {.ranks = ranks,
+                                   .microbatches = 5,
+                                   .schedule = schedule,
+                                   .partition = partition,
+                                   .prefetch = 1};
     struct plan *plan = NULL;
     struct seen seen = {0, 0, 0};
     assert_ok(plan_create(graph, &options, &plan));
@@ -81,7 +85,8 @@ static void test_newest_first(void **state)
     (void)state;
     const struct graph_test test = {.layers = 4, .dilation = 1};
     struct graph *graph = graph_test_make(&test);
-    struct plan_options options = {2, 2, 1, "1f1b", "5,5", 0, false};
+    struct plan_options options = {
+        .ranks = 2, .microbatches = 2, .schedule = "1f1b", .partition = "5,5", .prefetch = 0};
     struct plan *plan = NULL;
     assert_ok(plan_create(graph, &options, &plan));
     static const int want[] = {2, 0, 1};
