@@ -36,9 +36,10 @@ struct option {
     double min, max;           /* inclusive; ints and reals */
     bool above_min, below_max; /* reals: the bound itself is out, as a float32 too */
     const char *why;           /* why it is, or NULL */
-    const char *choices;       /* OPTION_CHOICE only */
-    const char *help;          /* one line */
-    bool unhashed;             /* the value is no part of a run's hash */
+    /* OPTION_CHOICE. Of a string: what it may be, beside a path (with a '/' or a '.' in it); or NULL. */
+    const char *choices;
+    const char *help; /* one line */
+    bool unhashed;    /* the value is no part of a run's hash */
 };
 
 /* Where a value was written. file "" means the command line and line is the argument's position. */
@@ -119,7 +120,8 @@ enum precision_choice */
     struct {
         int64_t pp;                    /* pipeline stages; 0 = number of ranks started */
         int64_t microbatches;          /* per step; 0 = the command's default */
-        int schedule;                  /* schedule_of (runtime/runtime.h) tells which */
+        char schedule[CONFIG_STRING];  /* one of schedule/'s, or the path of a file */
+        char replay[CONFIG_STRING];    /* path of such a file; "" = none */
         int64_t virtual_stages;        /* stages a rank; 0 = the schedule's own */
         int sum_order;                 /* enum sum_order_choice */
         int transport;                 /* enum transport_choice */

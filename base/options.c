@@ -195,7 +195,8 @@ static bool option_parse(const struct option *option, const char *text, void *ba
         *(int *)field = choice;
         return true;
     case OPTION_STRING:
-        if (strlen(text) >= CONFIG_STRING) {
+        if (strlen(text) >= CONFIG_STRING || (option->choices && !strpbrk(text, "/.") &&
+                                              !parse_choice(text, option->choices, &choice))) {
             return false;
         }
         memset(field, 0, CONFIG_STRING);
@@ -238,7 +239,12 @@ static const char *option_expectation(const struct option *option, const char *t
     case OPTION_BOOL:
         return "true or false";
     case OPTION_STRING:
-        snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
+        if (option->choices) {
+            snprintf(buffer, size, "one of %s, or the path of a file with a '/' or a '.' in it",
+                     option->choices);
+        } else {
+            snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
+        }
         break;
     case OPTION_CHOICE:
         snprintf(buffer, size, "one of %s", option->choices);

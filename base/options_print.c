@@ -63,6 +63,9 @@ static const char *range_print(const struct option *option, char *buffer, size_t
     if (option->type == OPTION_CHOICE) {
         return option->choices;
     }
+    if (option->choices) {
+        snprintf(buffer, size, "%s|FILE", option->choices);
+    }
     if (option->type == OPTION_INT || option->type == OPTION_REAL) {
         if (option->max < no_limit) {
             snprintf(buffer, size, "%.10g..%.10g", option->min, option->max);

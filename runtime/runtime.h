@@ -183,8 +183,6 @@ MUST_USE status_t trainer_workspaces(const struct trainer *trainer, int64_t *out
 
 enum { DEFAULT_MICROBATCHES = 8 };
 /* The plan that a configuration asks for; `training` false: forward only. Borrows its strings. */
-/* Name of the configuration's schedule, static. */
-const char *schedule_of(const struct run_config *config);
 /* The stages that a rank has, for its part; returns their number. out [plan->stages]. */
 int part_stages_of(const struct plan *plan, int rank, struct part_stage *out);
 struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,

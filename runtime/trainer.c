@@ -23,34 +23,25 @@ static status_t choose_transport(struct trainer *trainer)
                                     : STATUS_OK;
 }
 
-const char *schedule_of(const struct run_config *config)
-{
-    char name[CONFIG_STRING];
-    const struct option *option =
-        option_find(config_options, config_options_count, "parallel.schedule");
-    const char *schedule = schedule_named(option_print(option, config, name, sizeof name));
-    CHECK(schedule, "the configuration knows a schedule %s that schedule/ does not", name);
-    return schedule;
-}
-
 /* With full recomputation W follows B at once, in memory that units take turns in, unless the schedule
  * puts it off. */
 static bool weights_at_once(const struct run_config *config)
 {
     return config->parallel.recompute == RECOMPUTE_FULL &&
-           !schedule_delays_weights(schedule_of(config));
+           !schedule_delays_weights(config->parallel.schedule) && !config->parallel.replay[0];
 }
 
 struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,
                                     bool training)
 {
-    const char *schedule = schedule_of(config);
+    const char *schedule = config->parallel.schedule;
     return (struct plan_options){
         .ranks = ranks,
         .microbatches = microbatches,
         .chunks = (int)config->parallel.virtual_stages,
         .schedule = training ? schedule : "forward",
         .beside = schedule,
+        .replay = config->parallel.replay[0] ? config->parallel.replay : NULL,
         .partition = config->parallel.partition,
         .prefetch = (int)config->parallel.prefetch,
         .weights_at_once = weights_at_once(config),

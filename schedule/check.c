@@ -117,13 +117,14 @@ static int check_next(const struct checker *checker, int stage, int key, bool ma
     const struct plan *plan = checker->plan;
     int next = -1;
     for (int other = 0; other < plan->stages; other++) {
-        bool same = plan->stage[other].rank == plan->stage[stage].rank;
+        bool same = plan->stage[other].sum_rank == plan->stage[stage].sum_rank;
         bool fits = other != stage && check_sums(checker, other, key) &&
                     check_before(checker, stage, other, key);
         if (plan->sum_order == SUM_PER_RANK) {
             fits = fits && same == mate;
             for (int third = 0; third < plan->stages && fits && !mate; third++) {
-                fits = third == other || plan->stage[third].rank != plan->stage[other].rank ||
+                fits = third == other ||
+                       plan->stage[third].sum_rank != plan->stage[other].sum_rank ||
                        !check_sums(checker, third, key) || check_before(checker, third, other, key);
             }
         }
@@ -144,15 +145,16 @@ static int check_sum_next(const struct checker *checker, int stage, int key)
     return mate >= 0 ? mate : check_next(checker, stage, key, false);
 }
 
-void check_sum_before(const struct checker *checker, int stage, int key, int *out_remote,
-                      int *out_local)
+void check_sum_before(const struct checker *checker, int stage, int key, int *out_relay,
+                      int *out_mate)
 {
     const struct plan *plan = checker->plan;
-    *out_remote = *out_local = -1;
+    *out_relay = *out_mate = -1;
     for (int other = 0; other < plan->stages; other++) {
         if (checker->next[pair(plan, other, key)] == stage) {
-            bool same = plan->stage[other].rank == plan->stage[stage].rank;
-            *(same ? out_local : out_remote) = other;
+            bool mate = plan->sum_order == SUM_PER_RANK &&
+                        plan->stage[other].sum_rank == plan->stage[stage].sum_rank;
+            *(mate ? out_mate : out_relay) = other;
         }
     }
 }
@@ -311,12 +313,12 @@ static bool check_sum_of(const struct checker *checker, int stage, int key, int 
 {
     const struct plan *plan = checker->plan;
     const struct stage_plan *s = &plan->stage[stage];
-    int sum = s->sum[key], remote, local;
-    check_sum_before(checker, stage, key, &remote, &local);
+    int sum = s->sum[key], relay, mate;
+    check_sum_before(checker, stage, key, &relay, &mate);
     if ((sum >= 0) != check_sums(checker, stage, key) || sum < -1 || sum >= plan->sums) {
         return check_refuse(checker, -1, -1, "stage %d has sum %d of key %d", stage, sum, key);
     }
-    int partial = remote >= 0 && local >= 0 ? plan->stage[local].sum[key] : -1;
+    int partial = relay >= 0 && mate >= 0 ? plan->stage[mate].sum[key] : -1;
     if (s->partial[key] != partial) {
         return check_refuse(checker, -1, -1, "stage %d adds sum %d to that of key %d", stage,
                             s->partial[key], key);
@@ -325,10 +327,12 @@ static bool check_sum_of(const struct checker *checker, int stage, int key, int 
         return true;
     }
     const struct sum *own = &plan->sum[sum];
-    bool goes_on = local >= 0 && remote < 0;
+    int before = relay >= 0 ? relay : mate;
+    bool received = before >= 0 && plan->stage[before].rank != s->rank;
+    bool goes_on = before >= 0 && !received;
     bool right = own->key == key && own->rank == s->rank && own->slots >= 1 &&
-                 (goes_on ? sum == plan->stage[local].sum[key]
-                          : owner[sum] < 0 && (own->shipment >= 0) == (remote >= 0));
+                 (goes_on ? sum == plan->stage[before].sum[key]
+                          : owner[sum] < 0 && (own->shipment >= 0) == received);
     if (!right) {
         return check_refuse(checker, -1, -1,
                             "stage %d cannot form the gradient of key %d in sum %d", stage, key,

@@ -344,10 +344,12 @@ static enum outcome read_produced_grads(struct place *p)
 static enum outcome form_grad(struct place *p, int key, bool received)
 {
     struct slot *slot = grad_of(p->machine, p->op, key);
-    int remote, local;
-    check_sum_before(p->machine->checker, p->op->stage, key, &remote, &local);
-    bool there = remote >= 0 ? holds(slot, SLOT_HELD, p->op->microbatch)
-                             : is_formed_by(slot, local, p->op->microbatch);
+    int relay, mate;
+    check_sum_before(p->machine->checker, p->op->stage, key, &relay, &mate);
+    int before = relay >= 0 ? relay : mate;
+    bool remote = before >= 0 && p->machine->plan->stage[before].rank != p->rank;
+    bool there = remote ? holds(slot, SLOT_HELD, p->op->microbatch)
+                        : is_formed_by(slot, before, p->op->microbatch);
     if (received && !there) {
         return WRONG(p, "the sum of the later stages is not there");
     }
@@ -427,11 +429,11 @@ static enum outcome run_grad(struct place *p)
             continue;
         }
         if (index == ADD_PARTIAL) {
-            int remote, local;
-            check_sum_before(machine->checker, p->op->stage, p->op->key, &remote, &local);
+            int relay, mate;
+            check_sum_before(machine->checker, p->op->stage, p->op->key, &relay, &mate);
             struct slot *partial =
                 sum_at(machine, p->op, machine->plan->stage[p->op->stage].partial[p->op->key]);
-            if (!is_formed_by(partial, local, p->op->microbatch)) {
+            if (!is_formed_by(partial, mate, p->op->microbatch)) {
                 return WRONG(p, "this rank's own sum is not there");
             }
             slot_use(partial);

@@ -202,12 +202,12 @@ static bool check_adds(const struct checker *checker, int rank, int index)
     if (op->first_add < 0 || op->adds < 0 || op->adds > plan->adds - op->first_add) {
         return check_refuse(checker, rank, index, "its additions are not in the table");
     }
-    int next = 0, remote, local;
-    check_sum_before(checker, op->stage, op->key, &remote, &local);
-    if ((remote >= 0 || local >= 0) && !next_add_is(plan, op, &next, ADD_RECEIVED)) {
+    int next = 0, relay, mate;
+    check_sum_before(checker, op->stage, op->key, &relay, &mate);
+    if ((relay >= 0 || mate >= 0) && !next_add_is(plan, op, &next, ADD_RECEIVED)) {
         return check_refuse(checker, rank, index, "does not begin with the sum received");
     }
-    if (remote >= 0 && local >= 0 && !next_add_is(plan, op, &next, ADD_PARTIAL)) {
+    if (relay >= 0 && mate >= 0 && !next_add_is(plan, op, &next, ADD_PARTIAL)) {
         return check_refuse(checker, rank, index, "does not go on with this rank's own sum");
     }
     const struct stage_plan *stage = &plan->stage[op->stage];

@@ -45,7 +45,7 @@ void needs_destroy(struct needs *needs)
     free(needs->backward_in);
     free(needs->backward_out);
     free(needs->local_in);
-    free(needs->local_out);
+    free(needs->partial_in);
     free(needs->urgent);
     free(needs);
 }
@@ -55,7 +55,7 @@ static status_t needs_alloc(struct plan *plan, struct needs *needs)
     int stages = plan->stages, keys = plan->graph->keys;
     int **const by_stage[] = {&needs->low,         &needs->high,         &needs->formed,
                               &needs->backward_in, &needs->backward_out, &needs->local_in,
-                              &needs->local_out,   &needs->urgent};
+                              &needs->partial_in,  &needs->urgent};
     size_t pairs = (size_t)stages * (size_t)keys + (size_t)plan->ranks * (size_t)keys;
     needs->graded = calloc((size_t)keys + 1, sizeof *needs->graded);
     needs->arrives = needs_table(plan->ranks, keys);
@@ -170,8 +170,8 @@ static int needs_next_part(const struct plan *plan, const int *part, int count, 
     if (plan->sum_order == SUM_SERIAL) {
         return i + 1;
     }
-    int rank = plan->stage[part[i]].rank, next = i + 1;
-    while (next < count && plan->stage[part[next]].rank != rank) { /* of the same rank */
+    int rank = plan->stage[part[i]].sum_rank, next = i + 1;
+    while (next < count && plan->stage[part[next]].sum_rank != rank) { /* of the same rank */
         next++;
     }
     if (next < count) {
@@ -180,7 +180,7 @@ static int needs_next_part(const struct plan *plan, const int *part, int count, 
     for (next = i + 1; next < count; next++) { /* the lowest of another rank */
         bool lowest = true;
         for (int j = next + 1; j < count; j++) {
-            lowest = lowest && plan->stage[part[j]].rank != plan->stage[part[next]].rank;
+            lowest = lowest && plan->stage[part[j]].sum_rank != plan->stage[part[next]].sum_rank;
         }
         if (lowest) {
             return next;
@@ -189,7 +189,23 @@ static int needs_next_part(const struct plan *plan, const int *part, int count, 
     return count;
 }
 
-/* Fills local_in, local_out, urgent and, of sums between ranks, `to`. */
+/* The stage at `to` gets the sum of the one at `from` on this rank. If it gets another one too, which the
+ * others of its own sum_rank have no part in, it goes on in that one's slot and adds theirs to it. */
+static void needs_hand_local(const struct plan *plan, struct needs *needs, int key, int from,
+                             int to)
+{
+    int *in = &needs->local_in[at(plan, to, key)], *partial = &needs->partial_in[at(plan, to, key)];
+    bool mate =
+        plan->sum_order == SUM_PER_RANK && plan->stage[from].sum_rank == plan->stage[to].sum_rank;
+    if (mate && (*in >= 0 || needs->backward_in[at(plan, to, key)] >= 0)) {
+        *partial = from;
+    } else {
+        *partial = *in >= 0 ? *in : *partial;
+        *in = from;
+    }
+}
+
+/* Fills local_in, partial_in, urgent and, of sums between ranks, `to`. */
 static void needs_hand_on(const struct plan *plan, struct needs *needs, int key, int *part, int *to)
 {
     int count = needs_parts(plan, needs, key, part);
@@ -199,8 +215,7 @@ static void needs_hand_on(const struct plan *plan, struct needs *needs, int key,
             continue;
         }
         if (plan->stage[from].rank == plan->stage[part[next]].rank) {
-            needs->local_out[at(plan, from, key)] = part[next];
-            needs->local_in[at(plan, part[next], key)] = from;
+            needs_hand_local(plan, needs, key, from, part[next]);
         } else {
             to[at(plan, from, key)] = part[next];
         }
@@ -221,6 +236,8 @@ static void needs_add_backward(struct plan *plan, struct needs *needs, const int
                 int shipment = needs_ship(plan, key, from, next, true);
                 needs->backward_out[at(plan, from, key)] = shipment;
                 needs->backward_in[at(plan, next, key)] = shipment;
+                needs->partial_in[at(plan, next, key)] = needs->local_in[at(plan, next, key)];
+                needs->local_in[at(plan, next, key)] = -1;
             }
         }
     }
@@ -234,15 +251,15 @@ static void needs_place_sums(struct plan *plan, const struct needs *needs)
             struct stage_plan *s = &plan->stage[stage];
             size_t i = at(plan, stage, key);
             int above = needs->local_in[i], received = needs->backward_in[i];
+            int partial = needs->partial_in[i];
             if (s->sum[key] < 0) {
                 continue;
             }
-            int handed = above >= 0 ? plan->stage[above].sum[key] : -1;
-            if (above >= 0 && received < 0) {
-                s->sum[key] = handed;
+            s->partial[key] = partial >= 0 ? plan->stage[partial].sum[key] : -1;
+            if (above >= 0) {
+                s->sum[key] = plan->stage[above].sum[key];
                 continue;
             }
-            s->partial[key] = handed;
             s->sum[key] = plan->sums;
             plan->sum[plan->sums++] =
                 (struct sum){.key = key, .rank = s->rank, .shipment = received};

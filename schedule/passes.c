@@ -297,7 +297,7 @@ static void for_remote(struct expansion *e, bool urgent, int microbatch, remote_
 static bool sum_begins(const struct expansion *e, int key)
 {
     size_t i = at(e->plan, e->stage, key);
-    return e->needs->local_in[i] < 0 || e->needs->backward_in[i] >= 0;
+    return e->needs->local_in[i] < 0;
 }
 
 /* Of a received sum the one before leaves here, where it was sent; of one of its own, what the slot held. */
@@ -529,7 +529,8 @@ status_t plan_expand(struct plan *plan, const struct needs *needs, const struct 
     enum { TABLES = sizeof table / sizeof table[0] };
     for (int rank = 0; rank < plan->ranks; rank++) {
         free(plan->rank[rank].op);
-        plan->rank[rank] = (struct rank_plan){0};
+        plan->rank[rank].op = NULL;
+        plan->rank[rank].ops = 0;
     }
     free(plan->add);
     plan->adds = 0;

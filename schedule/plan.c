@@ -21,16 +21,10 @@ static const struct builder *builder_of(const char *name)
     return NULL;
 }
 
-const char *schedule_named(const char *name)
-{
-    const struct builder *builder = builder_of(name);
-    return builder ? builder->name : NULL;
-}
-
 bool schedule_delays_weights(const char *schedule)
 {
     const struct builder *builder = builder_of(schedule);
-    return builder && builder->delays_weights;
+    return builder ? builder->delays_weights : schedule_is_file(schedule);
 }
 
 static status_t builder_find(const char *name, const struct builder **out)
@@ -62,6 +56,7 @@ void plan_destroy(struct plan *plan)
     }
     for (int rank = 0; plan->rank != NULL && rank < plan->ranks; rank++) {
         free(plan->rank[rank].op);
+        free(plan->rank[rank].phase);
     }
     free(plan->stage);
     free(plan->rank);
@@ -169,8 +164,25 @@ static status_t plan_chunks(const struct builder *builder, int asked, int *out)
 struct design {
     const struct builder *builder;
     struct layout layout;
+    const char *partition;
+    enum sum_order sum_order;
     const struct plan_options *options;
 };
+
+static status_t plan_keep_phases(struct plan *plan, const struct phases *phases)
+{
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        const struct phase_list *list = &phases->rank[rank];
+        struct rank_plan *own = &plan->rank[rank];
+        own->phase = malloc(((size_t)list->count + 1) * sizeof *own->phase);
+        if (!own->phase) {
+            return FAIL(STATUS_NOMEM, "no memory for the phases of a plan");
+        }
+        memcpy(own->phase, list->phase, (size_t)list->count * sizeof *own->phase);
+        own->phases = list->count;
+    }
+    return STATUS_OK;
+}
 
 static status_t plan_fill(struct plan *plan, const struct design *design)
 {
@@ -179,6 +191,9 @@ static status_t plan_fill(struct plan *plan, const struct design *design)
     status_t status = needs_create(plan, &needs);
     if (status == STATUS_OK) {
         status = phases_create(plan, design->builder, &design->layout, &phases);
+    }
+    if (status == STATUS_OK) {
+        status = plan_keep_phases(plan, phases);
     }
     if (status == STATUS_OK) {
         status = plan_size_rings(plan, needs, phases, design->options->prefetch);
@@ -196,18 +211,33 @@ static status_t plan_fill(struct plan *plan, const struct design *design)
     return status;
 }
 
+/* A user's schedule cannot work. The line is of the rank that plan_check names first. */
+static status_t plan_refuse_text(const struct schedule_text *text, const char *why)
+{
+    int rank = -1;
+    bool named = sscanf(why, "rank %d", &rank) == 1 || sscanf(why, "deadlock: rank %d", &rank) == 1;
+    return FAIL(STATUS_INVALID, "%s:%d: this schedule cannot work: %s", text->path,
+                named && rank >= 0 && rank < text->ranks ? text->line[rank] : 1, why);
+}
+
 static status_t plan_build(struct plan *plan, const struct design *design)
 {
     char why[512] = "";
     TRY(plan_alloc(plan));
     for (int stage = 0; stage < plan->stages; stage++) {
-        plan->stage[stage].rank = design->layout.rank_of(&design->layout, stage);
+        struct stage_plan *s = &plan->stage[stage];
+        s->rank = design->layout.rank_of(&design->layout, stage);
+        s->sum_rank =
+            design->builder == &replay_builder ? design->layout.text->rank_of[stage] : s->rank;
     }
-    TRY(partition_make(plan, design->options->partition));
+    TRY(partition_make(plan, design->partition));
     TRY(plan_fill(plan, design));
     status_t status = plan_check(plan, why, sizeof why);
     if (status == STATUS_NOMEM) {
         return FAIL(status, "no memory to check the plan");
+    }
+    if (status != STATUS_OK && design->builder == &text_builder) {
+        return plan_refuse_text(design->layout.text, why);
     }
     CHECK(status == STATUS_OK, "the %s plan is wrong: %s", plan->schedule, why);
     return STATUS_OK;
@@ -225,7 +255,7 @@ static status_t plan_make(const struct graph *graph, const struct design *design
     plan->ranks = options->ranks;
     plan->stages = design->layout.stages;
     plan->microbatches = options->microbatches;
-    plan->sum_order = options->sum_order;
+    plan->sum_order = design->sum_order;
     plan->training = builder->training;
     plan->weights_at_once = builder->training && options->weights_at_once;
     memcpy(plan->schedule, builder->name, strlen(builder->name) + 1);
@@ -257,26 +287,92 @@ static status_t plan_make_forward(const struct graph *graph, struct design *desi
     }
 }
 
+/* By one of the schedules here. */
+static status_t design_named(const char *placed_by, struct design *design)
+{
+    const struct plan_options *options = design->options;
+    const struct builder *placed = NULL;
+    int chunks = 0;
+    TRY(builder_find(placed_by, &placed));
+    TRY(plan_chunks(placed, options->chunks, &chunks));
+    design->layout.chunks = chunks;
+    design->layout.stages = options->ranks * chunks;
+    design->layout.rank_of = placed->rank_of;
+    return STATUS_OK;
+}
+
+/* By a file: placement, and what it does not leave to the options. */
+static status_t design_text(const struct schedule_text *text, struct design *design)
+{
+    const struct plan_options *options = design->options;
+    bool replays = options->replay != NULL;
+    int ranks = replays ? 1 : text->ranks;
+    if (options->ranks != ranks) {
+        return FAIL(STATUS_INVALID,
+                    "%s is a schedule for %d rank%s, and there %s %d (parallel.pp)%s", text->path,
+                    text->ranks, text->ranks == 1 ? "" : "s", options->ranks == 1 ? "is" : "are",
+                    options->ranks, replays ? "; one rank replays it" : "");
+    }
+    if (design->builder->training && options->microbatches != text->microbatches) {
+        return FAIL(STATUS_INVALID,
+                    "%s is a schedule for %d microbatches, not for %d (parallel.microbatches); a "
+                    "batch that grows needs a schedule with a name",
+                    text->path, text->microbatches, options->microbatches);
+    }
+    if (options->chunks > 0 && options->chunks * text->ranks != text->stages) {
+        return FAIL(STATUS_INVALID,
+                    "%s has %d stages on %d ranks, not %d a rank; use "
+                    "parallel.virtual_stages=0",
+                    text->path, text->stages, text->ranks, options->chunks);
+    }
+    design->layout.stages = text->stages;
+    design->layout.rank_of = replays ? replay_builder.rank_of : text_builder.rank_of;
+    design->layout.text = text;
+    design->partition = strcmp(text->partition, "auto") == 0 ? options->partition : text->partition;
+    design->sum_order = text->has_sum_order ? text->sum_order : options->sum_order;
+    return STATUS_OK;
+}
+
+static status_t plan_design(const struct graph *graph, struct design *design,
+                            struct schedule_text **text, struct plan **out)
+{
+    const struct plan_options *options = design->options;
+    bool forward = strcmp(options->schedule, forward_builder.name) == 0;
+    const char *placed_by = !forward          ? options->schedule
+                            : options->beside ? options->beside
+                                              : "1f1b";
+    const char *path = options->replay               ? options->replay
+                       : schedule_is_file(placed_by) ? placed_by
+                                                     : NULL;
+    if (path) {
+        TRY(schedule_text_read(path, text));
+        design->builder = forward           ? &forward_builder
+                          : options->replay ? &replay_builder
+                                            : &text_builder;
+        TRY(design_text(*text, design));
+        design->layout.rank_of = options->replay ? replay_builder.rank_of : design->layout.rank_of;
+    } else {
+        TRY(builder_find(options->schedule, &design->builder));
+        TRY(design_named(placed_by, design));
+    }
+    TRY(graph_check(graph));
+    TRY(partition_check_stages(graph, design->layout.stages));
+    return forward ? plan_make_forward(graph, design, out) : plan_make(graph, design, out);
+}
+
 status_t plan_create(const struct graph *graph, const struct plan_options *options,
                      struct plan **out)
 {
-    struct design design = {.options = options};
-    const struct builder *placed = NULL;
-    int chunks = 0;
+    struct schedule_text *text = NULL;
+    struct design design = {
+        .options = options,
+        .partition = options->partition,
+        .sum_order = options->sum_order,
+        .layout = {.ranks = options->ranks, .microbatches = options->microbatches}};
     TRY(plan_options_check(options));
-    TRY(builder_find(options->schedule, &design.builder));
-    bool forward = !design.builder->training;
-    TRY(builder_find(forward ? options->beside ? options->beside : "1f1b" : options->schedule,
-                     &placed));
-    TRY(plan_chunks(placed, options->chunks, &chunks));
-    TRY(graph_check(graph));
-    TRY(partition_check_stages(graph, options->ranks * chunks));
-    design.layout = (struct layout){.ranks = options->ranks,
-                                    .stages = options->ranks * chunks,
-                                    .microbatches = options->microbatches,
-                                    .chunks = chunks,
-                                    .rank_of = placed->rank_of};
-    return forward ? plan_make_forward(graph, &design, out) : plan_make(graph, &design, out);
+    status_t status = plan_design(graph, &design, &text, out);
+    schedule_text_free(text);
+    return status;
 }
 
 /* ---- a plan in another's memory ---- */
@@ -346,11 +442,10 @@ uint64_t plan_hash(const struct plan *plan)
                         plan->microbatches, plan->training, plan->weights_at_once, plan->shipments,
                         plan->adds,         plan->sums,     (int)plan->sum_order};
     uint64_t hash = hash_bytes(size, sizeof size, 0);
-    hash = hash_bytes(plan->schedule, strlen(plan->schedule), hash);
     hash = hash_graph(graph, hash);
     for (int stage = 0; stage < plan->stages; stage++) {
         const struct stage_plan *s = &plan->stage[stage];
-        const int field[] = {s->units, s->rank, s->frames, s->backwards};
+        const int field[] = {s->units, s->rank, s->sum_rank, s->frames, s->backwards};
         hash = hash_bytes(field, sizeof field, hash);
         hash = hash_bytes(s->unit, (size_t)s->units * sizeof *s->unit, hash);
         hash = hash_bytes(s->sum, (size_t)graph->keys * sizeof *s->sum, hash);

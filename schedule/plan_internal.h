@@ -27,11 +27,6 @@ MUST_USE status_t partition_make(struct plan *plan, const char *text);
 
 /* ---- builders ---- */
 
-enum phase_kind { PHASE_F, PHASE_B, PHASE_K, PHASE_W, PHASE_KINDS };
-struct phase {
-    enum phase_kind kind;
-    int stage, microbatch;
-};
 struct phase_list {
     struct phase *phase;
     int count, capacity;
@@ -39,12 +34,15 @@ struct phase_list {
 void phase_add(struct phase_list *list, enum phase_kind kind, int stage, int microbatch);
 void phase_add_backward(struct phase_list *list, int stage, int microbatch); /* B, K, W */
 
+struct schedule_text;
+
 /* What a builder knows. */
 struct layout {
     int ranks, stages, microbatches;
     int chunks; /* stages a rank */
     int (*rank_of)(const struct layout *layout, int stage);
     int in_group; /* forward.c: microbatches that pass a stage before the rank turns to its next one */
+    const struct schedule_text *text; /* of the file, or NULL */
 };
 
 /* A schedule: which rank hosts which stage, and in which order a rank runs its phases. Microbatches
@@ -64,12 +62,32 @@ extern const struct builder gpipe_builder, one_f_one_b_builder, interleaved_buil
 int place_round(const struct layout *layout, int stage);
 int place_vee(const struct layout *layout, int stage);
 
+/* ---- from_text.c: a schedule as a text ---- */
+
+struct schedule_text {
+    const char *path; /* for messages; borrowed */
+    int microbatches, stages, ranks;
+    int *rank_of; /* [stages] */
+    char partition[1024];
+    enum sum_order sum_order;
+    bool has_sum_order;      /* false: auto */
+    struct phase_list *rank; /* [ranks] */
+    int *line;               /* [ranks] of the file */
+};
+/* Is it the path of one? */
+bool schedule_is_file(const char *schedule);
+MUST_USE status_t schedule_text_read(const char *path, struct schedule_text **out);
+void schedule_text_free(struct schedule_text *text);
+/* Phases as in the file; a rank's own stages in turn, all microbatches ascending (replay). */
+extern const struct builder text_builder, replay_builder;
+
 /* ---- phases.c: the phases of all ranks ---- */
 
 struct phases {
     struct phase_list *rank; /* [ranks] */
     int *at;                 /* [stages][PHASE_KINDS][microbatches] place in its rank's list */
 };
+/* Phases that no plan can be made of are a bug, of a file (layout->text) STATUS_INVALID. */
 MUST_USE status_t phases_create(const struct plan *plan, const struct builder *builder,
                                 const struct layout *layout, struct phases **out);
 void phases_destroy(struct phases *phases, int ranks);
@@ -87,9 +105,10 @@ struct needs {
     int *last_reader;  /* by rank: highest unit of a stage there that reads the key */
     int *backward_in;  /* by stage: shipment that brings the sum of the key's gradient */
     int *backward_out; /* and the one that takes it on */
-    int *local_in;     /* by stage: the stage of this rank that hands its sum on to this one */
-    int *local_out;    /* and the one that gets it */
-    int *urgent;       /* by stage: the gradient of a plain key that the stage before waits for */
+    int *local_in;     /* by stage: the stage of this rank in whose slot it goes on */
+    int *
+        partial_in; /* by stage: the stage of this rank whose sum it adds to that, or to a received one */
+    int *urgent; /* by stage: the gradient of a plain key that the stage before waits for */
 };
 /* Writes plan->shipment and plan->sum (slots still 0), stage.sum and stage.partial, and the lookups. */
 MUST_USE status_t needs_create(struct plan *plan, struct needs **out);
@@ -137,9 +156,10 @@ bool check_adds_to(const struct checker *checker, int stage, int key);
 int check_home(const struct checker *checker, int key);
 /* Has the stage a part in the key's gradient: by reads, or as its producer? */
 bool check_sums(const struct checker *checker, int stage, int key);
-/* The stages whose sums this one gets: of another rank, of its own; -1. */
-void check_sum_before(const struct checker *checker, int stage, int key, int *out_remote,
-                      int *out_local);
+/* The stages whose sums this one gets; -1: out_mate's is the sum of its own sum_rank (SUM_PER_RANK),
+ * out_relay's the one to which that is added. */
+void check_sum_before(const struct checker *checker, int stage, int key, int *out_relay,
+                      int *out_mate);
 /* What is written in the lists; stages, shipments and sums are already proved. */
 MUST_USE status_t check_ops(const struct checker *checker);
 /* Runs all ranks against each other. The plan's operations, fields and counts are already proved.

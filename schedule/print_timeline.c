@@ -11,10 +11,10 @@
 
 #include "schedule/plan_internal.h"
 
-/* Consecutive operations of one kind and microbatch. */
+/* Consecutive operations of one kind, stage and microbatch. */
 struct block {
     enum op_kind kind;
-    int microbatch;
+    int microbatch, stage;
     double start, end;
 };
 
@@ -31,7 +31,8 @@ static int cell_of(double time, double makespan, int columns)
     return cell > at + 0.5 ? at + 1 : at;
 }
 
-static void block_draw(const struct block *block, double makespan, int columns, char *line)
+static void block_draw(const struct plan *plan, const struct block *block, double makespan,
+                       int columns, char *line)
 {
     static const char fill[OP_KINDS] = {[OP_F] = '-', [OP_B] = '=', [OP_W] = '~'};
     int from = cell_of(block->start, makespan, columns);
@@ -44,6 +45,10 @@ static void block_draw(const struct block *block, double makespan, int columns, 
     char label[24];
     int length =
         snprintf(label, sizeof label, "%s%d", op_kind_name(block->kind), block->microbatch);
+    if (plan->stages > plan->ranks) {
+        length = snprintf(label, sizeof label, "%s%d.%d", op_kind_name(block->kind), block->stage,
+                          block->microbatch);
+    }
     length = length <= end - from ? length : 1; /* the letter always fits */
     memcpy(line + from, label, (size_t)length);
 }
@@ -62,17 +67,17 @@ static void rank_draw(const struct plan *plan, int rank, const struct span *span
             continue;
         }
         bool same = op->kind == block.kind && op->microbatch == block.microbatch &&
-                    span[i].start <= block.end;
+                    op->stage == block.stage && span[i].start <= block.end;
         if (!same && block.microbatch >= 0) {
-            block_draw(&block, makespan, columns, line);
+            block_draw(plan, &block, makespan, columns, line);
         }
         if (!same) {
-            block = (struct block){op->kind, op->microbatch, span[i].start, span[i].end};
+            block = (struct block){op->kind, op->microbatch, op->stage, span[i].start, span[i].end};
         }
         block.end = span[i].end;
     }
     if (block.microbatch >= 0) {
-        block_draw(&block, makespan, columns, line);
+        block_draw(plan, &block, makespan, columns, line);
     }
 }
 
@@ -87,8 +92,9 @@ static void timeline_draw(const struct plan *plan, struct span *const *span, con
         fprintf(out, "  rank %2d |%s| %5.1f%% busy\n", rank, line, 100 * busy[rank] / length);
         all += busy[rank];
     }
-    fprintf(out, "  F- forward%s, . idle; number: microbatch\n",
-            plan->training ? ", B= backward of inputs, W~ of weights" : "");
+    fprintf(out, "  F- forward%s, . idle; number: %smicrobatch\n",
+            plan->training ? ", B= backward of inputs, W~ of weights" : "",
+            plan->stages > plan->ranks ? "stage." : "");
     fprintf(out, "  bubble %.1f%% of all ranks' time\n", 100 * (1 - all / (length * plan->ranks)));
 }
 

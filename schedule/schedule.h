@@ -171,15 +171,27 @@ struct sum {
     int slots;
 };
 
+/* What a rank does, in coarse pieces: forward, backward with what the stage before waits for, gradients of
+ * the other remote keys, gradients of weights; of a stage and a microbatch. */
+enum phase_kind { PHASE_F, PHASE_B, PHASE_K, PHASE_W, PHASE_KINDS };
+struct phase {
+    enum phase_kind kind;
+    int stage, microbatch;
+};
+
 struct rank_plan {
     struct op *op;
     int ops;
+    struct phase *phase;
+    int phases;
 };
 
 struct stage_plan {
     int *unit; /* [units] ascending */
     int units;
     int rank;
+    int sum_rank; /* SUM_PER_RANK: its stages add up by themselves; `rank`, but for a replay, where it is
+                     that of the plan replayed */
     int frames;    /* activation frames: microbatches in flight */
     int backwards; /* backward memories: microbatches between their B and their W */
     int *sum;     /* [keys] of plan.sum where the stage forms the key's gradient; -1: it does not */
@@ -207,28 +219,31 @@ struct plan {
     struct rank_plan *rank; /* [ranks] */
     struct add *add;
     int adds;
-    char schedule[16]; /* builder's name */
+    char schedule[16]; /* its name; "file" */
 };
 
 struct plan_options {
     int ranks, microbatches;
-    int chunks;            /* V, stages a rank; 0: the schedule's own */
-    const char *schedule;  /* "gpipe", "1f1b", "interleaved", "zb-h1", "zb-v", "forward" */
+    int chunks; /* V, stages a rank; 0: the schedule's own */
+    /* "gpipe", "1f1b", "interleaved", "zb-h1", "zb-v"; "forward"; or the path of a file that
+     * plan_print_schedule could have written, which has a '/' or a '.' in it. */
+    const char *schedule;
     const char *partition; /* "auto", "layers", or units per stage "5,4,4,5" */
     int prefetch;          /* arrival slots beyond the microbatches in flight */
     /* W of a unit right after its B, so that units can take turns in the memory of both; else when the
      * schedule says. */
     bool weights_at_once;
     enum sum_order sum_order;
+    /* The path of such a file: one rank walks everything, in the cuts and with the additions of its plan;
+     * chunks and partition are the file's. NULL: none. */
+    const char *replay;
     /* "forward" only: the schedule of training whose placement it takes (NULL: 1f1b's), and the plan in
      * whose memory it is to be walked (NULL: it has its own). */
     const char *beside;
     const struct plan *room;
 };
 
-/* The schedule's name, static; NULL if there is none that is called so. */
-const char *schedule_named(const char *name);
-/* Does the schedule put weight gradients off? */
+/* May the schedule put weight gradients off? */
 bool schedule_delays_weights(const char *schedule);
 
 /* Builds, expands and checks a plan. Impossible layouts (more stages than units, a cut where none
@@ -286,6 +301,9 @@ void plan_print_memory(const struct plan *plan, const int64_t *workspace, const 
 void plan_print_timeline(const struct plan *plan, int columns, FILE *out);
 /* One operation per line of one rank, for reading and for golden files. */
 void plan_print_ops(const struct plan *plan, int rank, FILE *out);
+/* The schedule as a text that plan_options.schedule reads: microbatches, ranks of the stages, partition,
+ * order of sums, then a line of phases a rank, "F0.2" the forward of stage 0 and microbatch 2. */
+void plan_print_schedule(const struct plan *plan, FILE *out);
 /* "wait for X_3 of microbatch 5 from stage 0"; returns `buffer`. */
 const char *op_print(const struct plan *plan, const struct op *op, char *buffer, size_t size);
 

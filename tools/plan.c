@@ -12,13 +12,16 @@ enum { COLUMNS = 100 };
 
 static int plan_help(void)
 {
-    printf(
-        "usage: muddpipe plan CONFIG|FOLDER [parallel.pp=P] [key.path=value ...] [--ops RANK]\n\n"
-        "Prints for P pipeline stages, from one process and without running the model: which\n"
-        "units each stage has, what is shipped over each link in bytes, what each stage holds\n"
-        "in memory, and a time-line of the schedule.\n\n"
-        "  --ops RANK       instead, every operation of that rank's step, one a line\n"
-        "  --print-config   print the resolved configuration and stop\n");
+    printf("usage: muddpipe plan CONFIG|FOLDER [parallel.pp=P] [key.path=value ...]\n"
+           "                     [--ops RANK | --print-schedule | --print-config]\n\n"
+           "Prints for P pipeline stages, from one process and without running the model: which\n"
+           "units each stage has, what is shipped over each link in bytes, what each stage holds\n"
+           "in memory, and a time-line of the schedule.\n\n"
+           "  --ops RANK       instead, every operation of that rank's step, one a line\n"
+           "  --print-schedule instead, a text of who does what when, to edit and to give back as\n"
+           "                   parallel.schedule=FILE, or to repeat on one rank as "
+           "parallel.replay=FILE\n"
+           "  --print-config   print the resolved configuration and stop\n");
     return EXIT_SUCCESS;
 }
 
@@ -90,7 +93,13 @@ static status_t print_all(const struct run_config *config, const struct model *m
     return STATUS_OK;
 }
 
-static status_t plan_run(const struct run_config *config, long long ops_rank, bool print)
+/* What plan prints instead of everything. */
+struct plan_choice {
+    long long ops_rank; /* the operations of a rank; -1 */
+    bool config, schedule;
+};
+
+static status_t plan_run(const struct run_config *config, const struct plan_choice *choice)
 {
     struct model_config model_config;
     struct model *model;
@@ -104,12 +113,14 @@ static status_t plan_run(const struct run_config *config, long long ops_rank, bo
     int stages = config->parallel.pp > 0 ? (int)config->parallel.pp : 1;
     struct plan_options options = plan_options_of(config, stages, (int)microbatches, true);
     status_t status = plan_create(&model->graph, &options, &plan);
-    if (status == STATUS_OK && ops_rank >= plan->ranks) {
-        status =
-            FAIL(STATUS_INVALID, "--ops %lld: the ranks are 0 to %d", ops_rank, plan->ranks - 1);
-    } else if (status == STATUS_OK && ops_rank >= 0) {
-        plan_print_ops(plan, (int)ops_rank, stdout);
-    } else if (status == STATUS_OK && print) {
+    if (status == STATUS_OK && choice->ops_rank >= plan->ranks) {
+        status = FAIL(STATUS_INVALID, "--ops %lld: the ranks are 0 to %d", choice->ops_rank,
+                      plan->ranks - 1);
+    } else if (status == STATUS_OK && choice->ops_rank >= 0) {
+        plan_print_ops(plan, (int)choice->ops_rank, stdout);
+    } else if (status == STATUS_OK && choice->schedule) {
+        plan_print_schedule(plan, stdout);
+    } else if (status == STATUS_OK && choice->config) {
         config_print(config, stdout);
     } else if (status == STATUS_OK) {
         status = print_all(config, model, plan);
@@ -123,20 +134,21 @@ int plan_main(int argc, char **argv)
 {
     struct arguments arguments;
     const char *ops = NULL;
-    bool print = false;
-    long long rank = -1;
-    const struct flag flags[] = {{"--ops", &ops, NULL}, {"--print-config", NULL, &print}};
-    if (arguments_read(argc, argv, flags, 2, true, &arguments) != STATUS_OK) {
+    struct plan_choice choice = {.ops_rank = -1};
+    const struct flag flags[] = {{"--ops", &ops, NULL},
+                                 {"--print-config", NULL, &choice.config},
+                                 {"--print-schedule", NULL, &choice.schedule}};
+    if (arguments_read(argc, argv, flags, 3, true, &arguments) != STATUS_OK) {
         return arguments_exit(&arguments);
     }
     if (arguments.help) {
         return plan_help();
     }
-    if (ops && arguments_number("--ops", ops, 0, &rank) != STATUS_OK) {
+    if (ops && arguments_number("--ops", ops, 0, &choice.ops_rank) != STATUS_OK) {
         config_free(&arguments.config);
         return EXIT_USAGE;
     }
-    status_t status = plan_run(&arguments.config, rank, print);
+    status_t status = plan_run(&arguments.config, &choice);
     config_free(&arguments.config);
     return status == STATUS_OK ? EXIT_SUCCESS : EXIT_FAILURE;
 }

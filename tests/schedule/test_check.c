@@ -431,6 +431,9 @@ static void wrong_sizes(struct plan *plan)
         assert_number_matters(plan, &s->units, -1, "a unit less");
         assert_number_matters(plan, &s->unit[0], 1, "another first unit");
         assert_number_matters(plan, &s->rank, 1, "another rank");
+        if (plan->ranks > 1) { /* one rank replays the order of any placement */
+            assert_number_matters(plan, &s->sum_rank, 1, "another rank's order");
+        }
         assert_number_matters(plan, &plan->stage_of[s->unit[0]], 1, "a unit elsewhere");
         for (int key = 0; key < plan->graph->keys; key++) {
             assert_number_matters(plan, &s->sum[key], 1, "another sum");
