@@ -290,6 +290,7 @@ status_t stage_create(const struct stage_options *options, struct stage **out)
     stage->trace = options->trace;
     stage->purpose = options->purpose;
     stage->plan_options = options->plan;
+    stage->plan_options.size_count = 0;
     stage->device = options->device;
     stage->stream = options->stream;
     stage->lender = options->lender;

@@ -58,7 +58,8 @@ struct model_use model_use_of(const struct run_config *config, int64_t B, int64_
 }
 
 static status_t make_stage(struct trainer *trainer, bool training, int microbatches,
-                           const char *purpose, struct stage **out)
+                           const int *sizes, int size_count, const char *purpose,
+                           struct stage **out)
 {
     const struct run_config *config = &trainer->config;
     struct stage_options options = {
@@ -74,6 +75,8 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
         .device = trainer->device,
         .stream = trainer->stream,
         .lender = trainer->train ? trainer->train : trainer->evaluation};
+    options.plan.sizes = sizes;
+    options.plan.size_count = size_count;
     options.plan.room = options.lender ? options.lender->plan : NULL;
     return stage_create(&options, out);
 }
@@ -142,30 +145,43 @@ static status_t rehearse_update(struct trainer *trainer)
 static status_t make_forward_stage(struct trainer *trainer, int microbatches, struct stage **slot)
 {
     const char *purpose = slot == &trainer->sampling ? "sample" : evaluation_purpose;
-    return make_stage(trainer, false, microbatches, purpose, slot);
+    return make_stage(trainer, false, microbatches, NULL, 0, purpose, slot);
 }
 
-/* Plans of the smaller steps with which a run begins. */
-static status_t make_sizes(struct trainer *trainer)
+/* Numbers of microbatches of the smaller steps with which a run begins; returns how many. out [most]. */
+static int smaller_sizes(const struct trainer *trainer, int *out)
 {
     const struct run_config *config = &trainer->config;
     int64_t steps = config->optimizer.steps;
-    int full = trainer->microbatches, size = 0;
-    status_t status = STATUS_OK;
-    for (int64_t step = 1; step <= steps && size < full && status == STATUS_OK; step++) {
-        size = microbatches_at(step, steps, (int)config->optimizer.ramp_from, full,
-                               config->optimizer.ramp);
-        status = stage_add_size(trainer->train, size);
+    int full = trainer->microbatches, count = 0, size = 0;
+    for (int64_t step = 1; step <= steps && size < full; step++) {
+        int next = microbatches_at(step, steps, (int)config->optimizer.ramp_from, full,
+                                   config->optimizer.ramp);
+        if (next < full && next != size) {
+            out[count++] = next;
+        }
+        size = next;
     }
+    return count;
+}
+
+static status_t make_training(struct trainer *trainer, int microbatches)
+{
+    int *sizes = calloc((size_t)microbatches + 1, sizeof *sizes), count = 0;
+    status_t status = sizes ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the sizes of steps");
+    TRY(group_agree(trainer->group, status));
+    count = smaller_sizes(trainer, sizes);
+    status = make_stage(trainer, true, microbatches, sizes, count, "", &trainer->train);
+    for (int i = 0; i < count && status == STATUS_OK; i++) {
+        status = stage_add_size(trainer->train, sizes[i]);
+    }
+    free(sizes);
     return group_agree(trainer->group, status);
 }
 
 static status_t make_stages(struct trainer *trainer, const struct trainer_options *options)
 {
-    if (options->training) {
-        TRY(make_stage(trainer, true, options->microbatches, "", &trainer->train));
-        TRY(make_sizes(trainer));
-    }
+    TRY(options->training ? make_training(trainer, options->microbatches) : STATUS_OK);
     if (!options->training || options->evaluates) {
         TRY(make_forward_stage(trainer, options->microbatches, &trainer->evaluation));
     }

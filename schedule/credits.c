@@ -1,4 +1,4 @@
-/* credits.c - slots enough that no message holds up one behind it for ever.
+/* credits.c - slots enough that no message holds up one behind it for ever, nor its sender.
  *
  * What one rank puts to another lands in its order (comm/comm.h). With several stages a rank a message
  * whose slot comes free late may so stand before one that is needed for its slot to come free. Here all
@@ -7,6 +7,7 @@
  * microbatch earlier.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "schedule/plan_internal.h"
 
@@ -152,22 +153,61 @@ static bool traffic_init(struct traffic *traffic)
     return true;
 }
 
+static bool add_slots(struct plan *plan, const int *more)
+{
+    bool grown = false;
+    for (int i = 0; i < plan->shipments; i++) {
+        struct shipment *s = &plan->shipment[i];
+        grown = grown || more[i] > 0;
+        s->slots += more[i];
+        if (s->backward) {
+            plan->sum[plan->stage[s->to].sum[s->key]].slots = s->slots;
+        }
+    }
+    return grown;
+}
+
 status_t plan_grow_slots(struct plan *plan, bool *out_grown)
 {
     struct traffic traffic = {.plan = plan};
     bool made = traffic_init(&traffic);
     *out_grown = false;
     if (made && traffic_run(&traffic)) {
-        for (int i = 0; i < plan->shipments; i++) {
-            struct shipment *s = &plan->shipment[i];
-            *out_grown = *out_grown || traffic.more[i] > 0;
-            s->slots += traffic.more[i];
-            if (s->backward) {
-                plan->sum[plan->stage[s->to].sum[s->key]].slots = s->slots;
-            }
-        }
+        *out_grown = add_slots(plan, traffic.more);
     }
     free(traffic.next);
     free(traffic.stream);
     return made ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory to size the slots of a plan");
+}
+
+/* One more where a sender was held up; false if there was none. */
+static bool give_more(const struct plan *plan, const bool *held_up, int *more)
+{
+    bool given = false;
+    for (int i = 0; i < plan->shipments; i++) {
+        if (held_up[i] && plan->shipment[i].slots + more[i] < plan->microbatches) {
+            more[i]++;
+            given = true;
+        }
+    }
+    return given;
+}
+
+status_t plan_quicken_slots(struct plan *plan, bool *out_grown)
+{
+    size_t shipments = (size_t)plan->shipments + 1;
+    int *more = calloc(shipments, sizeof *more);
+    bool *held_up = calloc(shipments, sizeof *held_up);
+    status_t status =
+        more && held_up ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory to size a plan's slots");
+    bool given = true;
+    while (status == STATUS_OK && given) {
+        memset(held_up, 0, shipments * sizeof *held_up);
+        status = simulate_slots(plan, more, held_up);
+        given = status == STATUS_OK && give_more(plan, held_up, more);
+    }
+    *out_grown = status == STATUS_OK && add_slots(plan, more);
+    free(more);
+    free(held_up);
+    return status;
 }

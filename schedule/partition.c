@@ -5,6 +5,7 @@
  * second, under that bound, the bytes (what a stage receives depends on its own units only).
  */
 #include <float.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,18 +16,29 @@ static bool may_cut(const struct graph *graph, int unit)
     return unit == 0 || unit == graph->units || graph->unit[unit].may_start;
 }
 
-status_t partition_check_stages(const struct graph *graph, int stages)
+/* "parallel.pp=7", or how many stages a rank there may be with these ranks. */
+static void remedy_print(int most, int stages, int ranks, char *text, size_t size)
 {
+    if (stages == ranks) {
+        snprintf(text, size, "parallel.pp=%d", most);
+    } else if (most >= ranks) {
+        snprintf(text, size, "parallel.virtual_stages=%d", most / ranks);
+    } else {
+        snprintf(text, size, "parallel.pp=%d and parallel.virtual_stages=1", most);
+    }
+}
+
+status_t partition_check_stages(const struct graph *graph, int stages, int ranks)
+{
+    char remedy[80];
     int most = 0;
     for (int unit = 0; unit < graph->units; unit++) {
         most += may_cut(graph, unit);
     }
     if (stages > most) {
-        return FAIL(
-            STATUS_INVALID,
-            "%d stages, but the model can be cut into at most %d; use a smaller parallel.pp or "
-            "parallel.virtual_stages",
-            stages, most);
+        remedy_print(most, stages, ranks, remedy, sizeof remedy);
+        return FAIL(STATUS_INVALID, "%d stages, but the model can be cut into at most %d; use %s",
+                    stages, most, remedy);
     }
     return STATUS_OK;
 }
@@ -236,17 +248,18 @@ static int layer_first(const struct graph *graph, int n, int layers)
 
 static status_t partition_layers(struct plan *plan)
 {
+    char remedy[80];
     int layers = 0;
     for (int unit = 0; unit < plan->graph->units; unit++) {
         int layer = plan->graph->unit[unit].layer;
         layers = layer > layers ? layer : layers;
     }
     if (plan->stages > layers && plan->stages > 1) {
-        return FAIL(
-            STATUS_INVALID,
-            "%d stages of whole layers, but the model has %d layers; use "
-            "parallel.partition=auto, or fewer stages (parallel.pp, parallel.virtual_stages)",
-            plan->stages, layers);
+        remedy_print(layers, plan->stages, plan->ranks, remedy, sizeof remedy);
+        return FAIL(STATUS_INVALID,
+                    "%d stages of whole layers, but the model has %d layers; use %s or "
+                    "parallel.partition=auto",
+                    plan->stages, layers, remedy);
     }
     int first = 0;
     for (int stage = 0; stage < plan->stages; stage++) { /* the earlier ones get one more */
@@ -304,7 +317,9 @@ static status_t partition_counts(struct plan *plan, const char *text)
                 "layers, or the units of each stage, as in \"5,4,4,5\"",
                 text, stage, graph->units);
         }
-        stages_set(plan, stage, first, first + count);
+        if (first + count <= graph->units) {
+            stages_set(plan, stage, first, first + count);
+        }
         first += count;
     }
     if (first != graph->units) {

@@ -1,9 +1,11 @@
 /* plan_internal.h - what the files of schedule/ share and nobody else sees.
  *
+ *     design.c                  --> runs the following in their order
  *     builder (gpipe.c ...)     --> placement of stages; phases of a rank: F0 F1 B0 K0 W0 ...
  *     graph + partition --needs.c--> shipments, who waits where, where sums are formed
  *     rings.c                   --> how many slots everything needs, from the phases
  *     passes.c                  --> operations of a rank, with waits, puts, slots and additions
+ *     credits.c                 --> more slots where messages in one queue would stand still
  *     check*.c                  --> proof; they share no code with the passes on purpose
  */
 #ifndef SCHEDULE_PLAN_INTERNAL_H
@@ -18,10 +20,15 @@ MUST_USE status_t graph_check(const struct graph *graph);
 /* A key has a gradient if some unit reads it, not only to make keys that have none. */
 bool graph_has_grad(const struct graph *graph, int key);
 
+/* ---- plan.c ---- */
+
+/* Tables of the stages and ranks; plan_destroy frees them, also after a failure. */
+MUST_USE status_t plan_alloc(struct plan *plan);
+
 /* ---- partition.c ---- */
 
 /* Refuses more stages than cuts allow, however they are placed. */
-MUST_USE status_t partition_check_stages(const struct graph *graph, int stages);
+MUST_USE status_t partition_check_stages(const struct graph *graph, int stages, int ranks);
 /* Fills plan->stage[].unit and .units and stage_of as `text` says: "auto", "layers" or "5,4,4,5". */
 MUST_USE status_t partition_make(struct plan *plan, const char *text);
 
@@ -132,6 +139,8 @@ MUST_USE status_t plan_expand(struct plan *plan, const struct needs *needs,
 
 /* Adds arrival slots where the plan's queues would stand still; then it has to be expanded anew. */
 MUST_USE status_t plan_grow_slots(struct plan *plan, bool *out_grown);
+/* Adds arrival slots where a rank would wait for one, by the graph's costs. */
+MUST_USE status_t plan_quicken_slots(struct plan *plan, bool *out_grown);
 
 /* ---- check.c, check_ops.c, check_machine.c ---- */
 
@@ -174,5 +183,8 @@ struct span {
 /* plan_simulate that also tells when each operation ran: span[rank][op]; NULL if not wanted. */
 MUST_USE status_t simulate_run(const struct plan *plan, struct span *const *span, double *out_busy,
                                double *out_makespan);
+/* With more [shipments] slots than the plan has: sets out_held_up [shipments] where a sender waits only
+ * because no slot is posted. */
+MUST_USE status_t simulate_slots(const struct plan *plan, const int *more, bool *out_held_up);
 
 #endif

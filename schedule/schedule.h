@@ -234,6 +234,9 @@ struct plan_options {
      * schedule says. */
     bool weights_at_once;
     enum sum_order sum_order;
+    /* Smaller numbers of microbatches of which plans will be walked in this one's memory too. */
+    const int *sizes; /* [size_count] */
+    int size_count;
     /* The path of such a file: one rank walks everything, in the cuts and with the additions of its plan;
      * chunks and partition are the file's. NULL: none. */
     const char *replay;

@@ -13,6 +13,8 @@ struct simulation {
     int *next;                /* [ranks] */
     double *clock, *busy;     /* [ranks] */
     double *put, *post;       /* [shipments][microbatches] when; -1 = not yet */
+    const int *more;          /* [shipments] slots beside the plan's, or NULL */
+    bool *held_up;            /* [shipments] out: a rank waited for a slot there; or NULL */
 };
 
 static double op_cost(const struct plan *plan, const struct op *op)
@@ -44,6 +46,14 @@ static double norm_time(const struct simulation *sim)
     return time;
 }
 
+/* With more slots a message may land as early as that many messages before it. */
+static double post_time(const struct simulation *sim, const struct op *op)
+{
+    size_t row = (size_t)op->shipment * (size_t)sim->plan->microbatches;
+    int m = op->microbatch - (sim->more ? sim->more[op->shipment] : 0);
+    return m < 0 ? 0 : sim->post[row + (size_t)m];
+}
+
 /* When the operation can begin, its own rank aside; negative = not known yet. */
 static double op_ready(const struct simulation *sim, const struct op *op)
 {
@@ -54,8 +64,7 @@ static double op_ready(const struct simulation *sim, const struct op *op)
         return 0;
     }
     size_t row = (size_t)op->shipment * (size_t)sim->plan->microbatches;
-    double put = sim->put[row + (size_t)op->microbatch];
-    double post = sim->post[row + (size_t)op->microbatch];
+    double put = sim->put[row + (size_t)op->microbatch], post = post_time(sim, op);
     return put < 0 || post < 0 ? -1 : put > post ? put : post;
 }
 
@@ -68,6 +77,11 @@ static bool simulate_op(struct simulation *sim, int rank)
         return false;
     }
     double start = sim->clock[rank] > ready ? sim->clock[rank] : ready;
+    if (op->kind == OP_SENT && sim->held_up && ready > sim->clock[rank]) {
+        size_t row = (size_t)op->shipment * (size_t)sim->plan->microbatches;
+        bool by_slot = ready > sim->put[row + (size_t)op->microbatch];
+        sim->held_up[op->shipment] = sim->held_up[op->shipment] || by_slot;
+    }
     double cost = op_cost(sim->plan, op);
     if (op->kind == OP_PUT || op->kind == OP_POST) {
         size_t row = (size_t)op->shipment * (size_t)sim->plan->microbatches;
@@ -126,25 +140,38 @@ static void simulation_fini(struct simulation *sim)
     free(sim->post);
 }
 
-status_t simulate_run(const struct plan *plan, struct span *const *span, double *out_busy,
-                      double *out_makespan)
+static status_t simulation_run(struct simulation *sim, double *out_busy, double *out_makespan)
 {
-    struct simulation sim = {.plan = plan, .span = span};
+    const struct plan *plan = sim->plan;
     status_t status = STATUS_OK;
-    if (!simulation_init(&sim)) {
+    if (!simulation_init(sim)) {
         status = FAIL(STATUS_NOMEM, "no memory to simulate a plan");
-    } else if (!simulate_all(&sim)) {
+    } else if (!simulate_all(sim)) {
         status = FAIL(STATUS_INTERNAL, "the plan deadlocks in simulation");
     } else {
         double makespan = 0;
         for (int rank = 0; rank < plan->ranks; rank++) {
-            out_busy[rank] = sim.busy[rank];
-            makespan = sim.clock[rank] > makespan ? sim.clock[rank] : makespan;
+            out_busy[rank] = sim->busy[rank];
+            makespan = sim->clock[rank] > makespan ? sim->clock[rank] : makespan;
         }
         *out_makespan = makespan;
     }
-    simulation_fini(&sim);
+    simulation_fini(sim);
     return status;
+}
+
+status_t simulate_run(const struct plan *plan, struct span *const *span, double *out_busy,
+                      double *out_makespan)
+{
+    struct simulation sim = {.plan = plan, .span = span};
+    return simulation_run(&sim, out_busy, out_makespan);
+}
+
+status_t simulate_slots(const struct plan *plan, const int *more, bool *out_held_up)
+{
+    double busy[plan->ranks], makespan;
+    struct simulation sim = {.plan = plan, .more = more, .held_up = out_held_up};
+    return simulation_run(&sim, busy, &makespan);
 }
 
 status_t plan_simulate(const struct plan *plan, double *out_busy, double *out_makespan)

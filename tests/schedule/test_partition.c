@@ -190,8 +190,8 @@ static void test_refusals(void **state)
     for (int i = 1; i <= 3; i++) {
         graph->unit[2 * i].may_start = i != 2; /* no stage may begin with ffn 2 */
     }
-    assert_refused(graph, 8, "auto", "at most 7; use a smaller parallel.pp");
-    assert_refused(graph, 4, "layers", "has 3 layers; use");
+    assert_refused(graph, 8, "auto", "at most 7; use parallel.pp=7");
+    assert_refused(graph, 4, "layers", "has 3 layers; use parallel.pp=3");
     assert_refused(graph, 3, "4,4", "names 2 stages, but there are 3");
     assert_refused(graph, 2, "4,5", "adds up to 9 units, but the model has 8");
     assert_refused(graph, 2, "4,4",
