@@ -47,18 +47,19 @@ static int64_t compare_rank(const struct model *model, const struct plan *plan, 
     return used.frames + used.backward;
 }
 
-static int64_t compare_ranks(const struct shape *shape, int ranks, const char *recompute,
-                             const char *precision, bool training)
+static int64_t compare_schedule(const struct shape *shape, int ranks, const char *recompute,
+                                const char *precision, const char *schedule, bool training)
 {
-    char text[2][64];
-    char *args[] = {text[0], text[1]};
+    char text[3][64];
+    char *args[] = {text[0], text[1], text[2]};
     struct run_config run;
     struct model_config config;
     struct model *model;
     struct plan *plan;
     snprintf(text[0], sizeof text[0], "parallel.recompute=%s", recompute);
     snprintf(text[1], sizeof text[1], "precision=%s", precision);
-    shape_load(shape, 2, args, &run, &config);
+    snprintf(text[2], sizeof text[2], "parallel.schedule=%s", schedule);
+    shape_load(shape, 3, args, &run, &config);
     struct model_use use = model_use_of(&run, shape->B, shape->T);
     assert_ok(model_create(&config, &use, &model));
     struct plan_options options = plan_options_of(&run, ranks, shape->microbatches, training);
@@ -71,6 +72,12 @@ static int64_t compare_ranks(const struct shape *shape, int ranks, const char *r
     model_destroy(model);
     config_free(&run);
     return bytes;
+}
+
+static int64_t compare_ranks(const struct shape *shape, int ranks, const char *recompute,
+                             const char *precision, bool training)
+{
+    return compare_schedule(shape, ranks, recompute, precision, "1f1b", training);
 }
 
 static void compare_shapes(const char *precision)
@@ -104,6 +111,22 @@ static void test_bf16(void **state)
 {
     (void)state;
     compare_shapes("bf16");
+}
+
+/* Weights put off, and two stages a rank: as predicted with every policy. What full recomputation forms again
+ * is kept from B to W there, and counted. */
+static void test_schedules(void **state)
+{
+    static const char *const schedules[] = {"zb-h1", "interleaved", "zb-v"};
+    (void)state;
+    for (int s = 0; s < SHAPES; s++) {
+        for (int i = 0; i < 3; i++) {
+            for (int p = 0; p < POLICIES; p++) {
+                compare_schedule(&shapes[s], 2, policy[p], "bf16", schedules[i], true);
+                compare_schedule(&shapes[s], 2, policy[p], "float32", schedules[i], p == 0);
+            }
+        }
+    }
 }
 
 /* 16 bytes a parameter in float32: weight, gradient, moments. In bf16 two more, for the rounded copy;
@@ -150,6 +173,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_float32),
         cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_schedules),
         cmocka_unit_test(test_bytes_of_parameters),
     };
     return cmocka_run_group_tests_name("runtime/memory", tests, NULL, NULL);
