@@ -103,7 +103,7 @@ enum precision_choice */
     int device;         /* enum device_choice */
 
     struct {
-        char train[CONFIG_STRING];  /* token files, as runtime/sources.h reads them */
+        char train[CONFIG_STRING];  /* token files, as data/sources.h reads them */
         char valid[CONFIG_STRING];  /* held-out ones, "" = none */
         int64_t seq_len;            /* T; 0 = the model's block_size */
         int64_t start;              /* sequences of the order to pass over */

@@ -69,6 +69,7 @@ endfunction()
 set(unit_rooms_base base)
 set(unit_rooms_kernels kernels)
 set(unit_rooms_comm comm)
+set(unit_rooms_data data)
 set(unit_rooms_schedule schedule model)
 set(unit_rooms_model schedule model)
 

@@ -108,6 +108,18 @@ static void options_add(const struct option *table, size_t count, const char *pr
     }
 }
 
+/* Do the bits depend on which stages a rank has? */
+static bool sums_per_rank(const struct plan *plan)
+{
+    bool several = false;
+    for (int s = 0; s < plan->stages; s++) {
+        for (int other = 0; other < s; other++) {
+            several = several || plan->stage[s].sum_rank == plan->stage[other].sum_rank;
+        }
+    }
+    return plan->sum_order == SUM_PER_RANK && several;
+}
+
 static void config_add(const struct setup *setup, bool cuts, FILE *text)
 {
     struct run_config config = setup->job->config;
@@ -116,17 +128,17 @@ static void config_add(const struct setup *setup, bool cuts, FILE *text)
     options_add(config_options, config_options_count, "", &config, text);
     options_add(model_options, model_options_count, "model.", &setup->model, text);
     const struct plan *plan = trainer_plan(setup->trainer);
-    if (cuts || (plan->sum_order == SUM_PER_RANK && plan->stages > plan->ranks)) {
+    if (cuts || (sums_per_rank(plan))) {
         fprintf(text, "units of the stages:");
         for (int s = 0; s < plan->stages; s++) {
             fprintf(text, " %d", plan->stage[s].units);
         }
         fprintf(text, "\n");
     }
-    if (plan->sum_order == SUM_PER_RANK && plan->stages > plan->ranks) {
+    if (sums_per_rank(plan)) {
         fprintf(text, "ranks of the stages:");
         for (int s = 0; s < plan->stages; s++) {
-            fprintf(text, " %d", plan_rank_of(plan, s));
+            fprintf(text, " %d", plan->stage[s].sum_rank);
         }
         fprintf(text, "\n");
     }

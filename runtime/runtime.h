@@ -15,9 +15,6 @@
 #include "base/config.h"
 #include "comm/comm.h"
 #include "model/model.h"
-#include "runtime/corpus.h" /* token files are seen through this door too */
-#include "runtime/sources.h"
-#include "runtime/tokens.h"
 #include "schedule/schedule.h"
 
 /* ---- job ---- */

@@ -2,7 +2,7 @@
 #ifndef RUNTIME_SETUP_H
 #define RUNTIME_SETUP_H
 
-#include "runtime/dataset.h"
+#include "data/data.h"
 #include "runtime/runtime.h"
 
 struct setup {

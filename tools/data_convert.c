@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "runtime/runtime.h"
+#include "data/data.h"
 #include "tools/data.h"
 
 enum { SOME = 4096 };

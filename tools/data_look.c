@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/runtime.h"
+#include "data/data.h"
 #include "tools/data.h"
 
 /* ---- inspect ---- */

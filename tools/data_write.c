@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "runtime/runtime.h"
+#include "data/data.h"
 #include "tools/data.h"
 
 enum { BUFFER = 1 << 16 }; /* tokens */

@@ -8,7 +8,7 @@ if ! command -v clang-format >/dev/null; then
     echo "skipped: clang-format is not installed"
     exit 77
 fi
-mapfile -t files < <(find base kernels comm schedule model runtime tools tests \
+mapfile -t files < <(find base kernels comm data schedule model runtime tools tests \
     \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) | sort)
 if [[ ${1:-} == --fix ]]; then
     clang-format -i "${files[@]}"

@@ -19,5 +19,5 @@ while read -r header; do
         echo "$output"
         failed=1
     fi
-done < <(find base kernels comm schedule model runtime tools -name '*.h' | sort)
+done < <(find base kernels comm data schedule model runtime tools -name '*.h' | sort)
 exit "$failed"

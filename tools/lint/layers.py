@@ -17,6 +17,7 @@ FLOORS = {
     "base": 0,
     "kernels": 1,
     "comm": 1,
+    "data": 1,
     "schedule": 1,
     "model": 2,
     "runtime": 3,

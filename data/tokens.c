@@ -1,5 +1,5 @@
 /* tokens.c - token files: what is common to the formats, llm.c's and plain bytes. */
-#include "runtime/tokens.h"
+#include "data/tokens.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "runtime/tokens_internal.h"
+#include "data/tokens_internal.h"
 
 enum { CHUNK = 1 << 16 };                    /* tokens looked at before the largest is compared */
 static const int64_t scan_limit = 256 << 20; /* bytes */

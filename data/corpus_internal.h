@@ -1,9 +1,9 @@
-/* corpus_internal.h - private to runtime/corpus*.c. */
+/* corpus_internal.h - private to data/corpus*.c. */
 #ifndef RUNTIME_CORPUS_INTERNAL_H
 #define RUNTIME_CORPUS_INTERNAL_H
 
-#include "runtime/corpus.h"
-#include "runtime/tokens.h"
+#include "data/corpus.h"
+#include "data/tokens.h"
 
 struct shard {
     struct tokens *tokens;

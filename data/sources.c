@@ -1,5 +1,5 @@
 /* sources.c - lists of token files. */
-#include "runtime/sources.h"
+#include "data/sources.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/mixture.h"
+#include "data/mixture.h"
 
 enum { DECIMALS = 6, MILLION = 1000000, FILES = 1 << 16 };
 static const int64_t weight_max = (int64_t)1000000 * MILLION; /* in millionths */

@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "runtime/corpus.h"
-#include "runtime/dataset.h"
-#include "runtime/tokens.h"
+#include "data/corpus.h"
+#include "data/dataset.h"
+#include "data/tokens.h"
 
 enum { MOST = 12000, EOD = 1 };
 

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "runtime/tokens_internal.h"
+#include "data/tokens_internal.h"
 
 static status_t mapping_map(const char *path, int fd, bool empty, struct mapping *out)
 {

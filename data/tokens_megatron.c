@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "runtime/tokens_internal.h"
+#include "data/tokens_internal.h"
 
 static uint64_t read_u64(const unsigned char *at)
 {

@@ -1,13 +1,13 @@
 /* dataset.c - sources and their mixture. */
-#include "runtime/dataset.h"
+#include "data/dataset.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/hash.h"
-#include "runtime/corpus.h"
-#include "runtime/mixture.h"
-#include "runtime/sources.h"
+#include "data/corpus.h"
+#include "data/mixture.h"
+#include "data/sources.h"
 
 struct dataset {
     struct corpus **corpus; /* [sources] */

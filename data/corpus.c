@@ -1,5 +1,5 @@
 /* corpus.c - several files as one text, and its windows. */
-#include "runtime/corpus.h"
+#include "data/corpus.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 
 #include "base/hash.h"
 #include "base/log.h"
-#include "runtime/corpus_internal.h"
+#include "data/corpus_internal.h"
 
 /* ---- the text ---- */
 

@@ -1,11 +1,11 @@
-/* tokens_internal.h - private to runtime/tokens*.c: a token file as the formats leave it. */
+/* tokens_internal.h - private to data/tokens*.c: a token file as the formats leave it. */
 #ifndef RUNTIME_TOKENS_INTERNAL_H
 #define RUNTIME_TOKENS_INTERNAL_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "runtime/tokens.h"
+#include "data/tokens.h"
 
 struct mapping {
     unsigned char *at; /* NULL: nothing mapped (also an empty file) */

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "runtime/tokens.h"
+#include "data/tokens.h"
 
 static char message[4096];
 static char prefix[64], index_path[80], data_path[80];

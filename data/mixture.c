@@ -1,5 +1,5 @@
 /* mixture.c - a fair schedule of sources. */
-#include "runtime/mixture.h"
+#include "data/mixture.h"
 
 #include <stdlib.h>
 

@@ -2,7 +2,7 @@
 #include <stddef.h>
 
 #include "base/rng.h"
-#include "runtime/corpus_internal.h"
+#include "data/corpus_internal.h"
 
 /* ---- permutations ---- */
 

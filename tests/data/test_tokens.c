@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "runtime/tokens.h"
+#include "data/tokens.h"
 
 static char message[4096];
 static char binary[64], text[64];

@@ -9,8 +9,8 @@
 
 #include "base/log.h"
 #include "base/rng.h"
-#include "runtime/mixture.h"
-#include "runtime/sources.h"
+#include "data/mixture.h"
+#include "data/sources.h"
 
 static char message[4096];
 
