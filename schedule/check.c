@@ -203,6 +203,10 @@ static bool check_stages(const struct checker *checker)
             return check_refuse(checker, -1, -1, "stage %d of %d units is on rank %d", stage,
                                 s->units, s->rank);
         }
+        if (s->sum_rank != s->rank && plan->ranks > 1) { /* one rank may replay the order of more */
+            return check_refuse(checker, -1, -1, "stage %d on rank %d adds up with rank %d", stage,
+                                s->rank, s->sum_rank);
+        }
         bool backwards = plan->training ? s->backwards >= 1 : s->backwards == 0;
         if (s->frames < 1 || !backwards) {
             return check_refuse(checker, -1, -1, "stage %d has %d frames and %d backward memories",
