@@ -308,7 +308,7 @@ status_t algorithms_prepare(struct trainer *trainer)
     TRY(group_agree(group, table_load(path, *text)));
     TRY(complete(trainer, text));
     return group_agree(group,
-                       stage_rehearse(trainer->train ? trainer->train : trainer->evaluation));
+                       worker_rehearse(trainer->train ? trainer->train : trainer->evaluation));
 }
 
 uint64_t algorithms_hash(const struct trainer *trainer)

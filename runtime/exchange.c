@@ -105,18 +105,18 @@ status_t exchange_rehearse(struct trainer *trainer)
 /* Squares and losses of the walk just made, to `own`; on a device the stream does it. */
 status_t exchange_fill(struct trainer *trainer, double *own)
 {
-    struct stage *stage = trainer->train;
+    struct worker *worker = trainer->train;
     int rank = group_rank(trainer->group);
     size_t bytes = (size_t)trainer->microbatches * sizeof(double);
-    TRY(part_gradient_squares(stage->part, own));
+    TRY(part_gradient_squares(worker->part, own));
     own += rank_params(trainer, rank);
     if (rank != head_rank(trainer)) {
         return STATUS_OK;
     }
-    if (stage->device) {
-        return device_copy(stage->device, own, stage->loss_there, bytes, stage->stream);
+    if (worker->device) {
+        return device_copy(worker->device, own, worker->loss_there, bytes, worker->stream);
     }
-    memcpy(own, stage->loss, bytes);
+    memcpy(own, worker->loss, bytes);
     return STATUS_OK;
 }
 

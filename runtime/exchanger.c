@@ -46,7 +46,7 @@ static status_t squares_wait(struct exchanger *self, int64_t step)
             return STATUS_INTERRUPTED;
         }
         if (trace_now() > until) {
-            return stage_too_late(self->trainer->train);
+            return worker_too_late(self->trainer->train);
         }
         nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
     }
@@ -160,10 +160,10 @@ void exchanger_destroy(struct trainer *trainer)
 status_t exchanger_request(struct trainer *trainer, const struct exchange_request *request)
 {
     struct exchanger *self = trainer->exchange.exchanger;
-    struct stage *stage = trainer->train;
+    struct worker *worker = trainer->train;
     uint32_t step = (uint32_t)request->step;
     TRY(exchange_fill(trainer, trainer->exchange.own[request->step % WALKS_AHEAD]));
-    TRY(device_word_write(stage->device, self->ready, step, stage->stream));
+    TRY(device_word_write(worker->device, self->ready, step, worker->stream));
     pthread_mutex_lock(&self->mutex);
     CHECK(self->asked + 1 == request->step && self->asked - self->done < WALKS_AHEAD,
           "exchange %lld asked for after %lld, of which %lld are done", (long long)request->step,
@@ -173,7 +173,7 @@ status_t exchanger_request(struct trainer *trainer, const struct exchange_reques
     self->asked = request->step;
     pthread_cond_broadcast(&self->changed);
     pthread_mutex_unlock(&self->mutex);
-    return device_word_wait(stage->device, self->go, step, stage->stream);
+    return device_word_wait(worker->device, self->go, step, worker->stream);
 }
 
 status_t exchanger_wait(struct trainer *trainer, int64_t step, struct exchanged *out)

@@ -3,30 +3,30 @@
  */
 #include "runtime/trainer.h"
 
-static void memory_of_host(const struct stage *stage, struct trainer_memory *out)
+static void memory_of_host(const struct worker *worker, struct trainer_memory *out)
 {
-    bool staged = stage->wire && wire_staged(stage->wire);
+    bool staged = worker->wire && wire_staged(worker->wire);
     out->staging_predicted = staged ? out->predicted.staging : 0;
-    out->staging_used = stage->wire ? (int64_t)wire_staging_bytes(stage->wire) : 0;
+    out->staging_used = worker->wire ? (int64_t)wire_staging_bytes(worker->wire) : 0;
     out->pinned_beside =
-        stage->wire ? (int64_t)wire_pinned_bytes(stage->wire) - out->staging_used : 0;
+        worker->wire ? (int64_t)wire_pinned_bytes(worker->wire) - out->staging_used : 0;
 }
 
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
 {
-    const struct stage *stage = trainer->train ? trainer->train : trainer->evaluation;
-    plan_memory(stage->plan, stage->rank, &out->predicted);
-    part_memory(stage->part, &out->used);
-    out->arrivals_used = stage->arrival_bytes;
-    out->gradient_slots_used = stage->gradient_bytes;
-    memory_of_host(stage, out);
+    const struct worker *worker = trainer->train ? trainer->train : trainer->evaluation;
+    plan_memory(worker->plan, worker->rank, &out->predicted);
+    part_memory(worker->part, &out->used);
+    out->arrivals_used = worker->arrival_bytes;
+    out->gradient_slots_used = worker->gradient_bytes;
+    memory_of_host(worker, out);
     out->device_used = 0;
     out->transport_used = 0;
     size_t room = trainer->room, total;
     if (trainer->device && !trainer->shares_device &&
         device_memory(trainer->device, &room, &total) == STATUS_OK) {
         out->device_used = (int64_t)trainer->room - (int64_t)room;
-        out->transport_used = stage->transport_bytes > 0 ? stage->transport_bytes : 0;
+        out->transport_used = worker->transport_bytes > 0 ? worker->transport_bytes : 0;
     }
 }
 

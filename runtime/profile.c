@@ -31,12 +31,12 @@ status_t trainer_profile(struct trainer *trainer, const char *folder)
     return group_agree(trainer->group, status);
 }
 
-static void record_into(struct stage *stage, struct timeline *timeline)
+static void record_into(struct worker *worker, struct timeline *timeline)
 {
-    part_time(stage->part, timeline);
-    stage->timeline = timeline;
-    if (stage->wire) {
-        wire_time(stage->wire, timeline);
+    part_time(worker->part, timeline);
+    worker->timeline = timeline;
+    if (worker->wire) {
+        wire_time(worker->wire, timeline);
     }
 }
 
@@ -67,15 +67,15 @@ void profile_destroy(struct trainer *trainer)
 status_t profile_before(struct trainer *trainer, int64_t step)
 {
     struct profile *profile = &trainer->profile;
-    struct stage *stage = trainer->train;
+    struct worker *worker = trainer->train;
     if (step != profile->first) {
         return STATUS_OK;
     }
-    TRY(stage_settle(stage));
+    TRY(worker_settle(worker));
     log_debug("recording from step %lld on", (long long)step);
     profile->recording = true;
     timeline_track(profile->timeline, trainer->stream, "compute", true);
-    record_into(stage, profile->timeline);
+    record_into(worker, profile->timeline);
     return timeline_start(profile->timeline);
 }
 
@@ -105,7 +105,7 @@ static status_t finish(struct trainer *trainer, int64_t step)
     char name[160], path[PATH_MAX + 32];
     int rank = group_rank(trainer->group), steps = (int)(step - profile->first + 1);
     log_debug("steps %lld to %lld are enqueued", (long long)profile->first, (long long)step);
-    TRY(stage_settle(trainer->train));
+    TRY(worker_settle(trainer->train));
     log_debug("they are done: %zu spans", timeline_count(profile->timeline));
     status_t status = timeline_resolve(profile->timeline);
     if (status == STATUS_OK && rank == 0) {

@@ -1,8 +1,8 @@
 /* runtime.h - the door of runtime/: the only place where model, schedule and comm meet.
  *
  *     job      one command on all ranks: configuration, group, agreement, exit code (job.c)
- *     trainer  model + plan + stage + data of this rank; steps, evaluation, samples, export (trainer.c)
- *     stage    a part of the model with its arrival slots, gradient slots and wire (stage.c)
+ *     trainer  model, plans and workers of this rank; steps, evaluation, samples, export (trainer.c)
+ *     worker   what a rank holds of a plan: a part of the model, slots, and the wire (worker.c)
  *     executor walks the plan's operations of this rank for one step (executor.c)
  */
 #ifndef RUNTIME_RUNTIME_H

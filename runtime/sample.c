@@ -11,7 +11,7 @@ static const double temperature = 0.8;
 
 struct sampler {
     struct trainer *trainer;
-    struct stage *stage;
+    struct worker *worker;
     int32_t *window; /* [B*T], the first sequence counts */
     int64_t length;  /* tokens in it */
     float *logits;   /* [V] on the head's rank */
@@ -63,11 +63,11 @@ static void push(struct sampler *sampler, int32_t token)
 
 static status_t next_token(struct sampler *sampler, int32_t *out)
 {
-    struct stage *stage = sampler->stage;
+    struct worker *worker = sampler->worker;
     struct batch batch = {.inputs = sampler->window};
-    int last = stage->model->graph.units - 1;
-    int root = plan_rank_of(stage->plan, plan_stage_of(stage->plan, last));
-    TRY(trainer_walk(sampler->trainer, stage, &batch, 1.0f, NULL));
+    int last = worker->model->graph.units - 1;
+    int root = plan_rank_of(worker->plan, plan_stage_of(worker->plan, last));
+    TRY(trainer_walk(sampler->trainer, worker, &batch, 1.0f, NULL));
     TRY(group_agree(sampler->trainer->group, sampler->taken));
     if (group_rank(sampler->trainer->group) == root) {
         *out = draw(sampler);
@@ -87,8 +87,8 @@ static status_t sampler_init(struct sampler *sampler)
         status = FAIL(STATUS_NOMEM, "no memory for a sample");
     }
     TRY(group_agree(trainer->group, status));
-    TRY(trainer_forward_stage(trainer, 1, &trainer->sampling));
-    sampler->stage = trainer->sampling;
+    TRY(trainer_forward_worker(trainer, 1, &trainer->sampling));
+    sampler->worker = trainer->sampling;
     return STATUS_OK;
 }
 
@@ -99,8 +99,8 @@ status_t trainer_sample(struct trainer *trainer, const char *prompt, int count, 
     status_t status = sampler_init(&sampler);
     bool stop = false;
     if (status == STATUS_OK) {
-        sampler.stage->on_head = take_logits;
-        sampler.stage->head_arg = &sampler;
+        sampler.worker->on_head = take_logits;
+        sampler.worker->head_arg = &sampler;
         for (const char *c = prompt[0] ? prompt : "\n"; *c; c++) {
             push(&sampler, (unsigned char)*c);
         }

@@ -1,4 +1,4 @@
-/* trainer.c - model, plan and stage of this rank; a step, an evaluation. */
+/* trainer.c - model, plans and workers of this rank; a step, an evaluation. */
 #include "runtime/trainer.h"
 
 #include <math.h>
@@ -57,12 +57,12 @@ struct model_use model_use_of(const struct run_config *config, int64_t B, int64_
                               .weights_at_once = weights_at_once(config)};
 }
 
-static status_t make_stage(struct trainer *trainer, bool training, int microbatches,
-                           const int *sizes, int size_count, const char *purpose,
-                           struct stage **out)
+static status_t make_worker(struct trainer *trainer, bool training, int microbatches,
+                            const int *sizes, int size_count, const char *purpose,
+                            struct worker **out)
 {
     const struct run_config *config = &trainer->config;
-    struct stage_options options = {
+    struct worker_options options = {
         .model = trainer->model,
         .kernels = trainer->kernels,
         .group = trainer->group,
@@ -78,7 +78,7 @@ static status_t make_stage(struct trainer *trainer, bool training, int microbatc
     options.plan.sizes = sizes;
     options.plan.size_count = size_count;
     options.plan.room = options.lender ? options.lender->plan : NULL;
-    return stage_create(&options, out);
+    return worker_create(&options, out);
 }
 
 static status_t load_weights(struct trainer *trainer, const char *path)
@@ -96,17 +96,17 @@ static status_t load_weights(struct trainer *trainer, const char *path)
 static const char evaluation_purpose[] = "held-out evaluation";
 
 /* The one with the memory and the wire; NULL while there is none. */
-static struct stage *first_stage(const struct trainer *trainer)
+static struct worker *first_worker(const struct trainer *trainer)
 {
     return trainer->train ? trainer->train : trainer->evaluation;
 }
 
-static void say_staged(const struct stage *stage)
+static void say_staged(const struct worker *worker)
 {
-    const char *why = stage->wire ? wire_staged(stage->wire) : NULL;
-    if (why && stage->rank == 0) {
+    const char *why = worker->wire ? wire_staged(worker->wire) : NULL;
+    if (why && worker->rank == 0) {
         log_info("%s: tensors pass through host memory, %.1f MiB of it pinned on rank 0", why,
-                 (double)wire_staging_bytes(stage->wire) / 0x1p20);
+                 (double)wire_staging_bytes(worker->wire) / 0x1p20);
     }
 }
 
@@ -114,10 +114,10 @@ static void say_staged(const struct stage *stage)
 static void describe(void *argument, char *buffer, size_t size)
 {
     struct trainer *trainer = argument;
-    const struct stage *stage = atomic_load_explicit(&trainer->walking, memory_order_acquire);
-    const char *purpose = stage ? stage->purpose : "";
+    const struct worker *worker = atomic_load_explicit(&trainer->walking, memory_order_acquire);
+    const char *purpose = worker ? worker->purpose : "";
     const struct plan *plan = NULL;
-    const struct op *op = stage ? stage_doing(stage, &plan) : NULL;
+    const struct op *op = worker ? worker_doing(worker, &plan) : NULL;
     char operation[160];
     snprintf(operation, sizeof operation, "between %s", purpose[0] ? "walks" : "steps");
     if (op) {
@@ -127,7 +127,7 @@ static void describe(void *argument, char *buffer, size_t size)
              purpose[0] ? ": " : "", operation);
 }
 
-/* What stage_rehearse leaves out: the squares, and an update that is refused. */
+/* What worker_rehearse leaves out: the squares, and an update that is refused. */
 static status_t rehearse_update(struct trainer *trainer)
 {
     struct adamw_args args = {.beta1 = 0.9f,
@@ -139,13 +139,13 @@ static status_t rehearse_update(struct trainer *trainer)
     part_zero_gradients(trainer->train->part);
     TRY(exchange_fill(trainer, trainer->exchange.own[0]));
     part_adamw(trainer->train->part, &args);
-    return stage_settle(trainer->train);
+    return worker_settle(trainer->train);
 }
 
-static status_t make_forward_stage(struct trainer *trainer, int microbatches, struct stage **slot)
+static status_t make_forward_worker(struct trainer *trainer, int microbatches, struct worker **slot)
 {
     const char *purpose = slot == &trainer->sampling ? "sample" : evaluation_purpose;
-    return make_stage(trainer, false, microbatches, NULL, 0, purpose, slot);
+    return make_worker(trainer, false, microbatches, NULL, 0, purpose, slot);
 }
 
 /* Numbers of microbatches of the smaller steps with which a run begins; returns how many. out [most]. */
@@ -171,21 +171,21 @@ static status_t make_training(struct trainer *trainer, int microbatches)
     status_t status = sizes ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the sizes of steps");
     TRY(group_agree(trainer->group, status));
     count = smaller_sizes(trainer, sizes);
-    status = make_stage(trainer, true, microbatches, sizes, count, "", &trainer->train);
+    status = make_worker(trainer, true, microbatches, sizes, count, "", &trainer->train);
     for (int i = 0; i < count && status == STATUS_OK; i++) {
-        status = stage_add_size(trainer->train, sizes[i]);
+        status = worker_add_size(trainer->train, sizes[i]);
     }
     free(sizes);
     return group_agree(trainer->group, status);
 }
 
-static status_t make_stages(struct trainer *trainer, const struct trainer_options *options)
+static status_t make_workers(struct trainer *trainer, const struct trainer_options *options)
 {
     TRY(options->training ? make_training(trainer, options->microbatches) : STATUS_OK);
     if (!options->training || options->evaluates) {
-        TRY(make_forward_stage(trainer, options->microbatches, &trainer->evaluation));
+        TRY(make_forward_worker(trainer, options->microbatches, &trainer->evaluation));
     }
-    return options->samples ? make_forward_stage(trainer, 1, &trainer->sampling) : STATUS_OK;
+    return options->samples ? make_forward_worker(trainer, 1, &trainer->sampling) : STATUS_OK;
 }
 
 status_t trainer_create(const struct trainer_options *options, struct trainer **out)
@@ -214,10 +214,10 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
         status = choose_transport(trainer);
     }
     if (status == STATUS_OK) {
-        status = make_stages(trainer, options);
+        status = make_workers(trainer, options);
     }
     if (status == STATUS_OK) {
-        say_staged(first_stage(trainer));
+        say_staged(first_worker(trainer));
         status = algorithms_prepare(trainer);
     }
     if (status == STATUS_OK) {
@@ -248,8 +248,8 @@ void trainer_destroy(struct trainer *trainer)
     if (!trainer) {
         return;
     }
-    struct stage *stage = first_stage(trainer);
-    bool idle = !stage || stage_drain(stage);
+    struct worker *worker = first_worker(trainer);
+    bool idle = !worker || worker_drain(worker);
     group_watch(trainer->group, NULL, NULL);
     if (!idle) {
         log_warn("the stream of rank %d does not end: its memory goes with the process",
@@ -259,9 +259,9 @@ void trainer_destroy(struct trainer *trainer)
     exchange_destroy(trainer);
     profile_destroy(trainer);
     card_close(trainer);
-    stage_destroy(trainer->sampling);
-    stage_destroy(trainer->evaluation);
-    stage_destroy(trainer->train);
+    worker_destroy(trainer->sampling);
+    worker_destroy(trainer->evaluation);
+    worker_destroy(trainer->train);
     model_destroy(trainer->model);
     if (trainer->device) {
         device_stream_destroy(trainer->device, trainer->stream);
@@ -278,12 +278,12 @@ const struct model *trainer_model(const struct trainer *trainer)
 
 const struct plan *trainer_plan(const struct trainer *trainer)
 {
-    return first_stage(trainer)->plan;
+    return first_worker(trainer)->plan;
 }
 
 struct part *trainer_part(const struct trainer *trainer)
 {
-    return first_stage(trainer)->part;
+    return first_worker(trainer)->part;
 }
 
 bool trainer_on_device(const struct trainer *trainer)
@@ -293,9 +293,9 @@ bool trainer_on_device(const struct trainer *trainer)
 
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)
 {
-    struct stage *stage = first_stage(trainer);
-    stage->on_head = fn;
-    stage->head_arg = arg;
+    struct worker *worker = first_worker(trainer);
+    worker->on_head = fn;
+    worker->head_arg = arg;
 }
 
 void trainer_on_known(struct trainer *trainer, trainer_known_fn fn, void *arg)
@@ -309,15 +309,15 @@ void trainer_fail(struct trainer *trainer, status_t status)
     trainer->failed = status;
 }
 
-status_t trainer_walk(struct trainer *trainer, struct stage *stage, const struct batch *batch,
-                      float loss_scale, const struct stage_hooks *hooks)
+status_t trainer_walk(struct trainer *trainer, struct worker *worker, const struct batch *batch,
+                      float loss_scale, const struct worker_hooks *hooks)
 {
-    atomic_store_explicit(&trainer->walking, stage, memory_order_release);
-    if (stage == trainer->train) {
-        return stage_walk(stage, batch, loss_scale, hooks);
+    atomic_store_explicit(&trainer->walking, worker, memory_order_release);
+    if (worker == trainer->train) {
+        return worker_walk(worker, batch, loss_scale, hooks);
     }
     profile_pause(trainer);
-    status_t status = stage_walk(stage, batch, loss_scale, hooks);
+    status_t status = worker_walk(worker, batch, loss_scale, hooks);
     profile_go_on(trainer);
     return status;
 }
@@ -346,14 +346,14 @@ static status_t optimizer_step(void *argument)
 }
 
 /* Payload that this rank has put so far. */
-static void count_bytes(const struct stage *stage, int64_t *out_plain, int64_t *out_dense)
+static void count_bytes(const struct worker *worker, int64_t *out_plain, int64_t *out_dense)
 {
     *out_plain = *out_dense = 0;
-    for (int s = 0; stage->wire && s < stage->plan->shipments; s++) {
-        const struct shipment *shipment = &stage->plan->shipment[s];
-        if (plan_rank_of(stage->plan, shipment->from) == stage->rank) {
+    for (int s = 0; worker->wire && s < worker->plan->shipments; s++) {
+        const struct shipment *shipment = &worker->plan->shipment[s];
+        if (plan_rank_of(worker->plan, shipment->from) == worker->rank) {
             struct wire_count count;
-            wire_counts(stage->wire, s, &count);
+            wire_counts(worker->wire, s, &count);
             *(shipment->plain ? out_plain : out_dense) += count.bytes;
         }
     }
@@ -417,7 +417,7 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     const struct model *model = trainer->model;
     int microbatches = batch->microbatches > 0 ? batch->microbatches : trainer->microbatches;
     double tokens = (double)microbatches * (double)model->B * (double)model->T;
-    struct stage_hooks hooks = {exchange_norm, optimizer_step, trainer};
+    struct worker_hooks hooks = {exchange_norm, optimizer_step, trainer};
     int64_t known = atomic_load(&trainer->step) + 1 - WALKS_AHEAD;
     if (known > 0) {
         TRY(exchange_collect(trainer, known));
@@ -426,7 +426,7 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     card_report(trainer, atomic_load(&trainer->step) + 1);
     trainer->optimizer = optimizer;
     TRY(profile_before(trainer, atomic_fetch_add(&trainer->step, 1) + 1));
-    TRY(stage_set_microbatches(trainer->train, microbatches));
+    TRY(worker_set_microbatches(trainer->train, microbatches));
     count_bytes(trainer->train, &trainer->plain_so_far, &trainer->dense_so_far);
     trainer->step_start = trace_now();
     trace_reset(&trainer->trace);
@@ -443,7 +443,7 @@ status_t trainer_settle(struct trainer *trainer, struct step_result *out)
 {
     if (trainer->train) {
         TRY(exchange_collect(trainer, atomic_load(&trainer->step)));
-        TRY(stage_settle(trainer->train));
+        TRY(worker_settle(trainer->train));
     }
     if (out) {
         *out = trainer->known;
@@ -458,28 +458,28 @@ status_t trainer_flush(struct trainer *trainer)
 
 status_t trainer_check_traffic(const struct trainer *trainer)
 {
-    return stage_check_traffic(first_stage(trainer));
+    return worker_check_traffic(first_worker(trainer));
 }
 
 /* ---- evaluation ---- */
 
-status_t trainer_forward_stage(struct trainer *trainer, int microbatches, struct stage **slot)
+status_t trainer_forward_worker(struct trainer *trainer, int microbatches, struct worker **slot)
 {
     TRY(trainer_settle(trainer, NULL));
-    return *slot ? STATUS_OK : make_forward_stage(trainer, microbatches, slot);
+    return *slot ? STATUS_OK : make_forward_worker(trainer, microbatches, slot);
 }
 
 status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, double *out_loss)
 {
-    TRY(trainer_forward_stage(trainer, trainer->microbatches, &trainer->evaluation));
-    struct stage *stage = trainer->evaluation;
-    TRY(trainer_walk(trainer, stage, batch, 1.0f, NULL));
-    TRY(stage_read_loss(stage));
+    TRY(trainer_forward_worker(trainer, trainer->microbatches, &trainer->evaluation));
+    struct worker *worker = trainer->evaluation;
+    TRY(trainer_walk(trainer, worker, batch, 1.0f, NULL));
+    TRY(worker_read_loss(worker));
     double loss = 0;
     int last = trainer->model->graph.units - 1;
-    int root = plan_rank_of(stage->plan, plan_stage_of(stage->plan, last));
-    for (int m = 0; m < stage->plan->microbatches; m++) {
-        loss += stage->loss[m];
+    int root = plan_rank_of(worker->plan, plan_stage_of(worker->plan, last));
+    for (int m = 0; m < worker->plan->microbatches; m++) {
+        loss += worker->loss[m];
     }
     TRY(group_broadcast(trainer->group, &loss, sizeof loss, root));
     *out_loss = loss;

@@ -5,7 +5,7 @@
 #include <limits.h>
 
 #include "base/timeline.h"
-#include "runtime/stage.h"
+#include "runtime/worker.h"
 
 /* What a rank reports about itself in every exchange, after its squares and losses. Costs are of the
  * newest step whose are known. */
@@ -63,18 +63,18 @@ struct trainer {
     struct group *group;
     struct model *model;
     struct trace trace;
-    struct stage *train;      /* NULL when evaluating only */
-    struct stage *evaluation; /* in train's memory */
-    struct stage *sampling;   /* the same; one microbatch a walk */
-    struct device *device;    /* NULL = the host */
-    const char *transport;    /* of all wires */
-    char *algorithms;         /* text of all that is known of products; NULL = none wanted */
+    struct worker *train;      /* NULL when evaluating only */
+    struct worker *evaluation; /* in train's memory */
+    struct worker *sampling;   /* the same; one microbatch a walk */
+    struct device *device;     /* NULL = the host */
+    const char *transport;     /* of all wires */
+    char *algorithms;          /* text of all that is known of products; NULL = none wanted */
     void *stream;
     size_t room;        /* bytes that the device had free before anything was made here */
     bool shares_device; /* with other ranks */
     int threads, microbatches;
     bool training;
-    _Atomic(const struct stage *) walking; /* the last that did; for the liveness thread */
+    _Atomic(const struct worker *) walking; /* the last that did; for the liveness thread */
 
     struct profile profile;
     struct nvml *card; /* NULL = none that can be asked */
@@ -150,12 +150,12 @@ const float *exchanger_scale(const struct trainer *trainer, int64_t step);
 /* trainer.c */
 /* Puts what a step cost into trainer->last; on the host it is there already. Zeros before step 1. */
 MUST_USE status_t trainer_cost_of(struct trainer *trainer, int64_t step);
-/* stage_walk, in view of the liveness thread. */
-MUST_USE status_t trainer_walk(struct trainer *trainer, struct stage *stage,
+/* worker_walk, in view of the liveness thread. */
+MUST_USE status_t trainer_walk(struct trainer *trainer, struct worker *worker,
                                const struct batch *batch, float loss_scale,
-                               const struct stage_hooks *hooks);
+                               const struct worker_hooks *hooks);
 /* Of forwards only, into *slot unless it is there. Collective. */
-MUST_USE status_t trainer_forward_stage(struct trainer *trainer, int microbatches,
-                                        struct stage **slot);
+MUST_USE status_t trainer_forward_worker(struct trainer *trainer, int microbatches,
+                                         struct worker **slot);
 
 #endif

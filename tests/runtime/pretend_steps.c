@@ -7,8 +7,8 @@
  */
 #include <stdlib.h>
 
-#include "runtime/stage.h"
 #include "runtime/trainer.h"
+#include "runtime/worker.h"
 #include "tests/comm/pretend.h"
 
 #define WRAP(function, parameters)                                                                 \
@@ -16,12 +16,12 @@
     status_t __wrap_##function parameters;                                                         \
     status_t __wrap_##function parameters
 
-static int rules_of(const struct stage *stage)
+static int rules_of(const struct worker *worker)
 {
-    if (!stage->device) {
+    if (!worker->device) {
         return PRETEND_NO_STEP;
     }
-    return !stage->wire || wire_is_streamed(stage->wire) ? PRETEND_STEP : PRETEND_DRY_STEP;
+    return !worker->wire || wire_is_streamed(worker->wire) ? PRETEND_STEP : PRETEND_DRY_STEP;
 }
 
 WRAP(trainer_step, (struct trainer * trainer, const struct batch *batch,
@@ -64,8 +64,8 @@ static void fetch_head(void *arg, struct part *part, int frame, int microbatch)
     pretend_rules(before);
 }
 
-WRAP(stage_walk, (struct stage * stage, const struct batch *batch, float loss_scale,
-                  const struct stage_hooks *hooks))
+WRAP(worker_walk, (struct worker * stage, const struct batch *batch, float loss_scale,
+                   const struct worker_hooks *hooks))
 {
     struct head head = {stage->on_head, stage->head_arg};
     int before = pretend_rules(rules_of(stage));
@@ -76,7 +76,7 @@ WRAP(stage_walk, (struct stage * stage, const struct batch *batch, float loss_sc
         stage->on_head = fetch_head;
         stage->head_arg = &head;
     }
-    status_t status = __real_stage_walk(stage, batch, loss_scale, hooks);
+    status_t status = __real_worker_walk(stage, batch, loss_scale, hooks);
     pretend_release();
     stage->on_head = head.fn;
     stage->head_arg = head.arg;

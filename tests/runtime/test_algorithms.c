@@ -23,7 +23,7 @@ static _Thread_local struct {
 #define kernels_cuda_algorithms_measure fake_measure
 #define kernels_cuda_algorithms_save fake_save
 #define kernels_cuda_algorithms_load fake_load
-#define stage_rehearse fake_rehearse
+#define worker_rehearse fake_rehearse
 #include "runtime/algorithms.c"
 
 static bool knows(const char *product)
@@ -117,9 +117,9 @@ status_t fake_load(const char *name, const char *text)
     return STATUS_OK;
 }
 
-status_t fake_rehearse(struct stage *stage)
+status_t fake_rehearse(struct worker *worker)
 {
-    assert_non_null(stage);
+    assert_non_null(worker);
     fake.rehearsed++;
     return STATUS_OK;
 }
@@ -179,7 +179,7 @@ static status_t run_rank(struct group *group, void *argument)
              task->file);
     trainer.kernels = &kernels;
     trainer.device = (struct device *)&kernels; /* one that nobody looks at */
-    trainer.train = (struct stage *)&kernels;
+    trainer.train = (struct worker *)&kernels;
     log_set_file(log);
     log_capture(error, sizeof error);
     status_t status = algorithms_prepare(&trainer);

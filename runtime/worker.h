@@ -1,26 +1,25 @@
-/* stage.h - private to runtime/: this rank's stages of a plan, with all their memory and the wire.
+/* worker.h - private to runtime/: what this rank holds of a plan: the memory of its stages, and the wire.
  *
  *     arrival[s][slot]    where shipment s (to this rank) lands
  *     sum[i][slot]        where sum i of the plan (of this rank) is formed: the arrival slot itself where a
  *                         running sum is received, else memory of its own
  *
- * A stage of forwards only can work in another's memory and over its wire, between that one's walks: a plan
- * without backwards has no more frames and slots than one of training, and its shipments are the first of
- * that one's.
+ * A worker that only runs forwards (evaluation, samples) uses the memory and the wire of another one, between
+ * that one's walks: plan_has_room says that they suffice.
  *
- * A stage is made whole: plans of all sizes, memory, the wire with its books. Walks then allocate nothing, on
- * the host or on a device, and so the steps of a run do not: tests/tools/test_allocations.sh counts.
- * What libraries (MPI, UCX, cuBLASLt, the driver) do with memory of their own is their business.
+ * Everything is allocated in worker_create: plans of all sizes, memory, the wire's bookkeeping. A walk, and so
+ * a step, allocates nothing on the host or on a device; tests/tools/test_allocations.sh counts. Libraries (MPI,
+ * UCX, cuBLASLt, the driver) manage memory of their own.
  */
-#ifndef RUNTIME_STAGE_H
-#define RUNTIME_STAGE_H
+#ifndef RUNTIME_WORKER_H
+#define RUNTIME_WORKER_H
 
 #include <stdatomic.h>
 
 #include "base/arena.h"
 #include "runtime/runtime.h"
 
-struct stage_options {
+struct worker_options {
     const struct model *model;
     const struct kernels *kernels;
     struct group *group;
@@ -32,7 +31,7 @@ struct stage_options {
     struct trace *trace;
     struct device *device; /* NULL = the host */
     void *stream;
-    struct stage *lender; /* work in its memory and over its wire (it outlives us); NULL = own */
+    struct worker *lender; /* work in its memory and over its wire (it outlives us); NULL = own */
 };
 
 /* Walks that the host may have enqueued and the device not finished: while it enqueues one, the one
@@ -53,16 +52,16 @@ struct ahead {
     int64_t walks;             /* enqueued so far */
     uint32_t *reached;         /* pinned: what the stream waits in (place_of); 0 between walks */
     int waits;                 /* most of a walk */
-    struct device_event *mark; /* of stage_settle */
+    struct device_event *mark; /* of worker_settle */
     void *pinned;
 };
 
-struct stage {
+struct worker {
     const struct model *model;
-    struct stage *lender;        /* whose part, wire, arrivals and batch these are; NULL = own */
+    struct worker *lender;       /* whose part, wire, arrivals and batch these are; NULL = own */
     struct plan *plan;           /* with all microbatches: what memory was made for */
     struct plan *_Atomic active; /* of the walk: the same, or one of `shorter` */
-    struct plan **shorter;       /* [microbatches] of stage_add_size; [m] has m microbatches */
+    struct plan **shorter;       /* [microbatches] of worker_add_size; [m] has m microbatches */
     struct plan_options plan_options;
     struct part *part;
     struct wire *wire; /* NULL with one rank */
@@ -78,7 +77,7 @@ struct stage {
     int64_t arrival_bytes, gradient_bytes; /* used */
     int64_t workspace;       /* bytes that the part's operations want beside its own */
     int64_t transport_bytes; /* of the GPU, taken by the transport while it connected */
-    bool refused;            /* by stage_check_room */
+    bool refused;            /* by worker_check_room */
     int64_t messages[2];     /* [backward] so far in each shipment, which number them; lender's */
     const struct plan *expected;    /* whose puts the wire was told to expect; lender's */
     _Atomic(const struct op *) now; /* for the liveness thread */
@@ -86,7 +85,8 @@ struct stage {
 
     trainer_head_fn on_head;
     void *head_arg;
-    double *loss; /* [microbatches] sums, on the host after stage_read_loss; the head's rank only */
+    double
+        *loss; /* [microbatches] sums, on the host after worker_read_loss; the head's rank only */
 
     struct device *device; /* NULL = the host */
     void *stream;
@@ -99,66 +99,66 @@ struct stage {
 };
 
 /* Everything that the walk calls back for: the norm's exchange and the optimizer. */
-struct stage_hooks {
+struct worker_hooks {
     status_t (*norm)(void *arg);
     status_t (*step)(void *arg);
     void *arg;
 };
 
-MUST_USE status_t stage_create(const struct stage_options *options, struct stage **out);
-void stage_destroy(struct stage *stage);
+MUST_USE status_t worker_create(const struct worker_options *options, struct worker **out);
+void worker_destroy(struct worker *worker);
 /* Walks this rank's operations once. loss_scale multiplies gradients. */
-MUST_USE status_t stage_walk(struct stage *stage, const struct batch *batch, float loss_scale,
-                             const struct stage_hooks *hooks);
-/* stage_room.c: what the plan and the operations of all ranks on this one's GPU need beside what it has
+MUST_USE status_t worker_walk(struct worker *worker, const struct batch *batch, float loss_scale,
+                              const struct worker_hooks *hooks);
+/* worker_room.c: what the plan and the operations of all ranks on this one's GPU need beside what it has
  * free, when the transport has connected (evaluation and samples of a run that trains need no more):
  * STATUS_NOMEM names both and what to change. Collective; at once on the host. */
-MUST_USE status_t stage_check_room(struct stage *stage);
-/* An allocation of the stage's has failed even so, or on the host, and has said which: says what was
- * predicted, what is free and which keys to change. Nothing where stage_check_room did. */
-void stage_explain_memory(const struct stage *stage);
-/* stage_device.c: of a device. */
-MUST_USE status_t ahead_create(struct stage *stage);
-void ahead_destroy(struct stage *stage);
+MUST_USE status_t worker_check_room(struct worker *worker);
+/* An allocation of the worker's has failed even so, or on the host, and has said which: says what was
+ * predicted, what is free and which keys to change. Nothing where worker_check_room did. */
+void worker_explain_memory(const struct worker *worker);
+/* worker_device.c: of a device. */
+MUST_USE status_t ahead_create(struct worker *worker);
+void ahead_destroy(struct worker *worker);
 /* Takes the next of the walks in turn; waits until the device has left it. */
-MUST_USE status_t ahead_begin(struct stage *stage, struct walked **out);
-MUST_USE status_t ahead_end(struct stage *stage, struct walked *walked);
+MUST_USE status_t ahead_begin(struct worker *worker, struct walked **out);
+MUST_USE status_t ahead_end(struct worker *worker, struct walked *walked);
 /* Around what the stream may wait in, one operation or several; `op` the first, for messages. `dense`:
  * some of it is of a dense shipment. */
-MUST_USE status_t ahead_wait_begin(struct stage *stage, struct walked *walked, const struct op *op,
-                                   bool dense);
-MUST_USE status_t ahead_wait_end(struct stage *stage, struct walked *walked);
+MUST_USE status_t ahead_wait_begin(struct worker *worker, struct walked *walked,
+                                   const struct op *op, bool dense);
+MUST_USE status_t ahead_wait_end(struct worker *worker, struct walked *walked);
 /* How long the stream stood still in walk number `walk` (from 0, the last or the one before), ns; waits
  * until it is done. */
-MUST_USE status_t ahead_stalls(struct stage *stage, int64_t walk, int64_t *out_plain,
+MUST_USE status_t ahead_stalls(struct worker *worker, int64_t walk, int64_t *out_plain,
                                int64_t *out_dense);
 /* Waits until the device has done everything enqueued: STATUS_PEER when a peer is lost meanwhile,
  * STATUS_TIMEOUT after the deadline. At once on the host. */
-MUST_USE status_t stage_settle(struct stage *stage);
+MUST_USE status_t worker_settle(struct worker *worker);
 /* The device has not come to an end within the deadline: gives up, says so. Any thread. */
-status_t stage_too_late(struct stage *stage);
+status_t worker_too_late(struct worker *worker);
 /* Waits until the stream has nothing left to do, so that memory can go, whatever became of the group:
  * gives up after the deadline. False if the stream stands still even so. */
-bool stage_drain(struct stage *stage);
+bool worker_drain(struct worker *worker);
 /* What this rank, or its stream, does now, of which plan; NULL between walks. Any thread. */
-const struct op *stage_doing(const struct stage *stage, const struct plan **out_plan);
+const struct op *worker_doing(const struct worker *worker, const struct plan **out_plan);
 
 /* On a device, before anything is sent: runs every operation of one microbatch. A kernel's first launch
  * loads it, which may wait for all streams of the device (for ever, behind one that waits for a peer),
  * and libraries choose and allocate at their first call. Frames, slots and gradients hold garbage after. */
-MUST_USE status_t stage_rehearse(struct stage *stage);
+MUST_USE status_t worker_rehearse(struct worker *worker);
 
-/* Fetches the losses of the last walk into stage->loss. */
-MUST_USE status_t stage_read_loss(struct stage *stage);
-bool stage_hosts(const struct stage *stage, int unit);
+/* Fetches the losses of the last walk into worker->loss. */
+MUST_USE status_t worker_read_loss(struct worker *worker);
+bool worker_hosts(const struct worker *worker, int unit);
 /* Tells part and wire which plan is walked next. */
-MUST_USE status_t stage_prepare(struct stage *stage);
-/* Makes the plan of walks with fewer microbatches, before the first step: then stage_set_microbatches has
+MUST_USE status_t worker_prepare(struct worker *worker);
+/* Makes the plan of walks with fewer microbatches, before the first step: then worker_set_microbatches has
  * it at hand. */
-MUST_USE status_t stage_add_size(struct stage *stage, int microbatches);
+MUST_USE status_t worker_add_size(struct worker *worker, int microbatches);
 /* Microbatches of the walks from now on, at most those of the plan. A size that was not added is made now. */
-MUST_USE status_t stage_set_microbatches(struct stage *stage, int microbatches);
+MUST_USE status_t worker_set_microbatches(struct worker *worker, int microbatches);
 /* Compares the wire's counters with the plan after the walks so far. */
-MUST_USE status_t stage_check_traffic(const struct stage *stage);
+MUST_USE status_t worker_check_traffic(const struct worker *worker);
 
 #endif
