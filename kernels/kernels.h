@@ -108,7 +108,7 @@ struct kernels {
                          float *mean, float *rstd, const void *x, const void *scale,
                          const void *bias);
     /* dx (+)= gradient of x; dscale_part/dbias_part [width] (NULL = not wanted), rows summed in
-     * chunks fixed by the shape. dx may alias dy when not accumulating. */
+     * chunks fixed by the shape. dx may alias dy or x when not accumulating. */
     void (*norm_backward)(const struct kernel_ctx *ctx, const struct norm_shape *shape, void *dx,
                           bool accumulate, float *dscale_part, float *dbias_part, const void *dy,
                           const void *x, const float *mean, const float *rstd, const void *scale);
@@ -145,7 +145,7 @@ struct kernels {
                            size_t count);
     void (*swiglu_backward)(const struct kernel_ctx *ctx, void *dgate, void *dup, const void *dy,
                             const void *gate, const void *up, size_t count);
-    /* GELU, exact (erf). dx may alias dy. */
+    /* GELU, exact (erf). dx may alias dy or x. */
     void (*gelu_forward)(const struct kernel_ctx *ctx, void *y, const void *x, size_t count);
     void (*gelu_backward)(const struct kernel_ctx *ctx, void *dx, const void *dy, const void *x,
                           size_t count);

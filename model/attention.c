@@ -188,20 +188,31 @@ static void form_again(struct part *part, const struct unit_shape *shape, int un
     }
 }
 
-/* From dq, dk, dv of the projections to the gradients of the ways' inputs. */
+/* Gradients of what the projections made. */
+struct projected {
+    void *way[INPUTS];
+};
+
+static struct projected projected_gradients(const struct stash *stash, const struct backward *back)
+{
+    return (struct projected){
+        {back->dq ? back->dq : stash->q_raw, back->dk ? back->dk : stash->k_raw, back->dv}};
+}
+
+/* From those to the gradients of the ways' inputs. */
 static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct stash *stash = part_recomputed(part, unit);
     struct backward *back = part_backward_of(part, unit);
-    const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
+    const struct projected dprojected = projected_gradients(stash, back);
     struct norm_shape norm = unit_norm(part, shape);
     for (int way = WAY_Q; way < INPUTS; way++) {
         bool accumulate = way > WAY_Q && shape->shared_input;
         bool last = way == INPUTS - 1 || !shape->shared_input, adds;
         void *dinput = connect_input_gradient(part, unit, way, &adds);
         CHECK(!adds, "the gradient of an attention's input is whole");
-        kernels->linear_backward_input(&part->ctx, dinput, accumulate, dprojected[way],
+        kernels->linear_backward_input(&part->ctx, dinput, accumulate, dprojected.way[way],
                                        projection_weight(part, shape, unit, way), shape->N,
                                        shape->D, projection_width(shape, way));
         if (last) {
@@ -213,17 +224,19 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
     }
 }
 
-static void unnorm_heads(struct part *part, const struct unit_shape *shape, int unit)
+static void unnorm_heads(struct part *part, const struct unit_shape *shape, int unit,
+                         const void *dq, const void *dk)
 {
     const struct kernels *kernels = part->kernels;
     const struct stash *stash = part_recomputed(part, unit);
-    struct backward *back = part_backward_of(part, unit);
+    const struct backward *back = part_backward_of(part, unit);
+    const struct projected dprojected = projected_gradients(stash, back);
     struct norm_shape query = head_norm(part, shape, shape->H);
     struct norm_shape key = head_norm(part, shape, shape->G);
-    kernels->norm_backward(&part->ctx, &query, back->dq, false, back->dq_scale, NULL, back->dq,
-                           stash->q_raw, NULL, stash->q_rstd,
+    kernels->norm_backward(&part->ctx, &query, dprojected.way[WAY_Q], false, back->dq_scale, NULL,
+                           dq, stash->q_raw, NULL, stash->q_rstd,
                            unit_weight(part, unit, PARAM_Q_NORM, 0));
-    kernels->norm_backward(&part->ctx, &key, back->dk, false, back->dk_scale, NULL, back->dk,
+    kernels->norm_backward(&part->ctx, &key, dprojected.way[WAY_K], false, back->dk_scale, NULL, dk,
                            stash->k_raw, NULL, stash->k_rstd,
                            unit_weight(part, unit, PARAM_K_NORM, 0));
 }
@@ -236,17 +249,22 @@ void attention_backward(struct part *part, int unit, int frame)
     struct backward *back = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
     void *dattended = part->scratch[0];
+    void *dq = back->dq, *dk = back->dk;
+    if (shape->qk_norm) {
+        dq = part->scratch[1];
+        dk = part->scratch[2];
+    }
     form_again(part, shape, unit, frame);
     struct attention_shape scores = scores_shape(part, shape, frame);
     kernels->linear_backward_input(&part->ctx, dattended, false, doutput,
                                    unit_weight(part, unit, PARAM_WO, 0), shape->N,
                                    shape->H * shape->E, shape->D);
-    kernels->attention_backward(&part->ctx, &scores, back->dq, back->dk, back->dv, dattended,
-                                stash->attended, stash->lse, stash->q, stash->k, stash->v);
-    rotate(part, shape, frame, back->dq, shape->H, true);
-    rotate(part, shape, frame, back->dk, shape->G, true);
+    kernels->attention_backward(&part->ctx, &scores, dq, dk, back->dv, dattended, stash->attended,
+                                stash->lse, stash->q, stash->k, stash->v);
+    rotate(part, shape, frame, dq, shape->H, true);
+    rotate(part, shape, frame, dk, shape->G, true);
     if (shape->qk_norm) {
-        unnorm_heads(part, shape, unit);
+        unnorm_heads(part, shape, unit, dq, dk);
     }
     unproject(part, shape, unit, frame);
     connect_backward(part, unit, frame);
@@ -259,14 +277,14 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
     const struct stash *stash = part_recomputed(part, unit);
     const struct backward *back = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
-    const void *dprojected[INPUTS] = {back->dq, back->dk, back->dv};
+    const struct projected dprojected = projected_gradients(stash, back);
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0),
                                     unit_bias_gradient(part, unit, PARAM_WO, 0), doutput,
                                     stash->attended, shape->N, shape->H * shape->E, shape->D);
     for (int way = WAY_Q; way < INPUTS; way++) {
         kernels->linear_backward_weight(&part->ctx, projection_gradient(part, shape, unit, way),
                                         projection_bias_gradient(part, shape, unit, way),
-                                        dprojected[way], stash->normed[way], shape->N, shape->D,
+                                        dprojected.way[way], stash->normed[way], shape->N, shape->D,
                                         projection_width(shape, way));
         if (way == WAY_Q || !shape->shared_input) {
             kernels->accumulate_f32(

@@ -57,37 +57,39 @@ void ffn_forward(struct part *part, int unit, int frame)
     connect_output(part, unit, frame);
 }
 
-/* What the layout did not keep since the forward, but for the activation: W forms that. */
+/* What the layout did not keep since the forward. */
 static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     struct stash *stash = part_recomputed(part, unit);
     if (part->model->recompute == RECOMPUTE_SELECTIVE) {
         connect_form_again(part, unit, frame, stash);
         norm_input(part, shape, unit, frame, stash);
+        form_activated(part, shape, stash);
     } else if (part->model->recompute == RECOMPUTE_FULL) {
         connect_forward(part, unit, frame, stash);
         form_inner(part, shape, unit, frame, stash);
     }
 }
 
-/* From the activation's gradient to that of the normed input, in scratch[1]. */
+/* From the activation's gradient to those of gate and up, in their own places, and of the normed input, in
+ * scratch[1]. */
 static void inactivate(struct part *part, const struct unit_shape *shape, int unit,
-                       const struct stash *stash, struct backward *back)
+                       const struct stash *stash)
 {
     const struct kernels *kernels = part->kernels;
     void *dactivated = part->scratch[0], *dnormed = part->scratch[1];
     if (shape->gelu) {
-        kernels->gelu_backward(&part->ctx, back->dgate, dactivated, stash->gate,
+        kernels->gelu_backward(&part->ctx, stash->gate, dactivated, stash->gate,
                                shape->N * shape->F);
     } else {
-        kernels->swiglu_backward(&part->ctx, back->dgate, back->dup, dactivated, stash->gate,
+        kernels->swiglu_backward(&part->ctx, stash->gate, stash->up, dactivated, stash->gate,
                                  stash->up, shape->N * shape->F);
     }
-    kernels->linear_backward_input(&part->ctx, dnormed, false, back->dgate,
+    kernels->linear_backward_input(&part->ctx, dnormed, false, stash->gate,
                                    unit_weight(part, unit, PARAM_W1, 0), shape->N, shape->D,
                                    shape->F);
     if (!shape->gelu) {
-        kernels->linear_backward_input(&part->ctx, dnormed, true, back->dup,
+        kernels->linear_backward_input(&part->ctx, dnormed, true, stash->up,
                                        unit_weight(part, unit, PARAM_W3, 0), shape->N, shape->D,
                                        shape->F);
     }
@@ -105,7 +107,7 @@ void ffn_backward(struct part *part, int unit, int frame)
     kernels->linear_backward_input(&part->ctx, part->scratch[0], false, doutput,
                                    unit_weight(part, unit, PARAM_W2, 0), shape->N, shape->F,
                                    shape->D);
-    inactivate(part, shape, unit, stash, back);
+    inactivate(part, shape, unit, stash);
     void *dinput = connect_input_gradient(part, unit, 0, &accumulate);
     struct norm_shape norm = unit_norm(part, shape);
     kernels->norm_backward(&part->ctx, &norm, dinput, accumulate, back->dscale[0], back->dbias[0],
@@ -118,21 +120,18 @@ void ffn_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    struct stash *stash = part_recomputed(part, unit);
+    const struct stash *stash = part_recomputed(part, unit);
     const struct backward *back = part_backward_of(part, unit);
-    if (part->model->recompute == RECOMPUTE_SELECTIVE) {
-        form_activated(part, shape, stash);
-    }
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W2, 0),
                                     unit_bias_gradient(part, unit, PARAM_W2, 0),
                                     connect_output_gradient(part, unit), stash->activated, shape->N,
                                     shape->F, shape->D);
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W1, 0),
-                                    unit_bias_gradient(part, unit, PARAM_W1, 0), back->dgate,
+                                    unit_bias_gradient(part, unit, PARAM_W1, 0), stash->gate,
                                     stash->normed[0], shape->N, shape->D, shape->F);
     if (!shape->gelu) {
         kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W3, 0),
-                                        unit_bias_gradient(part, unit, PARAM_W3, 0), back->dup,
+                                        unit_bias_gradient(part, unit, PARAM_W3, 0), stash->up,
                                         stash->normed[0], shape->N, shape->D, shape->F);
     }
     kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FFN_NORM, 0),

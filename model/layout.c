@@ -109,7 +109,7 @@ void stash_layout(const struct model *model, int unit, bool training, const stru
 
 /* ---- from B on ---- */
 
-/* The normed inputs, where the shared set would not keep them until W. */
+/* The normed inputs and the activation, where the shared set would not keep them until W. */
 static void layout_recomputed(const struct layout *l, struct backward *out)
 {
     const struct unit_shape *shape = l->shape;
@@ -121,6 +121,9 @@ static void layout_recomputed(const struct layout *l, struct backward *out)
     }
     for (int c = inputs; c < INPUTS; c++) {
         out->normed[c] = out->normed[0];
+    }
+    if (selective && shape->kind == UNIT_FFN) {
+        out->activated = layout_tensor(l, LEFT, shape->N, shape->F);
     }
 }
 
@@ -140,8 +143,10 @@ static void layout_attention_backward(const struct layout *l, struct backward *o
 {
     const struct unit_shape *shape = l->shape;
     layout_norm_shares(l, shape->shared_input ? 1 : INPUTS, out);
-    out->dq = layout_tensor(l, OWN, shape->N, shape->H * shape->E);
-    out->dk = layout_tensor(l, OWN, shape->N, shape->G * shape->E);
+    if (!shape->qk_norm) {
+        out->dq = layout_tensor(l, OWN, shape->N, shape->H * shape->E);
+        out->dk = layout_tensor(l, OWN, shape->N, shape->G * shape->E);
+    }
     out->dv = layout_tensor(l, OWN, shape->N, shape->G * shape->E);
     if (shape->qk_norm) {
         out->dq_scale = layout_floats(l, OWN, shape->E);
@@ -164,8 +169,6 @@ static void backward_layout(const struct model *model, int unit, const struct ho
         layout_attention_backward(&l, out);
         break;
     case UNIT_FFN:
-        out->dgate = layout_tensor(&l, OWN, shape->N, shape->F);
-        out->dup = shape->gelu ? NULL : layout_tensor(&l, OWN, shape->N, shape->F);
         layout_norm_shares(&l, 1, out);
         break;
     case UNIT_HEAD:
@@ -203,6 +206,7 @@ void stash_recomputed(const struct model *model, const struct stash *again,
     for (int c = 0; c < INPUTS; c++) {
         stash->normed[c] = back->normed[c] ? back->normed[c] : stash->normed[c];
     }
+    stash->activated = back->activated ? back->activated : stash->activated;
     connect_stash_recomputed(model, back, stash);
 }
 

@@ -21,8 +21,8 @@
  *
  * CHEAP is two thirds of an attention's frame and two fifths of an FFN's, and costs memory traffic alone:
  * no matrix product is run twice, nor attention. The units of a part take turns in its shared memory. What is
- * formed again for W or GRAD (normed inputs; in full the weights A) must outlive the next turn: B forms it
- * in the unit's own memory of one microbatch.
+ * formed again for W or GRAD (normed inputs, the activation; in full the weights A) must outlive the next
+ * turn: B forms it in the unit's own memory of one microbatch.
  */
 #ifndef MODEL_LAYOUT_H
 #define MODEL_LAYOUT_H
@@ -46,7 +46,8 @@ struct stash {
     void *q, *k, *v, *attended;         /* [N, H, E], [N, G, E] x 2, [N, H, E] */
     float *lse;                         /* [B, H, T] */
     /* FFN */
-    void *gate, *up, *activated; /* [N, F] */
+    /* [N, F]. B writes the gradients of gate and up over these: nothing else reads them after it. */
+    void *gate, *up, *activated;
     /* head */
     void *dnormed; /* [N, D] gradient of the normed input, made by the forward */
 };
@@ -56,12 +57,15 @@ struct backward {
     /* [N, D] gradients of the unit's inputs; shared like them. NULL where the connector has another
      * place for it. */
     void *dinput[INPUTS];
-    void *dq, *dk, *dv;         /* [N, H, E], [N, G, E] x 2, of the projections' outputs */
-    void *dgate, *dup;          /* [N, F] */
+    /* [N, H, E], [N, G, E] x 2, of the projections' outputs. With QK-norm dq and dk are NULL: its backward
+     * writes them over the stash's q_raw and k_raw, which nothing reads after it. */
+    void *dq, *dk, *dv;
     float *dscale[INPUTS];      /* [D] this microbatch's share of the norm scales' gradients */
     float *dbias[INPUTS];       /* [D] and of the norms' biases (LayerNorm) */
     float *dq_scale, *dk_scale; /* [E] */
-    void *normed[INPUTS];       /* [N, D] formed again for W (selective), instead of the stash's */
+    /* Formed again for W (selective), instead of the stash's: [N, D], [N, F]. */
+    void *normed[INPUTS];
+    void *activated;
 };
 
 /* Where a unit's tensors may live. */

@@ -95,6 +95,7 @@ static void lay_workspace(struct part *part, const struct part_options *options,
     part->ctx.workspace = arena_alloc(arena, part->ctx.workspace_bytes);
     part->scratch[0] = arena_alloc(arena, N * width * element);
     part->scratch[1] = arena_alloc(arena, N * width * element);
+    part->scratch[2] = arena_alloc(arena, part->training ? N * limits->G * limits->E * element : 0);
     part->cosine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
     part->sine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
     part->squares = arena_alloc(arena, (size_t)part->store.params * sizeof(double));

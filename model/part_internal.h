@@ -44,7 +44,7 @@ struct part {
     struct back *back;    /* NULL in a forward */
     void **key_gradient;  /* back->key_gradient */
     float *cosine, *sine; /* [T, R/2] rotary table */
-    void *scratch[2];     /* [N, max(D, H*E, F, K)] */
+    void *scratch[3];     /* [N, max(D, H*E, F, K)] x 2, [N, G, E] (training) */
     float **constants;    /* [units of the graph] the connector's, where the part lives */
     double *squares;      /* [params] where the part lives */
     float *logits;        /* [head_rows, V], part with the head */

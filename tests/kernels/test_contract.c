@@ -26,6 +26,9 @@ static void test_aliases(void **state)
     k->gelu_backward(&ctx, y, a, b, N);
     k->gelu_backward(&ctx, a2, a2, b, N);
     assert_memory_equal(y, a2, bytes);
+    memcpy(b2, b, bytes);
+    k->gelu_backward(&ctx, b2, a, b2, N);
+    assert_memory_equal(y, b2, bytes);
     k->add(&ctx, y, a, b, N);
     memcpy(a2, a, bytes);
     k->add(&ctx, a2, a2, b, N);
@@ -41,6 +44,11 @@ static void test_aliases(void **state)
     k->norm_backward(&ctx, &shape, y, false, NULL, NULL, a, b, mean, rstd, c);
     k->norm_backward(&ctx, &shape, a2, false, NULL, NULL, a2, b, mean, rstd, c);
     assert_memory_equal(y, a2, bytes);
+    k->norm_backward(&ctx, &shape, y, false, z, NULL, a, b, mean, rstd, c);
+    memcpy(b2, b, bytes);
+    k->norm_backward(&ctx, &shape, b2, false, c2, NULL, a, b2, mean, rstd, c);
+    assert_memory_equal(y, b2, bytes);
+    assert_memory_equal(z, c2, shape.width * sizeof *z);
     kit_free(a, 0), kit_free(b, 0), kit_free(c, 0), kit_free(y, 0);
     kit_free(z, 0), kit_free(a2, 0), kit_free(b2, 0), kit_free(c2, 0);
     kit_context_free(&ctx);
