@@ -207,17 +207,18 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
     struct backward *back = part_backward_of(part, unit);
     const struct projected dprojected = projected_gradients(stash, back);
     struct norm_shape norm = unit_norm(part, shape);
+    void *dnormed = part->scratch[0]; /* not dinput: that may be the norm's input itself */
     for (int way = WAY_Q; way < INPUTS; way++) {
         bool accumulate = way > WAY_Q && shape->shared_input;
         bool last = way == INPUTS - 1 || !shape->shared_input, adds;
         void *dinput = connect_input_gradient(part, unit, way, &adds);
         CHECK(!adds, "the gradient of an attention's input is whole");
-        kernels->linear_backward_input(&part->ctx, dinput, accumulate, dprojected.way[way],
+        kernels->linear_backward_input(&part->ctx, dnormed, accumulate, dprojected.way[way],
                                        projection_weight(part, shape, unit, way), shape->N,
                                        shape->D, projection_width(shape, way));
         if (last) {
             kernels->norm_backward(
-                &part->ctx, &norm, dinput, false, back->dscale[way], back->dbias[way], dinput,
+                &part->ctx, &norm, dinput, false, back->dscale[way], back->dbias[way], dnormed,
                 connect_input(part, unit, frame, way), stash->mean[way], stash->rstd[way],
                 unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
         }

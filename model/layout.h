@@ -23,6 +23,11 @@
  * no matrix product is run twice, nor attention. The units of a part take turns in its shared memory. What is
  * formed again for W or GRAD (normed inputs, the activation; in full the weights A) must outlive the next
  * turn: B forms it in the unit's own memory of one microbatch.
+ *
+ * B writes a gradient over the tensor that it is the gradient of where nothing reads that tensor any more
+ * and it lasts until the gradient's reader: over gate and up, over queries and keys before QK-norm, and
+ * (nothing formed again) over the mixed inputs. A microbatch between B and W then costs little more than
+ * one between F and B.
  */
 #ifndef MODEL_LAYOUT_H
 #define MODEL_LAYOUT_H

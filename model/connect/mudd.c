@@ -254,7 +254,11 @@ static void mudd_backward_layout(const struct layout *l, struct backward *back)
     if (consumer) {
         mudd_consumer_backward_layout(l, consumer, out);
     }
-    out->dstream = residual_layout(l, back);
+    bool elsewhere[INPUTS];
+    for (int way = 0; way < INPUTS; way++) {
+        elsewhere[way] = mudd_gradient_over_input(l->model, consumer, way);
+    }
+    out->dstream = residual_layout(l, elsewhere, back);
 }
 
 static void mudd_stash_recomputed(const struct backward *back, struct stash *stash)

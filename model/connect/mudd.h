@@ -108,6 +108,9 @@ void mudd_weight_gradient(struct part *part, int unit, int frame);
 
 /* Is the unit's way formed by its consumer? */
 bool mudd_way_is_mixed(const struct consumer *consumer, int way);
+/* Does B write the gradient of the unit's input over the input? Where the frame keeps the way (nothing
+ * formed again) and nothing but the unit's norm reads it after F. way: of an attention's inputs. */
+bool mudd_gradient_over_input(const struct model *model, const struct consumer *consumer, int way);
 /* Gradient of the tensor that a way is: an input's, or for R that of the stream. */
 const void *mudd_way_gradient(const struct part *part, int unit, int way);
 /* Gradient of the aggregate of the consumer's c-th way: the way's own, or what its post-norm lets by. */

@@ -125,6 +125,23 @@ bool mudd_way_is_mixed(const struct consumer *consumer, int way)
     return false;
 }
 
+bool mudd_gradient_over_input(const struct model *model, const struct consumer *consumer, int way)
+{
+    return model->recompute == RECOMPUTE_NONE && consumer && !consumer->shared &&
+           mudd_way_is_mixed(consumer, way);
+}
+
+static void *mudd_formed(const struct consumer *consumer, int way, const struct stash *of)
+{
+    const struct mudd_stash *stash = mudd_stash_of(of);
+    for (size_t c = 0; c < consumer->C; c++) {
+        if (consumer->way[c] == way) {
+            return stash->formed[c];
+        }
+    }
+    return stash->formed[0]; /* one way feeds all */
+}
+
 /* The tensor that way `way` of an attention or head takes: the aggregate's, or X_i itself. */
 static const void *mudd_way(const struct part *part, int unit, int frame, int way,
                             const struct stash *of)
@@ -134,13 +151,7 @@ static const void *mudd_way(const struct part *part, int unit, int frame, int wa
         int newest = unit_shape(part->model, unit)->layer - 1;
         return part_read_key(part, frame, mudd_raw_key(part->model, newest));
     }
-    const struct mudd_stash *stash = mudd_stash_of(of);
-    for (size_t c = 0; c < consumer->C; c++) {
-        if (consumer->way[c] == way) {
-            return stash->formed[c];
-        }
-    }
-    return stash->formed[0]; /* one way feeds all */
+    return mudd_formed(consumer, way, of);
 }
 
 /* The attention before a parallel FFN is always on the same stage. */
@@ -219,6 +230,14 @@ const void *mudd_output_gradient(const struct part *part, int unit)
     return part->key_gradient[key];
 }
 
+static void *mudd_place_of_gradient(const struct part *part, int unit, int way)
+{
+    const struct consumer *consumer = mudd_consumer(part->model, unit);
+    return mudd_gradient_over_input(part->model, consumer, way)
+               ? mudd_formed(consumer, way, part_recomputed(part, unit))
+               : part_backward_of(part, unit)->dinput[way];
+}
+
 void *mudd_input_gradient(struct part *part, int unit, int way, bool *out_accumulate)
 {
     if (unit_shape(part->model, unit)->kind == UNIT_FFN) {
@@ -226,7 +245,7 @@ void *mudd_input_gradient(struct part *part, int unit, int way, bool *out_accumu
                                            out_accumulate);
     }
     *out_accumulate = false;
-    return part_backward_of(part, unit)->dinput[way];
+    return mudd_place_of_gradient(part, unit, way);
 }
 
 const void *mudd_way_gradient(const struct part *part, int unit, int way)
@@ -236,7 +255,7 @@ const void *mudd_way_gradient(const struct part *part, int unit, int way)
     if (way == WAY_R && !one) {
         return residual_stream_gradient(part, unit, mudd_backward_of(part, unit)->dstream);
     }
-    return part_backward_of(part, unit)->dinput[one ? 0 : way];
+    return mudd_place_of_gradient(part, unit, one ? 0 : way);
 }
 
 const void *mudd_mixed_gradient(const struct part *part, const struct consumer *consumer, size_t c)

@@ -98,13 +98,16 @@ static struct residual_backward *residual_back(const struct part *part, int unit
     return (struct residual_backward *)part_backward_of(part, unit)->connect;
 }
 
-void *residual_layout(const struct layout *layout, struct backward *out)
+void *residual_layout(const struct layout *layout, const bool *elsewhere, struct backward *out)
 {
     const struct unit_shape *shape = layout->shape;
     bool place = shape->kind == UNIT_ATTENTION || shape->kind == UNIT_HEAD ||
                  (shape->kind == UNIT_FFN && shape->parallel);
     for (int c = 0; c < INPUTS && place; c++) {
         bool own = c == 0 || (shape->kind == UNIT_ATTENTION && !shape->shared_input);
+        if (elsewhere && elsewhere[c]) {
+            continue;
+        }
         out->dinput[c] = own ? layout_tensor(layout, LEFT, shape->N, shape->D) : out->dinput[0];
     }
     return shape->kind == UNIT_ATTENTION && shape->parallel
@@ -114,7 +117,7 @@ void *residual_layout(const struct layout *layout, struct backward *out)
 
 static void residual_backward_layout(const struct layout *layout, struct backward *out)
 {
-    ((struct residual_backward *)out->connect)->dstream = residual_layout(layout, out);
+    ((struct residual_backward *)out->connect)->dstream = residual_layout(layout, NULL, out);
 }
 
 static void *residual_key(const struct model *model, int key, const struct stash *stash)

@@ -27,8 +27,9 @@ int residual_reader(int j);
 MUST_USE status_t residual_add_mid(struct model *model, int layer);
 MUST_USE status_t residual_add_direct(struct model *model, int unit, int key);
 
-/* [N, D] of an attention, of xR with a parallel FFN's path in it; NULL without. Connectors keep it. */
-void *residual_layout(const struct layout *layout, struct backward *out);
+/* Fills out->dinput, but for the inputs whose gradient has a place elsewhere ([INPUTS]; NULL = none). Gives
+ * [N, D] of an attention, of xR with a parallel FFN's path in it, which connectors keep; NULL without. */
+void *residual_layout(const struct layout *layout, const bool *elsewhere, struct backward *out);
 
 /* FFN: adds H_i to its output. */
 void residual_add_mid_output(struct part *part, int unit, int frame);
