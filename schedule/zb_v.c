@@ -7,12 +7,15 @@
  *     2(P-r)-1 x   F down
  *     r        x   F up, F down
  *     P-r      x   F up, B up, W up
- *     then         F down, B down, W down, F up, B up, W up    while there are forwards
+ *     then         B down, W down, F down, F up, B up, W up    while there are forwards
  *     r        x   B down, B up                                W of both put off
  *     P-r      x   B down, W down                              the oldest W
  *     then         W up, W down                                what is left
  *
  * It is written for 2P-1 microbatches and more; for fewer, those that do not exist are left out.
+ *
+ * While there are forwards, F down could come before B down as well. It comes after W down, for what B down
+ * reads has arrived by then: at F = B = W nothing waits longer, and the down stage holds one frame less.
  */
 #include "schedule/plan_internal.h"
 
@@ -82,10 +85,10 @@ static void zb_v_build(const struct layout *layout, int rank, struct phase_list 
     struct vee vee = {.layout = layout, .out = out, .stage = {rank, 2 * P - 1 - rank}};
     vee_warm_up(&vee, P, rank);
     while (vee.next[UP][PHASE_F] < vee.next[DOWN][PHASE_F] || vee.next[DOWN][PHASE_F] < M) {
+        vee_whole_backward(&vee, DOWN);
         if (vee.next[DOWN][PHASE_F] < M) {
             vee_add(&vee, PHASE_F, DOWN);
         }
-        vee_whole_backward(&vee, DOWN);
         vee_add(&vee, PHASE_F, UP);
         vee_whole_backward(&vee, UP);
     }
