@@ -31,20 +31,12 @@ const char *dtype_name(enum dtype dtype)
     return dtype == DTYPE_BF16 ? "bf16" : "f32";
 }
 
+#define FILE_FILL(file, isa) file##_fill_##isa(table);
 #define TABLE_FILL(isa)                                                                            \
     static void table_fill_##isa(struct kernels *table, enum gemm_library library)                 \
     {                                                                                              \
-        activation_fill_##isa(table);                                                              \
-        attention_fill_##isa(table);                                                               \
-        attention_backward_fill_##isa(table);                                                      \
-        elementwise_fill_##isa(table);                                                             \
-        embed_fill_##isa(table);                                                                   \
+        CPU_FILES(FILE_FILL, isa)                                                                  \
         linear_fill_##isa(table, library);                                                         \
-        mudd_fill_##isa(table);                                                                    \
-        norm_fill_##isa(table);                                                                    \
-        optimizer_fill_##isa(table);                                                               \
-        rope_fill_##isa(table);                                                                    \
-        xent_fill_##isa(table);                                                                    \
     }
 
 TABLE_FILL(generic)

@@ -1,4 +1,4 @@
-/* kernels.h - the door of kernels/: every operation, once, as a prototype in one table.
+/* kernels.h - the door of kernels/: a table of every operation; operations.def has a row for each.
  *
  * The CPU op (kernels/cpu/<op>.c) is the specification; its CUDA twin (kernels/cuda/<op>.cu) fills
  * the same table. Ops are deaf: they know pointers and shapes, no model, no rank.
@@ -29,6 +29,7 @@
 
 #include "base/status.h"
 #include "base/trace.h"
+#include "kernels/each.h"
 
 enum dtype { DTYPE_F32, DTYPE_BF16 };
 size_t dtype_size(enum dtype dtype); /* bytes an element */
@@ -78,6 +79,9 @@ struct mudd_term {
     const void *dout[WAYS_MAX]; /* C x [N, D] gradients of the aggregate's outputs */
 };
 
+/* Keys that an operation reads at once, at most. */
+enum { KEYS_MOST = 256 };
+
 struct adamw_args {
     float lr, beta1, beta2, eps, weight_decay; /* weight_decay 0 for tensors that do not decay */
     float gradient_scale;                      /* clipping factor, applied to the gradient first */
@@ -96,114 +100,10 @@ struct kernels {
     enum dtype dtype;
     size_t (*workspace)(const struct kernel_limits *limits); /* see kernels_workspace */
 
-    /* out[t,:] = table[ids[t],:]; out [N, D], table [V, D], ids [N] in [0, V) (data/ checks). */
-    void (*embed_forward)(const struct kernel_ctx *ctx, void *out, const void *table,
-                          const int32_t *ids, size_t N, size_t D);
-    /* dtable[ids[t],:] += dout[t,:], t ascending. */
-    void (*embed_backward)(const struct kernel_ctx *ctx, float *dtable, const void *dout,
-                           const int32_t *ids, size_t N, size_t D);
-
-    /* y, x [rows, width]; mean (LAYER only, else NULL), rstd [rows] are kept for backward. */
-    void (*norm_forward)(const struct kernel_ctx *ctx, const struct norm_shape *shape, void *y,
-                         float *mean, float *rstd, const void *x, const void *scale,
-                         const void *bias);
-    /* dx (+)= gradient of x; dscale_part/dbias_part [width] (NULL = not wanted), rows summed in
-     * chunks fixed by the shape. dx may alias dy or x when not accumulating. */
-    void (*norm_backward)(const struct kernel_ctx *ctx, const struct norm_shape *shape, void *dx,
-                          bool accumulate, float *dscale_part, float *dbias_part, const void *dy,
-                          const void *x, const float *mean, const float *rstd, const void *scale);
-
-    /* y [N, O] = x [N, I] weight[O, I]^T + bias [O] (NULL = none). */
-    void (*linear_forward)(const struct kernel_ctx *ctx, void *y, const void *x, const void *weight,
-                           const void *bias, size_t N, size_t I, size_t O);
-    /* dx [N, I] (+)= dy [N, O] weight. */
-    void (*linear_backward_input)(const struct kernel_ctx *ctx, void *dx, bool accumulate,
-                                  const void *dy, const void *weight, size_t N, size_t I, size_t O);
-    /* dweight [O, I] += dy^T x; dbias [O] += column sums of dy (NULL = none). */
-    void (*linear_backward_weight)(const struct kernel_ctx *ctx, float *dweight, float *dbias,
-                                   const void *dy, const void *x, size_t N, size_t I, size_t O);
-    /* Logits: as linear_forward without bias, float output. */
-    void (*logits_forward)(const struct kernel_ctx *ctx, float *logits, const void *x,
-                           const void *weight, size_t N, size_t I, size_t O);
-
-    /* Rotates pairs (d, d + R/2), d < R/2, of the first R of E elements, in place.
-     * x [N, heads, E]; cosine, sine [T, R/2]; position[t] (NULL: t mod T). inverse = backward. */
-    void (*rope)(const struct kernel_ctx *ctx, void *x, const float *cosine, const float *sine,
-                 const int32_t *position, bool inverse, size_t N, size_t T, size_t heads, size_t E,
-                 size_t R);
-
-    /* out [N, H, E]; lse [B, H, T] log-sum-exp of the scaled scores, kept for backward;
-     * q [N, H, E], k, v [N, G, E]. Blocked online softmax: no [T, T] matrix exists. */
-    void (*attention_forward)(const struct kernel_ctx *ctx, const struct attention_shape *shape,
-                              void *out, float *lse, const void *q, const void *k, const void *v);
-    void (*attention_backward)(const struct kernel_ctx *ctx, const struct attention_shape *shape,
-                               void *dq, void *dk, void *dv, const void *dout, const void *out,
-                               const float *lse, const void *q, const void *k, const void *v);
-
-    /* y [count] = silu(gate) * up. dgate/dup may alias gate/up. */
-    void (*swiglu_forward)(const struct kernel_ctx *ctx, void *y, const void *gate, const void *up,
-                           size_t count);
-    void (*swiglu_backward)(const struct kernel_ctx *ctx, void *dgate, void *dup, const void *dy,
-                            const void *gate, const void *up, size_t count);
-    /* GELU, exact (erf). dx may alias dy or x. */
-    void (*gelu_forward)(const struct kernel_ctx *ctx, void *y, const void *x, size_t count);
-    void (*gelu_backward)(const struct kernel_ctx *ctx, void *dx, const void *dy, const void *x,
-                          size_t count);
-
-    /* Generator's last step: weights [N, C*n] = hidden [N, K] w2[C*n, K]^T + bias [C*n] (dense_bs,
-     * way-major). */
-    void (*mudd_weights_forward)(const struct kernel_ctx *ctx, float *weights, const void *hidden,
-                                 const void *w2, const void *bias, size_t N, size_t K, size_t Cn);
-    /* dhidden [N, K] = dweights w2. */
-    void (*mudd_weights_backward_input)(const struct kernel_ctx *ctx, void *dhidden,
-                                        const float *dweights, const void *w2, size_t N, size_t K,
-                                        size_t Cn);
-    /* dw2 [C*n, K] += dweights^T hidden (dw2 or hidden NULL: static); dbias [C*n] += column sums */
-    void (*mudd_weights_backward_weight)(const struct kernel_ctx *ctx, float *dw2, float *dbias,
-                                         const float *dweights, const void *hidden, size_t N,
-                                         size_t K, size_t Cn);
-
-    /* out[c][t,:] = sum_j weight(t, c, j) * key[j][t,:], j ascending; C x [N, D]. Each key is read
-     * once for all ways. weights [N, C*n] way-major, or static_weights [C*n] if weights is NULL. */
-    void (*mudd_forward)(const struct kernel_ctx *ctx, void *const *out, const void *const *key,
-                         const float *weights, const void *static_weights, size_t N, size_t D,
-                         size_t C, size_t n);
-    /* dweights[t, c*n + j] = sum_d dout[c][t,d] * key[j][t,d]; [N, C*n]. */
-    void (*mudd_backward_weights)(const struct kernel_ctx *ctx, float *dweights,
-                                  const void *const *dout, const void *const *key, size_t N,
-                                  size_t D, size_t C, size_t n);
-    /* dkey [N, D] (accumulate: +=, else starts from zero) the terms in the order given, in each the
-     * ways ascending, every step one fmaf. One read-modify-write of dkey for all terms. */
-    void (*mudd_backward_key)(const struct kernel_ctx *ctx, void *dkey, bool accumulate,
-                              const struct mudd_term *terms, size_t count, size_t N, size_t D);
-
-    /* Softmax cross-entropy of a chunk of rows: *loss += sum over rows of -log p(target) (double,
-     * rows ascending); dlogits [rows, V] = (p - onehot) * scale (NULL = loss only; may alias
-     * logits). A target of -1 counts nothing. */
-    void (*xent)(const struct kernel_ctx *ctx, double *loss, void *dlogits, const float *logits,
-                 const int32_t *targets, float scale, size_t rows, size_t V);
-
-    /* Elementwise over `count`. */
-    /* dst = src, rounded to the table's dtype: float32 master weights to what the ops read. */
-    void (*from_f32)(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count);
-    void (*copy)(const struct kernel_ctx *ctx, void *dst, const void *src, size_t count);
-    void (*zero)(const struct kernel_ctx *ctx, void *dst, size_t bytes);
-    void (*add)(const struct kernel_ctx *ctx, void *out, const void *a, const void *b,
-                size_t count); /* out may alias a or b */
-    void (*scale_add)(const struct kernel_ctx *ctx, void *dst, const void *src, float scale,
-                      size_t count); /* dst += scale * src (one fmaf) */
-    void (*scale_columns)(const struct kernel_ctx *ctx, float *x, const float *scale, size_t rows,
-                          size_t columns); /* x[r, c] *= scale[c] */
-    void (*accumulate_f32)(const struct kernel_ctx *ctx, float *dst, const float *src,
-                           size_t count); /* dst += src */
-
-    /* *out = sum of squares, in double: chunks of 4096 elements left to right, chunk sums
-     * ascending. */
-    void (*sum_squares)(const struct kernel_ctx *ctx, double *out, const float *x, size_t count);
-    /* Decoupled AdamW on one tensor: g = gradient * gradient_scale; p *= 1 - lr * weight_decay;
-     * m, v; p -= lr * mhat / (sqrt(vhat) + eps). */
-    void (*adamw)(const struct kernel_ctx *ctx, const struct adamw_args *args, float *p, float *m,
-                  float *v, const float *gradient, size_t count);
+#define OPERATION(name, category, ...)                                                             \
+    void (*name)(const struct kernel_ctx *ctx EACH(OPERATION_PARAMETER, __VA_ARGS__));
+#include "kernels/operations.def"
+#undef OPERATION
 };
 
 /* Largest sizes that the ops will be called with, for the workspace. */

@@ -18,17 +18,15 @@
 #define CPU_JOIN_(name, isa) CPU_JOIN2_(name, isa)
 #define ISA(name) CPU_JOIN_(name, CPU_ISA)
 
+/* WHAT(file, isa) for every file of operations but linear.c, which also takes the GEMM library. */
+#define CPU_FILES(what, isa)                                                                       \
+    what(activation, isa) what(attention, isa) what(attention_backward, isa)                       \
+        what(elementwise, isa) what(embed, isa) what(mudd, isa) what(norm, isa)                    \
+            what(optimizer, isa) what(rope, isa) what(xent, isa)
+#define CPU_DECLARE_FILL_(file, isa) void file##_fill_##isa(struct kernels *table);
+
 #define CPU_DECLARE(isa)                                                                           \
-    void activation_fill_##isa(struct kernels *table);                                             \
-    void attention_fill_##isa(struct kernels *table);                                              \
-    void attention_backward_fill_##isa(struct kernels *table);                                     \
-    void elementwise_fill_##isa(struct kernels *table);                                            \
-    void embed_fill_##isa(struct kernels *table);                                                  \
-    void mudd_fill_##isa(struct kernels *table);                                                   \
-    void norm_fill_##isa(struct kernels *table);                                                   \
-    void optimizer_fill_##isa(struct kernels *table);                                              \
-    void rope_fill_##isa(struct kernels *table);                                                   \
-    void xent_fill_##isa(struct kernels *table);                                                   \
+    CPU_FILES(CPU_DECLARE_FILL_, isa)                                                              \
     void linear_fill_##isa(struct kernels *table, enum gemm_library library);                      \
     void gemm_own_##isa(size_t M, size_t N, size_t K, struct gemm_operand A,                       \
                         struct gemm_operand B, bool accumulate, float *C, size_t ldc);

@@ -166,6 +166,21 @@ template <int THREADS, typename S> __device__ inline S group_sum(S x)
     }
 }
 
+// sum[0] of lane l becomes the warp's sum of sum[l % COUNT]; COUNT a power of two up to WARP.
+template <int COUNT> __device__ inline void halves_sum(float *sum, int lane)
+{
+    if constexpr (COUNT > 1) {
+        constexpr int HALF = COUNT / 2;
+        bool upper = lane & HALF;
+#pragma unroll
+        for (int i = 0; i < HALF; i++) {
+            float give = upper ? sum[i] : sum[i + HALF], keep = upper ? sum[i + HALF] : sum[i];
+            sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, HALF);
+        }
+        halves_sum<HALF>(sum, lane);
+    }
+}
+
 // ---- host side ----
 
 static inline cudaStream_t stream_of(const struct kernel_ctx *ctx)
@@ -182,6 +197,13 @@ static inline unsigned grid_of(size_t blocks)
 {
     CHECK(blocks > 0 && blocks <= 0x7fffffff, "a grid of %zu blocks", blocks);
     return (unsigned)blocks;
+}
+
+// Threads of a block that takes a row of D elements, `lanes` each at a time: whole warps.
+template <int MOST> static inline unsigned row_threads(size_t D, int lanes)
+{
+    size_t warps = blocks_of(blocks_of(D, (size_t)lanes), WARP);
+    return warps < MOST / WARP ? (unsigned)(warps > 0 ? warps : 1) * WARP : MOST;
 }
 
 static inline bool aligned(const void *p)

@@ -11,18 +11,13 @@
 extern "C" {
 #endif
 
-void cuda_activation_fill(struct kernels *table);
-void cuda_attention_forward_fill(struct kernels *table);
-void cuda_attention_backward_fill(struct kernels *table);
-void cuda_elementwise_fill(struct kernels *table);
-void cuda_embed_fill(struct kernels *table);
-void cuda_matmul_fill(struct kernels *table);
-void cuda_mudd_forward_fill(struct kernels *table);
-void cuda_mudd_backward_fill(struct kernels *table);
-void cuda_norm_fill(struct kernels *table);
-void cuda_optimizer_fill(struct kernels *table);
-void cuda_rope_fill(struct kernels *table);
-void cuda_xent_fill(struct kernels *table);
+/* WHAT(file) for every file of operations. */
+#define CUDA_FILES(what)                                                                           \
+    what(activation) what(attention_forward) what(attention_backward) what(elementwise)            \
+        what(embed) what(matmul) what(mudd_forward) what(mudd_backward) what(norm) what(optimizer) \
+            what(rope) what(xent)
+#define CUDA_DECLARE_FILL_(file) void cuda_##file##_fill(struct kernels *table);
+CUDA_FILES(CUDA_DECLARE_FILL_)
 
 /* Is there code in this program for the bound device? */
 bool cuda_code_suits(void);

@@ -1,7 +1,7 @@
 // mudd_backward.cu - gradients of an aggregate's weights and of its keys.
 #include "kernels/cuda/common.cuh"
 
-enum { THREADS = 256, KEYS_MOST = 256, TOGETHER = 8, TERMS_MOST = 56 };
+enum { THREADS = 256, TOGETHER = 8, TERMS_MOST = 56 };
 
 // ---- weights: dweights[t, c*n + j] = sum over d of dout[c][t,d] key[j][t,d] ----
 //
@@ -19,21 +19,6 @@ template <typename T> struct dot_args {
     size_t D;
     int n;
 };
-
-// sum[0] of lane l becomes the warp's sum of sum[l % COUNT]; COUNT a power of two up to WARP.
-template <int COUNT> __device__ inline void halves_sum(float *sum, int lane)
-{
-    if constexpr (COUNT > 1) {
-        constexpr int HALF = COUNT / 2;
-        bool upper = lane & HALF;
-#pragma unroll
-        for (int i = 0; i < HALF; i++) {
-            float give = upper ? sum[i] : sum[i + HALF], keep = upper ? sum[i + HALF] : sum[i];
-            sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, HALF);
-        }
-        halves_sum<HALF>(sum, lane);
-    }
-}
 
 template <bool WIDE, typename T, int C>
 static __global__ void __launch_bounds__(THREADS, 2)
@@ -90,17 +75,11 @@ static __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
-static unsigned threads_of(size_t D, int lanes)
-{
-    size_t warps = blocks_of(blocks_of(D, (size_t)lanes), WARP);
-    return warps < THREADS / WARP ? (unsigned)(warps > 0 ? warps : 1) * WARP : THREADS;
-}
-
 template <bool WIDE, typename T>
 static void dot_run(const struct kernel_ctx *ctx, const dot_keys &k, const dot_args<T> &a, size_t N,
                     size_t C)
 {
-    unsigned threads = threads_of(a.D, LANES<T>), grid = grid_of(N);
+    unsigned threads = row_threads<THREADS>(a.D, LANES<T>), grid = grid_of(N);
     size_t sums = blocks_of((size_t)a.n, TOGETHER) * TOGETHER * (C == 3 ? 4 : C);
     size_t shared = threads / WARP * sums * sizeof(float);
     switch (C) {
@@ -211,7 +190,7 @@ static void mudd_backward_key(const struct kernel_ctx *ctx, void *dkey, bool acc
                 wide = wide && aligned(some.term[k].dout[c]);
             }
         }
-        unsigned grid = grid_of(N), threads = threads_of(D, LANES<T>);
+        unsigned grid = grid_of(N), threads = row_threads<THREADS>(D, LANES<T>);
         bool more = accumulate || done > 0;
         if (wide) {
             key_kernel<true><<<grid, threads, 0, stream_of(ctx)>>>((T *)dkey, some, D, more);

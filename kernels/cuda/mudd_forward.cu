@@ -4,7 +4,7 @@
 // stream by: each key is read once. The steps of an element are those of kernels.h.
 #include "kernels/cuda/common.cuh"
 
-enum { THREADS = 256, KEYS_MOST = 256, TOGETHER = 4 };
+enum { THREADS = 256, TOGETHER = 4 };
 
 struct mix_keys { // passed by value: no copy to the device, no lifetime
     const void *key[KEYS_MOST];

@@ -55,18 +55,9 @@ static void table_fill(struct kernels *table, enum dtype dtype)
 {
     table->dtype = dtype;
     table->workspace = dtype == DTYPE_BF16 ? workspace_bf16 : cuda_workspace;
-    cuda_activation_fill(table);
-    cuda_attention_forward_fill(table);
-    cuda_attention_backward_fill(table);
-    cuda_elementwise_fill(table);
-    cuda_embed_fill(table);
-    cuda_matmul_fill(table);
-    cuda_mudd_forward_fill(table);
-    cuda_mudd_backward_fill(table);
-    cuda_norm_fill(table);
-    cuda_optimizer_fill(table);
-    cuda_rope_fill(table);
-    cuda_xent_fill(table);
+#define FILE_FILL(file) cuda_##file##_fill(table);
+    CUDA_FILES(FILE_FILL)
+#undef FILE_FILL
 }
 
 /* cuDNN, or NULL and why it is not there. */

@@ -135,7 +135,8 @@ static inline void proxy_done(void)
         proxy_done();                                                                              \
     } while (0)
 
-static inline size_t proxy_rows(const int32_t *ids, size_t N)
+/* One more than the largest of the ids. */
+static inline size_t largest(const int32_t *ids, size_t N)
 {
     int32_t most = -1;
     for (size_t t = 0; t < N; t++) {
@@ -144,82 +145,78 @@ static inline size_t proxy_rows(const int32_t *ids, size_t N)
     return (size_t)(most + 1);
 }
 
-static void proxy_embed_forward(const struct kernel_ctx *ctx, void *out, const void *table,
-                                const int32_t *ids, size_t N, size_t D)
-{
-    const void *rows = PROXY_IN(table, proxy_rows(ids, N) * D);
-    PROXY_RUN(embed_forward, PROXY_OUT(out, N * D), rows, PROXY_INTS(ids, N), N, D);
-}
+/* What is read, before what may alias it and is written. */
+#define STAGE(kind, ...) STAGE_##kind(__VA_ARGS__)
+#define STAGE_IN(name, count) PROXY_IN(name, count);
+#define STAGE_OUT(name, count)
+#define STAGE_SUM(name, count, onto)                                                               \
+    if (onto) {                                                                                    \
+        PROXY_BOTH(name, count);                                                                   \
+    }
+#define STAGE_FLOAT_IN(name, count) (void)PROXY_FLOAT_IN(name, count);
+#define STAGE_FLOAT_OUT(name, count)
+#define STAGE_FLOAT_SUM(name, count) (void)PROXY_FLOAT_BOTH(name, count);
+#define STAGE_DOUBLE_OUT(name, count)
+#define STAGE_DOUBLE_SUM(name, count) proxy_stage(name, count, PROXY_DOUBLE, true, true);
+#define STAGE_INT_IN(name, count) (void)PROXY_INTS(name, count);
+#define STAGE_LIST_IN(name, list, count)                                                           \
+    const void *name##_there[PROXY_PIECES];                                                        \
+    for (size_t i = 0; i < (list); i++) {                                                          \
+        name##_there[i] = PROXY_IN(name[i], count);                                                \
+    }
+#define STAGE_LIST_OUT(name, list, count) void *name##_there[PROXY_PIECES];
+#define STAGE_STRUCT(type, name, list)
+#define STAGE_SIZE(name)
+#define STAGE_VALUE(type, name)
 
-static void proxy_embed_backward(const struct kernel_ctx *ctx, float *dtable, const void *dout,
-                                 const int32_t *ids, size_t N, size_t D)
-{
-    float *rows = PROXY_FLOAT_BOTH(dtable, proxy_rows(ids, N) * D);
-    PROXY_RUN(embed_backward, rows, PROXY_IN(dout, N * D), PROXY_INTS(ids, N), N, D);
-}
+#define STAGE_LISTS(kind, ...) STAGE_LISTS_##kind(__VA_ARGS__)
+#define STAGE_LISTS_IN(name, count)
+#define STAGE_LISTS_OUT(name, count)
+#define STAGE_LISTS_SUM(name, count, onto)
+#define STAGE_LISTS_FLOAT_IN(name, count)
+#define STAGE_LISTS_FLOAT_OUT(name, count)
+#define STAGE_LISTS_FLOAT_SUM(name, count)
+#define STAGE_LISTS_DOUBLE_OUT(name, count)
+#define STAGE_LISTS_DOUBLE_SUM(name, count)
+#define STAGE_LISTS_INT_IN(name, count)
+#define STAGE_LISTS_LIST_IN(name, list, count)
+#define STAGE_LISTS_LIST_OUT(name, list, count)                                                    \
+    for (size_t i = 0; i < (list); i++) {                                                          \
+        name##_there[i] = PROXY_OUT(name[i], count);                                               \
+    }
+#define STAGE_LISTS_STRUCT(type, name, list)
+#define STAGE_LISTS_SIZE(name)
+#define STAGE_LISTS_VALUE(type, name)
 
-static void proxy_norm_forward(const struct kernel_ctx *ctx, const struct norm_shape *s, void *y,
-                               float *mean, float *rstd, const void *x, const void *scale,
-                               const void *bias)
-{
-    const void *in = PROXY_IN(x, s->rows * s->width);
-    PROXY_RUN(norm_forward, s, PROXY_OUT(y, s->rows * s->width), PROXY_FLOAT_OUT(mean, s->rows),
-              PROXY_FLOAT_OUT(rstd, s->rows), in, PROXY_IN(scale, s->width),
-              PROXY_IN(bias, s->width));
-}
+#define THERE(kind, ...) THERE_##kind(__VA_ARGS__)
+#define THERE_IN(name, count) , PROXY_IN(name, count)
+#define THERE_OUT(name, count) , PROXY_OUT(name, count)
+#define THERE_SUM(name, count, onto) , PROXY_OUT(name, count)
+#define THERE_FLOAT_IN(name, count) , PROXY_FLOAT_IN(name, count)
+#define THERE_FLOAT_OUT(name, count) , PROXY_FLOAT_OUT(name, count)
+#define THERE_FLOAT_SUM(name, count) , PROXY_FLOAT_BOTH(name, count)
+#define THERE_DOUBLE_OUT(name, count) , proxy_stage(name, count, PROXY_DOUBLE, false, true)
+#define THERE_DOUBLE_SUM(name, count) , proxy_stage(name, count, PROXY_DOUBLE, true, true)
+#define THERE_INT_IN(name, count) , PROXY_INTS(name, count)
+#define THERE_LIST_IN(name, list, count) , name##_there
+#define THERE_LIST_OUT(name, list, count) , name##_there
+#define THERE_STRUCT(type, name, list) , name
+#define THERE_SIZE(name) , name
+#define THERE_VALUE(type, name) , name
 
-static void proxy_norm_backward(const struct kernel_ctx *ctx, const struct norm_shape *s, void *dx,
-                                bool accumulate, float *dscale, float *dbias, const void *dy,
-                                const void *x, const float *mean, const float *rstd,
-                                const void *scale)
-{
-    size_t count = s->rows * s->width;
-    const void *gradient = PROXY_IN(dy, count), *in = PROXY_IN(x, count);
-    void *out = accumulate ? PROXY_BOTH(dx, count) : PROXY_OUT(dx, count);
-    PROXY_RUN(norm_backward, s, out, accumulate, PROXY_FLOAT_OUT(dscale, s->width),
-              PROXY_FLOAT_OUT(dbias, s->width), gradient, in, PROXY_FLOAT_IN(mean, s->rows),
-              PROXY_FLOAT_IN(rstd, s->rows), PROXY_IN(scale, s->width));
-}
+#define OPERATION(op, category, ...)                                                               \
+    static void there_##op(const struct kernel_ctx *ctx EACH(OPERATION_PARAMETER, __VA_ARGS__))    \
+    {                                                                                              \
+        (void)ctx;                                                                                 \
+        EACH(STAGE, __VA_ARGS__)                                                                   \
+        EACH(STAGE_LISTS, __VA_ARGS__)                                                             \
+        proxy.table->op(&proxy.ctx EACH(THERE, __VA_ARGS__));                                      \
+        proxy_done();                                                                              \
+    }
+#include "kernels/operations.def"
+#undef OPERATION
 
-static void proxy_linear_forward(const struct kernel_ctx *ctx, void *y, const void *x,
-                                 const void *weight, const void *bias, size_t N, size_t I, size_t O)
-{
-    const void *in = PROXY_IN(x, N * I), *w = PROXY_IN(weight, O * I);
-    PROXY_RUN(linear_forward, PROXY_OUT(y, N * O), in, w, PROXY_IN(bias, O), N, I, O);
-}
-
-static void proxy_linear_backward_input(const struct kernel_ctx *ctx, void *dx, bool accumulate,
-                                        const void *dy, const void *weight, size_t N, size_t I,
-                                        size_t O)
-{
-    void *out = accumulate ? PROXY_BOTH(dx, N * I) : PROXY_OUT(dx, N * I);
-    PROXY_RUN(linear_backward_input, out, accumulate, PROXY_IN(dy, N * O), PROXY_IN(weight, O * I),
-              N, I, O);
-}
-
-static void proxy_linear_backward_weight(const struct kernel_ctx *ctx, float *dweight, float *dbias,
-                                         const void *dy, const void *x, size_t N, size_t I,
-                                         size_t O)
-{
-    PROXY_RUN(linear_backward_weight, PROXY_FLOAT_BOTH(dweight, O * I), PROXY_FLOAT_BOTH(dbias, O),
-              PROXY_IN(dy, N * O), PROXY_IN(x, N * I), N, I, O);
-}
-
-static void proxy_logits_forward(const struct kernel_ctx *ctx, float *logits, const void *x,
-                                 const void *weight, size_t N, size_t I, size_t O)
-{
-    const void *in = PROXY_IN(x, N * I);
-    PROXY_RUN(logits_forward, PROXY_FLOAT_OUT(logits, N * O), in, PROXY_IN(weight, O * I), N, I, O);
-}
-
-static void proxy_rope(const struct kernel_ctx *ctx, void *x, const float *cosine,
-                       const float *sine, const int32_t *position, bool inverse, size_t N, size_t T,
-                       size_t heads, size_t E, size_t R)
-{
-    size_t angles = (position ? proxy_rows(position, N) : T) * (R / 2);
-    PROXY_RUN(rope, PROXY_BOTH(x, N * heads * E), PROXY_FLOAT_IN(cosine, angles),
-              PROXY_FLOAT_IN(sine, angles), PROXY_INTS(position, N), inverse, N, T, heads, E, R);
-}
+/* ---- operations of which a row does not say everything ---- */
 
 static void proxy_attention_forward(const struct kernel_ctx *ctx, const struct attention_shape *s,
                                     void *out, float *lse, const void *q, const void *k,
@@ -246,88 +243,6 @@ static void proxy_attention_backward(const struct kernel_ctx *ctx, const struct 
               PROXY_IN(v, narrow));
 }
 
-static void proxy_swiglu_forward(const struct kernel_ctx *ctx, void *y, const void *gate,
-                                 const void *up, size_t count)
-{
-    PROXY_RUN(swiglu_forward, PROXY_OUT(y, count), PROXY_IN(gate, count), PROXY_IN(up, count),
-              count);
-}
-
-static void proxy_swiglu_backward(const struct kernel_ctx *ctx, void *dgate, void *dup,
-                                  const void *dy, const void *gate, const void *up, size_t count)
-{
-    const void *g = PROXY_IN(gate, count), *u = PROXY_IN(up, count);
-    PROXY_RUN(swiglu_backward, PROXY_OUT(dgate, count), PROXY_OUT(dup, count), PROXY_IN(dy, count),
-              g, u, count);
-}
-
-static void proxy_gelu_forward(const struct kernel_ctx *ctx, void *y, const void *x, size_t count)
-{
-    PROXY_RUN(gelu_forward, PROXY_OUT(y, count), PROXY_IN(x, count), count);
-}
-
-static void proxy_gelu_backward(const struct kernel_ctx *ctx, void *dx, const void *dy,
-                                const void *x, size_t count)
-{
-    const void *gradient = PROXY_IN(dy, count);
-    PROXY_RUN(gelu_backward, PROXY_OUT(dx, count), gradient, PROXY_IN(x, count), count);
-}
-
-static void proxy_mudd_weights_forward(const struct kernel_ctx *ctx, float *weights,
-                                       const void *hidden, const void *w2, const void *bias,
-                                       size_t N, size_t K, size_t Cn)
-{
-    PROXY_RUN(mudd_weights_forward, PROXY_FLOAT_OUT(weights, N * Cn), PROXY_IN(hidden, N * K),
-              PROXY_IN(w2, Cn * K), PROXY_IN(bias, Cn), N, K, Cn);
-}
-
-static void proxy_mudd_weights_backward_input(const struct kernel_ctx *ctx, void *dhidden,
-                                              const float *dweights, const void *w2, size_t N,
-                                              size_t K, size_t Cn)
-{
-    PROXY_RUN(mudd_weights_backward_input, PROXY_OUT(dhidden, N * K),
-              PROXY_FLOAT_IN(dweights, N * Cn), PROXY_IN(w2, Cn * K), N, K, Cn);
-}
-
-static void proxy_mudd_weights_backward_weight(const struct kernel_ctx *ctx, float *dw2,
-                                               float *dbias, const float *dweights,
-                                               const void *hidden, size_t N, size_t K, size_t Cn)
-{
-    PROXY_RUN(mudd_weights_backward_weight, PROXY_FLOAT_BOTH(dw2, Cn * K),
-              PROXY_FLOAT_BOTH(dbias, Cn), PROXY_FLOAT_IN(dweights, N * Cn),
-              PROXY_IN(hidden, N * K), N, K, Cn);
-}
-
-static void proxy_mudd_forward(const struct kernel_ctx *ctx, void *const *out,
-                               const void *const *key, const float *weights,
-                               const void *static_weights, size_t N, size_t D, size_t C, size_t n)
-{
-    void *ways[WAYS_MAX];
-    const void *keys[PROXY_PIECES];
-    for (size_t j = 0; j < n; j++) {
-        keys[j] = PROXY_IN(key[j], N * D);
-    }
-    for (size_t c = 0; c < C; c++) {
-        ways[c] = PROXY_OUT(out[c], N * D);
-    }
-    PROXY_RUN(mudd_forward, ways, keys, PROXY_FLOAT_IN(weights, N * C * n),
-              PROXY_IN(static_weights, C * n), N, D, C, n);
-}
-
-static void proxy_mudd_backward_weights(const struct kernel_ctx *ctx, float *dweights,
-                                        const void *const *dout, const void *const *key, size_t N,
-                                        size_t D, size_t C, size_t n)
-{
-    const void *ways[WAYS_MAX], *keys[PROXY_PIECES];
-    for (size_t j = 0; j < n; j++) {
-        keys[j] = PROXY_IN(key[j], N * D);
-    }
-    for (size_t c = 0; c < C; c++) {
-        ways[c] = PROXY_IN(dout[c], N * D);
-    }
-    PROXY_RUN(mudd_backward_weights, PROXY_FLOAT_OUT(dweights, N * C * n), ways, keys, N, D, C, n);
-}
-
 static void proxy_mudd_backward_key(const struct kernel_ctx *ctx, void *dkey, bool accumulate,
                                     const struct mudd_term *terms, size_t count, size_t N, size_t D)
 {
@@ -345,62 +260,9 @@ static void proxy_mudd_backward_key(const struct kernel_ctx *ctx, void *dkey, bo
     PROXY_RUN(mudd_backward_key, out, accumulate, there, count, N, D);
 }
 
-static void proxy_xent(const struct kernel_ctx *ctx, double *loss, void *dlogits,
-                       const float *logits, const int32_t *targets, float scale, size_t rows,
-                       size_t V)
-{
-    const float *x = PROXY_FLOAT_IN(logits, rows * V);
-    double *sum = proxy_stage(loss, 1, PROXY_DOUBLE, true, true);
-    PROXY_RUN(xent, sum, PROXY_OUT(dlogits, rows * V), x, PROXY_INTS(targets, rows), scale, rows,
-              V);
-}
-
-static void proxy_from_f32(const struct kernel_ctx *ctx, void *dst, const float *src, size_t count)
-{
-    PROXY_RUN(from_f32, PROXY_OUT(dst, count), PROXY_FLOAT_IN(src, count), count);
-}
-
-static void proxy_copy(const struct kernel_ctx *ctx, void *dst, const void *src, size_t count)
-{
-    PROXY_RUN(copy, PROXY_OUT(dst, count), PROXY_IN(src, count), count);
-}
-
 static void proxy_zero(const struct kernel_ctx *ctx, void *dst, size_t bytes)
 {
     PROXY_RUN(zero, PROXY_FLOAT_OUT(dst, bytes / sizeof(float)), bytes);
-}
-
-static void proxy_add(const struct kernel_ctx *ctx, void *out, const void *a, const void *b,
-                      size_t count)
-{
-    const void *x = PROXY_IN(a, count), *y = PROXY_IN(b, count);
-    PROXY_RUN(add, PROXY_OUT(out, count), x, y, count);
-}
-
-static void proxy_scale_add(const struct kernel_ctx *ctx, void *dst, const void *src, float scale,
-                            size_t count)
-{
-    PROXY_RUN(scale_add, PROXY_BOTH(dst, count), PROXY_IN(src, count), scale, count);
-}
-
-static void proxy_accumulate_f32(const struct kernel_ctx *ctx, float *dst, const float *src,
-                                 size_t count)
-{
-    PROXY_RUN(accumulate_f32, PROXY_FLOAT_BOTH(dst, count), PROXY_FLOAT_IN(src, count), count);
-}
-
-static void proxy_scale_columns(const struct kernel_ctx *ctx, float *x, const float *scale,
-                                size_t rows, size_t columns)
-{
-    PROXY_RUN(scale_columns, PROXY_FLOAT_BOTH(x, rows * columns), PROXY_FLOAT_IN(scale, columns),
-              rows, columns);
-}
-
-static void proxy_sum_squares(const struct kernel_ctx *ctx, double *out, const float *x,
-                              size_t count)
-{
-    PROXY_RUN(sum_squares, proxy_stage(out, 1, PROXY_DOUBLE, false, true), PROXY_FLOAT_IN(x, count),
-              count);
 }
 
 static void proxy_adamw(const struct kernel_ctx *ctx, const struct adamw_args *args, float *p,
@@ -412,39 +274,17 @@ static void proxy_adamw(const struct kernel_ctx *ctx, const struct adamw_args *a
               PROXY_FLOAT_BOTH(v, count), PROXY_FLOAT_IN(gradient, count), count);
 }
 
-static const struct kernels proxy_operations = {
-    .embed_forward = proxy_embed_forward,
-    .embed_backward = proxy_embed_backward,
-    .norm_forward = proxy_norm_forward,
-    .norm_backward = proxy_norm_backward,
-    .linear_forward = proxy_linear_forward,
-    .linear_backward_input = proxy_linear_backward_input,
-    .linear_backward_weight = proxy_linear_backward_weight,
-    .logits_forward = proxy_logits_forward,
-    .rope = proxy_rope,
-    .attention_forward = proxy_attention_forward,
-    .attention_backward = proxy_attention_backward,
-    .swiglu_forward = proxy_swiglu_forward,
-    .swiglu_backward = proxy_swiglu_backward,
-    .gelu_forward = proxy_gelu_forward,
-    .gelu_backward = proxy_gelu_backward,
-    .mudd_weights_forward = proxy_mudd_weights_forward,
-    .mudd_weights_backward_input = proxy_mudd_weights_backward_input,
-    .mudd_weights_backward_weight = proxy_mudd_weights_backward_weight,
-    .mudd_forward = proxy_mudd_forward,
-    .mudd_backward_weights = proxy_mudd_backward_weights,
-    .mudd_backward_key = proxy_mudd_backward_key,
-    .xent = proxy_xent,
-    .from_f32 = proxy_from_f32,
-    .copy = proxy_copy,
-    .zero = proxy_zero,
-    .add = proxy_add,
-    .scale_add = proxy_scale_add,
-    .accumulate_f32 = proxy_accumulate_f32,
-    .scale_columns = proxy_scale_columns,
-    .sum_squares = proxy_sum_squares,
-    .adamw = proxy_adamw,
-};
+static inline void proxy_fill(struct kernels *table)
+{
+#define OPERATION(op, category, ...) table->op = there_##op;
+#include "kernels/operations.def"
+#undef OPERATION
+    table->attention_forward = proxy_attention_forward;
+    table->attention_backward = proxy_attention_backward;
+    table->mudd_backward_key = proxy_mudd_backward_key;
+    table->zero = proxy_zero;
+    table->adamw = proxy_adamw;
+}
 
 /* The table to test, for a dtype of the GPU's. */
 static inline const struct kernels *proxy_open(enum dtype dtype)
@@ -464,7 +304,7 @@ static inline const struct kernels *proxy_open(enum dtype dtype)
                                       "the workspace", &proxy.ctx.workspace),
                          STATUS_OK);
     }
-    table = proxy_operations;
+    proxy_fill(&table);
     table.name = proxy.table->name;
     table.dtype = dtype;
     table.workspace = proxy.table->workspace;

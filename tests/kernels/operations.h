@@ -5,20 +5,20 @@
 #include "tests/kernels/operations_row.h"
 #include "tests/kernels/operations_token.h"
 
-#define OPERATION(name, library)                                                                   \
+#define TESTED(name, library)                                                                      \
     {                                                                                              \
 #name, name##_sizes, name##_reference, name##_forward, name##_backward, library            \
     }
 static const struct operation operations[] = {
-    OPERATION(embed, false),
-    OPERATION(norm, false),
-    OPERATION(linear, true),
+    TESTED(embed, false),
+    TESTED(norm, false),
+    TESTED(linear, true),
     {"rope", rope_sizes, rope_reference, rope_forward, rope_backward, false},
-    OPERATION(attention, false),
-    OPERATION(swiglu, false),
-    OPERATION(gelu, false),
-    OPERATION(mudd, false),
-    OPERATION(xent, false),
+    TESTED(attention, false),
+    TESTED(swiglu, false),
+    TESTED(gelu, false),
+    TESTED(mudd, false),
+    TESTED(xent, false),
 };
 
 static inline const struct operation *operation_find(const char *name)
