@@ -82,6 +82,16 @@ struct mudd_term {
 /* Keys that an operation reads at once, at most. */
 enum { KEYS_MOST = 256 };
 
+/* One consumer's part in a source's gradient (depth_backward has the formulas), in three fmaf steps:
+ *     dX += alpha * dout[t, :];   dX += a * (query * scale);   dX += b * X[t, :]
+ * with alpha, a, b = coefficients[t * 3 n + (0, n, 2 n)]. */
+struct depth_term {
+    const float *coefficients; /* at this source's column of alpha */
+    size_t n;                  /* sources of the consumer */
+    const void *dout;          /* [N, D] */
+    const void *query, *scale; /* [D] */
+};
+
 struct adamw_args {
     float lr, beta1, beta2, eps, weight_decay; /* weight_decay 0 for tensors that do not decay */
     float gradient_scale;                      /* clipping factor, applied to the gradient first */

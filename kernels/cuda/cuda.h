@@ -13,9 +13,9 @@ extern "C" {
 
 /* WHAT(file) for every file of operations. */
 #define CUDA_FILES(what)                                                                           \
-    what(activation) what(attention_forward) what(attention_backward) what(elementwise)            \
-        what(embed) what(matmul) what(mudd_forward) what(mudd_backward) what(norm) what(optimizer) \
-            what(rope) what(xent)
+    what(activation) what(attention_forward) what(attention_backward) what(depth)                  \
+        what(elementwise) what(embed) what(matmul) what(mudd_forward) what(mudd_backward)          \
+            what(norm) what(optimizer) what(rope) what(xent)
 #define CUDA_DECLARE_FILL_(file) void cuda_##file##_fill(struct kernels *table);
 CUDA_FILES(CUDA_DECLARE_FILL_)
 
@@ -51,6 +51,8 @@ enum {
     CUDA_SPLIT_BYTES = CUDA_SPLIT_TILES * 128 * 128 * 4, /* its parts, behind the library's share */
     CUDA_COLUMN_CHUNKS = 512, /* most chunks of rows whose column sums are added last */
     CUDA_COLUMN_ROWS = 64,    /* fewest rows of such a chunk */
+    CUDA_DEPTH_CHUNKS = 1024, /* most chunks of tokens whose gradients of a query are added last */
+    CUDA_DEPTH_ROWS = 8,      /* fewest tokens of such a chunk */
     CUDA_SQUARE_CHUNKS = 1024 /* blocks that share out a sum of squares */
 };
 
@@ -58,6 +60,18 @@ static inline size_t cuda_column_rows(size_t rows) /* rows of a chunk */
 {
     size_t each = (rows + CUDA_COLUMN_CHUNKS - 1) / CUDA_COLUMN_CHUNKS;
     return each > CUDA_COLUMN_ROWS ? each : CUDA_COLUMN_ROWS;
+}
+
+static inline size_t cuda_depth_rows(size_t rows) /* tokens of a chunk */
+{
+    size_t each = (rows + CUDA_DEPTH_CHUNKS - 1) / CUDA_DEPTH_CHUNKS;
+    return each > CUDA_DEPTH_ROWS ? each : CUDA_DEPTH_ROWS;
+}
+
+static inline size_t cuda_depth_bytes(size_t rows, size_t width)
+{
+    size_t chunks = (rows + cuda_depth_rows(rows) - 1) / cuda_depth_rows(rows);
+    return (chunks + 1) * width * sizeof(float);
 }
 
 /* Two sums (scale and bias) of each chunk and column. */

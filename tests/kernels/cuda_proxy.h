@@ -260,6 +260,23 @@ static void proxy_mudd_backward_key(const struct kernel_ctx *ctx, void *dkey, bo
     PROXY_RUN(mudd_backward_key, out, accumulate, there, count, N, D);
 }
 
+static void proxy_depth_backward_key(const struct kernel_ctx *ctx, void *dkey, bool accumulate,
+                                     const struct depth_term *terms, size_t count, const void *key,
+                                     size_t N, size_t D)
+{
+    struct depth_term there[PROXY_PIECES];
+    const void *source = PROXY_IN(key, N * D);
+    for (size_t k = 0; k < count; k++) {
+        const struct depth_term *term = &terms[k];
+        size_t reach = (N - 1) * 3 * term->n + 2 * term->n + 1;
+        there[k] = (struct depth_term){PROXY_FLOAT_IN(term->coefficients, reach), term->n,
+                                       PROXY_IN(term->dout, N * D), PROXY_IN(term->query, D),
+                                       PROXY_IN(term->scale, D)};
+    }
+    void *out = accumulate ? PROXY_BOTH(dkey, N * D) : PROXY_OUT(dkey, N * D);
+    PROXY_RUN(depth_backward_key, out, accumulate, there, count, source, N, D);
+}
+
 static void proxy_zero(const struct kernel_ctx *ctx, void *dst, size_t bytes)
 {
     PROXY_RUN(zero, PROXY_FLOAT_OUT(dst, bytes / sizeof(float)), bytes);
@@ -282,6 +299,7 @@ static inline void proxy_fill(struct kernels *table)
     table->attention_forward = proxy_attention_forward;
     table->attention_backward = proxy_attention_backward;
     table->mudd_backward_key = proxy_mudd_backward_key;
+    table->depth_backward_key = proxy_depth_backward_key;
     table->zero = proxy_zero;
     table->adamw = proxy_adamw;
 }

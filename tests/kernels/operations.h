@@ -18,6 +18,7 @@ static const struct operation operations[] = {
     TESTED(swiglu, false),
     TESTED(gelu, false),
     TESTED(mudd, false),
+    TESTED(depth, false),
     TESTED(xent, false),
 };
 

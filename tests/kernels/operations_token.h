@@ -214,6 +214,74 @@ static inline void mudd_backward(const struct kernels *k, const struct kernel_ct
     }
 }
 
+/* ---- attention over depth: a rows, b width, c sources; in[0] query, in[1] scale, in[2..] sources;
+ * option 4: the gradients of sources onto zeros that are there ---- */
+
+static const double depth_eps = 1e-3;
+
+static inline size_t depth_sizes(const struct problem *p, size_t *in, size_t *out, size_t *kept)
+{
+    in[0] = in[1] = p->b;
+    for (size_t s = 0; s < p->c; s++) {
+        in[2 + s] = p->a * p->b;
+    }
+    *out = p->a * p->b;
+    *kept = 0;
+    return 2 + p->c;
+}
+static inline void depth_reference(const struct problem *p, double *const *in, double *out)
+{
+    for (size_t t = 0; t < p->a; t++) {
+        double score[KEYS_MOST], largest = -INFINITY, sum = 0;
+        for (size_t s = 0; s < p->c; s++) {
+            const double *key = in[2 + s] + t * p->b;
+            double square = 0;
+            for (size_t d = 0; d < p->b; d++) {
+                square += key[d] * key[d] / (double)p->b;
+            }
+            score[s] = 0;
+            for (size_t d = 0; d < p->b; d++) {
+                score[s] += in[0][d] * in[1][d] * key[d] / sqrt(square + (double)(float)depth_eps);
+            }
+            largest = fmax(largest, score[s]);
+        }
+        for (size_t s = 0; s < p->c; s++) {
+            sum += score[s] = exp(score[s] - largest);
+        }
+        for (size_t d = 0; d < p->b; d++) {
+            out[t * p->b + d] = 0;
+            for (size_t s = 0; s < p->c; s++) {
+                out[t * p->b + d] += score[s] / sum * in[2 + s][t * p->b + d];
+            }
+        }
+    }
+}
+static inline void depth_forward(const struct kernels *k, const struct kernel_ctx *ctx,
+                                 const struct problem *p, float *const *in, float *out, float *kept)
+{
+    (void)kept;
+    k->depth_forward(ctx, out, (const void *const *)(in + 2), in[0], in[1], (float)depth_eps, p->a,
+                     p->b, p->c);
+}
+static inline void depth_backward(const struct kernels *k, const struct kernel_ctx *ctx,
+                                  const struct problem *p, float *const *in, const float *out,
+                                  const float *kept, const float *dout, float *const *din)
+{
+    float *coefficients = kit_floats(p->a * 3 * p->c, 0);
+    bool onto = p->option == 4;
+    (void)out, (void)kept;
+    k->depth_backward(ctx, coefficients, din[0], din[1], dout, (const void *const *)(in + 2), in[0],
+                      in[1], (float)depth_eps, p->a, p->b, p->c);
+    for (size_t s = 0; s < p->c; s++) {
+        struct depth_term term = {coefficients + s, p->c, dout, in[0], in[1]};
+        if (onto) {
+            k->depth_backward_key(ctx, din[2 + s], false, NULL, 0, in[2 + s], p->a, p->b);
+        }
+        k->depth_backward_key(ctx, din[2 + s], onto, &term, 1, in[2 + s], p->a, p->b);
+    }
+    kit_free(coefficients, 0);
+}
+
 /* ---- cross-entropy: a rows, b vocabulary; the value is the loss; option 1: in place ---- */
 
 static inline void xent_targets(const struct problem *p, int32_t *targets)

@@ -149,6 +149,23 @@ static void rounded_mudd_backward_key(const struct kernel_ctx *ctx, void *dkey, 
     rounded_done();
 }
 
+static void rounded_depth_backward_key(const struct kernel_ctx *ctx, void *dkey, bool accumulate,
+                                       const struct depth_term *terms, size_t count,
+                                       const void *key, size_t N, size_t D)
+{
+    struct depth_term wide[64];
+    assert_true(count <= 64);
+    for (size_t i = 0; i < count; i++) {
+        wide[i] = terms[i];
+        wide[i].dout = rounded_lend(terms[i].dout, N * D, false);
+        wide[i].query = rounded_lend(terms[i].query, D, false);
+        wide[i].scale = rounded_lend(terms[i].scale, D, false);
+    }
+    rounded.cpu->depth_backward_key(ctx, rounded_lend(dkey, N * D, true), accumulate, wide, count,
+                                    rounded_lend(key, N * D, false), N, D);
+    rounded_done();
+}
+
 static void rounded_from_f32(const struct kernel_ctx *ctx, void *dst, const float *src,
                              size_t count)
 {
@@ -177,6 +194,7 @@ static inline const struct kernels *rounded_kernels(void)
 #include "kernels/operations.def"
 #undef OPERATION
     table.mudd_backward_key = rounded_mudd_backward_key;
+    table.depth_backward_key = rounded_depth_backward_key;
     table.from_f32 = rounded_from_f32;
     table.copy = rounded_copy;
     table.zero = rounded.cpu->zero;
