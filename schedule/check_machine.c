@@ -97,14 +97,17 @@ static bool is_first(const struct graph *graph, int read)
     return read == graph->first_read[r->unit] || r[-1].key != r->key;
 }
 
-/* Units of the rank that read the key. */
-static int readers_on(const struct plan *plan, int rank, int key)
+/* Uses of an arrived key: F, and B, of the rank's units that read it, and the GRADs that do. */
+static int arrival_uses(const struct plan *plan, int rank, int key)
 {
-    int readers = 0;
+    int uses = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
-        readers += plan->stage[stage].rank == rank ? machine_readers(plan, stage, key) : 0;
+        if (plan->stage[stage].rank == rank) {
+            uses += machine_readers(plan, stage, key) * (1 + plan->training);
+            uses += plan->training && machine_rereads(plan, stage, key);
+        }
     }
-    return readers;
+    return uses;
 }
 
 /* Uses of a formed gradient: one by whoever gets the sum next, or B and W of its producer here, and the
@@ -192,8 +195,7 @@ static enum outcome run_wait(struct place *p)
         return WRONG(p, "its slot was not posted for it");
     }
     slot->state = SLOT_HELD;
-    slot->uses =
-        s->backward ? 1 : readers_on(plan, plan->stage[s->to].rank, s->key) * (1 + plan->training);
+    slot->uses = s->backward ? 1 : arrival_uses(plan, plan->stage[s->to].rank, s->key);
     return OUTCOME_DONE;
 }
 
@@ -248,35 +250,42 @@ static bool other_frame_use(struct machine *machine, int stage, int microbatch)
     return frame->microbatch == microbatch;
 }
 
-/* All keys that the unit reads are there; remote ones lose a use. */
-static enum outcome read_keys(struct place *p)
+/* The key is there; one of another stage loses a use. */
+static enum outcome read_key(struct place *p, int key)
 {
     struct machine *machine = p->machine;
-    const struct graph *graph = machine->plan->graph;
-    int unit = p->op->unit;
-    for (int i = graph->first_read[unit]; i < graph->first_read[unit + 1]; i++) {
-        if (!is_first(graph, i)) {
-            continue;
+    const struct key *what = &machine->plan->graph->key[key];
+    int home = machine_home(machine, key);
+    if (machine->plan->stage[home].rank == p->rank) {
+        if (!*made_of(machine, what->producer, p->op->microbatch)) {
+            return WRONG(p, "%s has not been made", what->name);
         }
-        int key = graph->read[i].key;
-        const char *name = graph->key[key].name;
-        int home = machine_home(machine, key);
-        if (machine->plan->stage[home].rank == p->rank) {
-            if (!*made_of(machine, graph->key[key].producer, p->op->microbatch)) {
-                return WRONG(p, "%s has not been made", name);
-            }
-            if (home != p->op->stage && !other_frame_use(machine, home, p->op->microbatch)) {
-                return WRONG(p, "%s has been overwritten", name);
-            }
-            continue;
+        if (home != p->op->stage && !other_frame_use(machine, home, p->op->microbatch)) {
+            return WRONG(p, "%s has been overwritten", what->name);
         }
-        struct slot *slot = arrival_of(machine, p->op, key);
-        if (!holds(slot, SLOT_HELD, p->op->microbatch)) {
-            return WRONG(p, "%s is not there", name);
-        }
-        slot_use(slot);
+        return OUTCOME_DONE;
     }
+    struct slot *slot = arrival_of(machine, p->op, key);
+    if (!holds(slot, SLOT_HELD, p->op->microbatch)) {
+        return WRONG(p, "%s is not there", what->name);
+    }
+    slot_use(slot);
     return OUTCOME_DONE;
+}
+
+/* All keys that the unit reads. */
+static enum outcome read_keys(struct place *p)
+{
+    const struct graph *graph = p->machine->plan->graph;
+    int unit = p->op->unit;
+    enum outcome outcome = OUTCOME_DONE;
+    for (int i = graph->first_read[unit];
+         i < graph->first_read[unit + 1] && outcome == OUTCOME_DONE; i++) {
+        if (is_first(graph, i)) {
+            outcome = read_key(p, graph->read[i].key);
+        }
+    }
+    return outcome;
 }
 
 /* A use of the microbatch's frame; false if the frame is another's. */
@@ -450,6 +459,12 @@ static enum outcome run_grad(struct place *p)
     }
     if (!frame_use(p)) {
         return WRONG(p, "its frame is another microbatch's");
+    }
+    if (machine_rereads(machine->plan, p->op->stage, p->op->key)) {
+        enum outcome outcome = read_key(p, p->op->key);
+        if (outcome != OUTCOME_DONE) {
+            return outcome;
+        }
     }
     return form_grad(p, p->op->key, received);
 }

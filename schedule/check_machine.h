@@ -63,6 +63,8 @@ static inline int machine_home(const struct machine *machine, int key)
 }
 
 /* Units of the stage that read the key. */
+/* Do additions of the stage to the key's gradient read the key itself? */
+bool machine_rereads(const struct plan *plan, int stage, int key);
 int machine_readers(const struct plan *plan, int stage, int key);
 
 /* False if there is no memory; fini is due all the same. */

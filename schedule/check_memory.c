@@ -23,8 +23,19 @@ int machine_readers(const struct plan *plan, int stage, int key)
     return readers;
 }
 
+bool machine_rereads(const struct plan *plan, int stage, int key)
+{
+    for (int i = 0; i < plan->graph->reads; i++) {
+        const struct read *read = &plan->graph->read[i];
+        if (read->key == key && read->rereads && plan->stage_of[read->unit] == stage) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Uses of a frame by a microbatch: F, B and W of its units, the sends of its keys, the reads of these by
- * other stages of the rank, and GRADs. */
+ * other stages of the rank (again by a GRAD where that reads the key), and GRADs. */
 static void machine_count_uses(struct machine *machine)
 {
     const struct plan *plan = machine->plan;
@@ -36,7 +47,8 @@ static void machine_count_uses(struct machine *machine)
         for (int stage = 0; stage < plan->stages; stage++) {
             if (stage != home && plan->stage[stage].rank == plan->stage[home].rank) {
                 machine->frame_uses[home] +=
-                    machine_readers(plan, stage, key) * (1 + plan->training);
+                    machine_readers(plan, stage, key) * (1 + plan->training) +
+                    (plan->training && machine_rereads(plan, stage, key));
             }
         }
     }

@@ -130,6 +130,9 @@ static status_t graph_check_read(const struct graph *graph, int index)
     if (index > 0 && read_compare(read - 1, read) >= 0) {
         return graph_refuse(graph, read, "its additions have no order");
     }
+    if (read->rereads && read->kind != READ_LEAVES) {
+        return graph_refuse(graph, read, "no addition reads the key again");
+    }
     if (read->kind == READ_MAKES) {
         return graph_check_made(graph, read);
     }

@@ -42,6 +42,7 @@ void needs_destroy(struct needs *needs)
     free(needs->formed);
     free(needs->arrives);
     free(needs->last_reader);
+    free(needs->rereads);
     free(needs->backward_in);
     free(needs->backward_out);
     free(needs->local_in);
@@ -60,10 +61,11 @@ static status_t needs_alloc(struct plan *plan, struct needs *needs)
     needs->graded = calloc((size_t)keys + 1, sizeof *needs->graded);
     needs->arrives = needs_table(plan->ranks, keys);
     needs->last_reader = needs_table(plan->ranks, keys);
+    needs->rereads = calloc((size_t)plan->ranks * (size_t)keys + 1, sizeof *needs->rereads);
     plan->shipment = calloc(pairs + 1, sizeof *plan->shipment);
     plan->sum = calloc((size_t)stages * (size_t)keys + 1, sizeof *plan->sum);
-    bool made =
-        needs->graded && needs->arrives && needs->last_reader && plan->shipment && plan->sum;
+    bool made = needs->graded && needs->arrives && needs->last_reader && needs->rereads &&
+                plan->shipment && plan->sum;
     for (size_t i = 0; i < sizeof by_stage / sizeof by_stage[0]; i++) {
         *by_stage[i] = needs_table(stages, keys);
         made = made && *by_stage[i];
@@ -87,7 +89,9 @@ static void needs_find_readers(const struct plan *plan, struct needs *needs)
         needs->low[i] = needs->low[i] < 0 ? read->unit : needs->low[i];
         needs->high[i] = read->unit;
         needs->formed[i] = read->kind == READ_FORMS ? 1 : needs->formed[i];
-        needs->last_reader[at(plan, plan->stage[stage].rank, read->key)] = read->unit;
+        size_t here = at(plan, plan->stage[stage].rank, read->key);
+        needs->last_reader[here] = read->unit;
+        needs->rereads[here] = needs->rereads[here] || read->rereads;
     }
 }
 

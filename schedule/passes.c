@@ -167,6 +167,14 @@ static void emit_next_post(struct expansion *e, int shipment, int microbatch)
     }
 }
 
+/* Does the arrived key stay until the lowest stage here has added to its gradient? */
+static bool stays_for_grad(const struct expansion *e, int shipment)
+{
+    const struct plan *plan = e->plan;
+    const struct shipment *s = &plan->shipment[shipment];
+    return plan->training && e->needs->rereads[at(plan, plan->stage[s->to].rank, s->key)];
+}
+
 /* Arrived keys whose last use on this rank was `unit`: the lowest reader's B, or without a backward the
  * highest reader's F. */
 static void emit_key_posts(struct expansion *e, int unit, int microbatch)
@@ -175,7 +183,7 @@ static void emit_key_posts(struct expansion *e, int unit, int microbatch)
     int rank = plan->stage[e->stage].rank;
     for (int key = 0; key < plan->graph->keys; key++) {
         int shipment = e->needs->arrives[at(plan, rank, key)];
-        if (shipment < 0) {
+        if (shipment < 0 || stays_for_grad(e, shipment)) {
             continue;
         }
         int low = e->needs->low[at(plan, plan->shipment[shipment].to, key)];
@@ -252,6 +260,10 @@ static void expand_grad(struct expansion *e, int key, int microbatch)
         emit_receive(e, OP_WAIT, in, microbatch);
     }
     emit_grad(e, key, microbatch);
+    int arrival = e->needs->arrives[at(e->plan, e->plan->stage[e->stage].rank, key)];
+    if (arrival >= 0 && e->plan->shipment[arrival].to == e->stage && stays_for_grad(e, arrival)) {
+        emit_next_post(e, arrival, microbatch);
+    }
 }
 
 /* A sum is to be formed from here on for `microbatch`: what its slot held has left by then. */

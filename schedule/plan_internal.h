@@ -109,6 +109,7 @@ struct needs {
     int *low, *high;   /* by stage: lowest and highest unit that reads the key */
     int *formed;       /* by stage: B of some unit forms the key's gradient whole */
     int *arrives;      /* by rank: shipment that brings the key */
+    bool *rereads;     /* by rank: additions to the key's gradient read the key itself */
     int *last_reader;  /* by rank: highest unit of a stage there that reads the key */
     int *backward_in;  /* by stage: shipment that brings the sum of the key's gradient */
     int *backward_out; /* and the one that takes it on */

@@ -5,7 +5,8 @@
  *
  *     frame            from F to W
  *     backward memory  from B to K and W
- *     arrived key      from F to B of the lowest stage there that reads it
+ *     arrived key      from F to B of the lowest stage there that reads it, or to its K where additions to
+ *                      the key's gradient read the key
  *     sum              from B of the first stage that adds to it, to the W of the producer's stage or until
  *                      the last stage there has sent it
  */
@@ -103,11 +104,12 @@ static void size_arrivals(struct plan *plan, const struct needs *needs, struct l
             continue;
         }
         int in_flight;
+        size_t at = (size_t)plan->stage[s->to].rank * (size_t)plan->graph->keys + (size_t)s->key;
         if (plan->training) {
-            in_flight = lifetime_between(life, PHASE_F, s->to, PHASE_B, s->to);
+            enum phase_kind end = needs->rereads[at] ? PHASE_K : PHASE_B;
+            in_flight = lifetime_between(life, PHASE_F, s->to, end, s->to);
         } else {
-            size_t row = (size_t)plan->stage[s->to].rank * (size_t)plan->graph->keys;
-            int last = plan->stage_of[needs->last_reader[row + (size_t)s->key]];
+            int last = plan->stage_of[needs->last_reader[at]];
             in_flight = lifetime_between(life, PHASE_F, s->to, PHASE_F, last);
             in_flight =
                 plan->stage[s->to].frames > in_flight ? plan->stage[s->to].frames : in_flight;

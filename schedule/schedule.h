@@ -84,8 +84,9 @@ struct read {
     int unit, key;
     int order; /* of this unit's additions to this key's gradient, ascending; no two are equal */
     enum read_kind kind;
-    int made;         /* READ_MAKES: a key of the same unit, formed after this one; else -1 */
-    int tag;          /* the model's, which gets it back with the addition */
+    int made;     /* READ_MAKES: a key of the same unit, formed after this one; else -1 */
+    bool rereads; /* READ_LEAVES: the addition reads the key itself too, which stays until then */
+    int tag;      /* the model's, which gets it back with the addition */
     const char *what; /* for people: "aggregate of" the unit, "norm" of the key made; static */
 };
 

@@ -13,7 +13,7 @@ enum { GRAPH_KEY_BYTES = 1000 };
 
 /* Units and reads of these models; schedule/ knows neither. */
 enum test_unit { EMBED, ATTENTION, FFN, HEAD };
-enum test_read { AGGREGATE, GENERATOR, DIRECT, MID, NORM, SUMMARY };
+enum test_read { AGGREGATE, GENERATOR, DIRECT, MID, NORM, SUMMARY, SOURCE, TOTAL };
 
 /* What a test's model looks like; all zero but the layers: a plain transformer. */
 struct graph_test {
@@ -25,7 +25,10 @@ struct graph_test {
         RAW_NONE,
         RAW_STATIC, /* keys are normed; the raw output is taken where no aggregate is */
         RAW_NORMED, /* and makes the weights where one is */
-        RAW_ADDED   /* and the aggregates are added to it */
+        RAW_ADDED,  /* and the aggregates are added to it */
+        /* Another kind of model: every unit reads, and makes one key. */
+        SUBLAYERS, /* units read the outputs of all units before; with blocks, sums of `block` layers */
+        STREAMS /* units read the unit before, whose key has several tensors */
     } raw;
 };
 
@@ -114,7 +117,8 @@ static inline void graph_test_read(struct graph *graph, int unit, int key, enum 
                                    int made)
 {
     static const char *const what[] = {"aggregate of", "generator of", "direct use of",
-                                       "backward of",  "norm",         "summary"};
+                                       "backward of",  "norm",         "summary",
+                                       "source of",    "sum"};
     const struct read read = {.unit = unit,
                               .key = key,
                               .order = how,
@@ -122,6 +126,7 @@ static inline void graph_test_read(struct graph *graph, int unit, int key, enum 
                                       : how == MID ? READ_FORMS
                                                    : READ_LEAVES,
                               .made = made,
+                              .rereads = how == SOURCE,
                               .tag = how,
                               .what = what[how]};
     if (graph_add_read(graph, &read) != STATUS_OK) {
@@ -180,11 +185,42 @@ static inline void graph_test_products(struct graph *graph, const struct graph_t
     }
 }
 
+/* Unit u reads what is finished of the blocks before its own, and what its block has so far (block 0: each unit
+ * is one). The keys are numbered like the units that make them. */
+static inline void graph_test_sublayers(struct graph *graph, const struct graph_test *test)
+{
+    int units = 2 * test->layers, in_block = test->block > 0 ? 2 * test->block : 1;
+    for (int u = 0; u <= units; u++) {
+        bool ends = u % in_block == 0 || u == units, begins = u % in_block == 1 || in_block == 1;
+        graph_test_key(graph, u, "X", u, u, 0);
+        for (int reader = u + 1; reader <= units + 1; reader++) {
+            bool same = (reader - 1) / in_block == (u - 1) / in_block && reader <= units && u > 0;
+            if (ends ? true : same && reader == u + 1) {
+                graph_test_read(graph, reader, u, SOURCE, -1);
+            }
+        }
+        if (u > 0 && !begins) {
+            graph_test_read(graph, u, u - 1, TOTAL, u);
+        }
+    }
+}
+
+static inline void graph_test_streams(struct graph *graph, const struct graph_test *test)
+{
+    for (int u = 0; u <= 2 * test->layers; u++) {
+        graph_test_key(graph, u, "H", u, u, 0);
+        graph->key[u].bytes *= u > 0 ? 4 : 1;
+        graph_test_read(graph, u + 1, u, MID, -1);
+    }
+}
+
 /* Keys X_0..X_L, then H_1..H_L, then R_0..R_L and S_0.. if there are any. */
 static inline struct graph *graph_test_make(const struct graph_test *test)
 {
     struct graph *graph = calloc(1, sizeof *graph);
-    int layers = test->layers, keys = graph_test_summary(test, graph_test_summaries(test));
+    bool one_a_unit = test->raw == SUBLAYERS || test->raw == STREAMS;
+    int layers = test->layers;
+    int keys = one_a_unit ? 2 * layers + 1 : graph_test_summary(test, graph_test_summaries(test));
     if (!graph || graph_init(graph, 2 * layers + 2, keys) != STATUS_OK) {
         abort();
     }
@@ -192,12 +228,17 @@ static inline struct graph *graph_test_make(const struct graph_test *test)
     for (int i = 1; i <= layers; i++) {
         graph_test_unit(graph, 2 * i - 1, ATTENTION, i);
         graph_test_unit(graph, 2 * i, FFN, i);
+    }
+    graph_test_unit(graph, 2 * layers + 1, HEAD, layers + 1);
+    for (int i = 1; i <= layers && !one_a_unit; i++) {
         int mid = graph_test_mid(test, i);
         graph_test_key(graph, mid, "H", i, 2 * i - 1, 0);
         graph_test_read(graph, 2 * i, mid, MID, -1);
     }
-    graph_test_unit(graph, 2 * layers + 1, HEAD, layers + 1);
-    for (int i = 0; i <= layers; i++) {
+    if (one_a_unit) {
+        (test->raw == SUBLAYERS ? graph_test_sublayers : graph_test_streams)(graph, test);
+    }
+    for (int i = 0; i <= layers && !one_a_unit; i++) {
         graph_test_products(graph, test, i);
         graph_test_consumer(graph, test, i);
     }
@@ -230,6 +271,9 @@ static const struct graph_test graph_test_variants[] = {
     {.layers = 6, .dilation = 1, .block = 3, .period = 2, .raw = RAW_NORMED},
     {.layers = 5, .dilation = 1, .block = 3, .period = 5, .raw = RAW_ADDED},
     {.layers = 2, .dilation = 0, .raw = RAW_NORMED},
+    {.layers = 3, .raw = SUBLAYERS},
+    {.layers = 5, .block = 2, .raw = SUBLAYERS},
+    {.layers = 3, .raw = STREAMS},
 };
 enum { GRAPH_VARIANTS = sizeof graph_test_variants / sizeof graph_test_variants[0] };
 

@@ -64,6 +64,16 @@ static const struct layout {
     {{3, 1, 0, 2, RAW_NORMED}, 2, 4, "zb-v", "auto", 0, false, 2, SUM_PER_RANK},
     {{3, 1, 0, 0, RAW_NONE}, 2, 4, "zb-v", "auto", 0, true, 2, SUM_SERIAL},
     {{3, 1, 0, 0, RAW_NONE}, 2, 4, "forward", "auto", 0, false, 1, SUM_SERIAL},
+    /* additions that read the key; one key a unit */
+    {{2, 0, 0, 0, SUBLAYERS}, 3, 4, "1f1b", "2,2,2", 0, false, 0, SUM_SERIAL},
+    {{2, 0, 0, 0, SUBLAYERS}, 2, 4, "zb-h1", "3,3", 1, false, 0, SUM_SERIAL},
+    {{2, 0, 0, 0, SUBLAYERS}, 2, 3, "gpipe", "3,3", 0, true, 0, SUM_SERIAL},
+    {{2, 0, 0, 0, SUBLAYERS}, 2, 4, "zb-v", "auto", 0, false, 2, SUM_SERIAL},
+    {{2, 0, 0, 0, SUBLAYERS}, 2, 3, "interleaved", "auto", 0, false, 2, SUM_PER_RANK},
+    {{4, 0, 0, 2, SUBLAYERS}, 3, 4, "1f1b", "2,5,3", 0, false, 0, SUM_SERIAL},
+    {{3, 0, 0, 2, SUBLAYERS}, 2, 4, "zb-v", "auto", 0, false, 2, SUM_PER_RANK},
+    {{2, 0, 0, 0, STREAMS}, 3, 4, "1f1b", "1,3,2", 0, false, 0, SUM_SERIAL},
+    {{2, 0, 0, 0, STREAMS}, 2, 4, "zb-v", "auto", 0, false, 2, SUM_SERIAL},
 };
 enum { LAYOUTS = sizeof layouts / sizeof layouts[0] };
 
@@ -192,24 +202,30 @@ static void touch_slot(struct touches *out, const struct plan *plan, const struc
     }
 }
 
-/* The keys that a unit reads: in this stage's frame or in arrival slots. */
+/* A key that is read: in a frame of this rank or in an arrival slot. */
+static void touch_key_read(struct touches *out, const struct plan *plan, const struct op *op,
+                           int key)
+{
+    int producer = plan->graph->key[key].producer;
+    int home = plan_stage_of(plan, producer), rank = plan_rank_of(plan, op->stage);
+    if (plan_rank_of(plan, home) == rank) {
+        touch(out, false, FRAME, home, producer, op->microbatch % plan->stage[home].frames);
+    }
+    for (int i = 0; i < plan->shipments; i++) {
+        const struct shipment *s = &plan->shipment[i];
+        if (!s->backward && s->key == key && plan_rank_of(plan, s->to) == rank) {
+            touch(out, false, SLOT, rank, key, op->microbatch % s->slots);
+        }
+    }
+}
+
 static void touch_keys_read(struct touches *out, const struct plan *plan, const struct op *op)
 {
     for (int key = 0; key < plan->graph->keys; key++) {
-        int producer = plan->graph->key[key].producer;
         if (!graph_reads(plan->graph, op->unit, key)) {
             continue;
         }
-        int home = plan_stage_of(plan, producer), rank = plan_rank_of(plan, op->stage);
-        if (plan_rank_of(plan, home) == rank) {
-            touch(out, false, FRAME, home, producer, op->microbatch % plan->stage[home].frames);
-        }
-        for (int i = 0; i < plan->shipments; i++) {
-            const struct shipment *s = &plan->shipment[i];
-            if (!s->backward && s->key == key && plan_rank_of(plan, s->to) == rank) {
-                touch(out, false, SLOT, rank, key, op->microbatch % s->slots);
-            }
-        }
+        touch_key_read(out, plan, op, key);
         if (op->kind == OP_B && graph_formed_by(plan->graph, op->unit) == key) {
             touch_gradient(out, plan, op->stage, key, op->microbatch, true);
         }
@@ -267,6 +283,9 @@ static void touches_of(const struct plan *plan, const struct op *op, struct touc
                 touch_gradient(out, plan, op->stage, read->made, op->microbatch, false);
             } else if (read) {
                 touch(out, false, LEFTOVER, read->unit, op->back, 0);
+                if (read->rereads) {
+                    touch_key_read(out, plan, op, op->key);
+                }
             } else if (index == ADD_PARTIAL) {
                 touch_sum(out, plan, plan->stage[op->stage].partial[op->key], op->microbatch,
                           false);

@@ -116,10 +116,26 @@ struct count {
     int plain, dense;
 };
 
+/* Of a model with a key a unit: the newest, and what is finished of the blocks before it. */
+static struct count counted_sublayers(const struct plan *plan, const struct graph_test *test)
+{
+    struct count count = {0, 0};
+    int in_block = test->block > 0 ? 2 * test->block : 1;
+    for (int stage = 1; stage < plan->stages; stage++) {
+        int first = plan->stage[stage].unit[0];
+        count.plain++;
+        count.dense += test->raw == SUBLAYERS ? (first - 2 + in_block) / in_block : 0;
+    }
+    return count;
+}
+
 /* What each stage must receive. */
 static struct count counted_units(const struct plan *plan, const struct graph_test *test)
 {
     struct count count = {0, 0};
+    if (test->raw == SUBLAYERS || test->raw == STREAMS) {
+        return counted_sublayers(plan, test);
+    }
     for (int stage = 1; stage < plan->stages; stage++) {
         int first = plan->stage[stage].unit[0], end = first + plan->stage[stage].units;
         count.plain += first % 2 == 0; /* begins with an FFN: H_i */
@@ -168,7 +184,11 @@ static void assert_traffic(const struct plan *plan, const struct graph_test *tes
         all_dense += dense[i];
     }
     int64_t step = (int64_t)both * plan->microbatches * GRAPH_KEY_BYTES;
-    assert_int_equal(all_plain, count.plain * step);
+    int64_t tensors = count.plain; /* of a stream's key several, but for the embedding's */
+    for (int stage = 1; stage < plan->stages && test->raw == STREAMS; stage++) {
+        tensors += plan->stage[stage].unit[0] > 1 ? 3 : 0;
+    }
+    assert_int_equal(all_plain, tensors * step);
     assert_int_equal(all_dense, count.dense * step);
 }
 
@@ -287,9 +307,26 @@ static void assert_adds(const struct plan *plan, int key, const struct addition 
     }
 }
 
+/* Sources of later units, descending; of the next unit then what it added to the key. */
+static int sublayer_adds(const struct graph_test *test, int u, struct addition *out)
+{
+    int count = 0, S = 2 * test->block, units = 2 * test->layers;
+    bool whole = S == 0 || u % S == 0 || u == units; /* a block's sum, or no blocks */
+    for (int reader = whole ? units + 1 : u + 1; reader > u; reader--) {
+        count = push_add(out, count, SOURCE, reader, -1);
+    }
+    return whole ? count : push_add(out, count, TOTAL, u + 1, u + 1);
+}
+
 static void assert_serial_order(const struct plan *serial, const struct graph_test *test)
 {
     struct addition want[64];
+    for (int u = 0; u <= 2 * test->layers && test->raw == SUBLAYERS; u++) {
+        assert_adds(serial, u, want, sublayer_adds(test, u, want));
+    }
+    if (test->raw == SUBLAYERS || test->raw == STREAMS) {
+        return; /* of streams B forms every gradient */
+    }
     for (int j = 0; j <= test->layers; j++) {
         assert_adds(serial, graph_test_hidden(j), want, hidden_adds(test, j, want));
         if (test->raw != RAW_NONE) {

@@ -39,7 +39,7 @@ static struct graph_test any_model(uint64_t seed, int stages)
     if (below(seed, 5, 2)) {
         test.dilation = 1;
         test.block = below(seed, 6, 4);
-        test.raw = below(seed, 7, 4);
+        test.raw = below(seed, 7, 6);
         test.period = below(seed, 8, 3);
     } else if (below(seed, 9, 8) == 0) {
         test.dilation = 0;
