@@ -96,8 +96,7 @@ struct run_config {
     char model[CONFIG_STRING]; /* `model: PATH`: config.json or a folder with it; "" if a mapping */
     struct config_entries model_keys; /* `model: {dim: ..}` and model.X=.. */
     struct config_entries dense_keys; /* dense.X, meaning dense_pattern.X */
-    int precision; /* enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
-enum precision_choice */
+    int precision;                    /* enum precision_choice */
     int64_t seed;
     bool deterministic; /* bf16 on a GPU: attention's backward too */
     int device;         /* enum device_choice */

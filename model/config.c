@@ -58,6 +58,26 @@ static status_t entries_apply(const struct config_entries *entries, const struct
     return STATUS_OK;
 }
 
+/* What belongs to MUDD's aggregates is then off unless somebody sets it. */
+void config_connector_defaults(const char *dense_type, struct model_config *config)
+{
+    if (strcmp(dense_type, "depth_attention") == 0 || strcmp(dense_type, "hyper") == 0) {
+        config->dynamic_dense = config->sepln = false;
+        config->expand_last = config->round64 = false;
+        config->ffn_scale_with_layer = false;
+    }
+}
+
+static void entries_connector_defaults(const struct config_entries *entries,
+                                       struct model_config *config)
+{
+    for (size_t i = 0; entries != NULL && i < entries->count; i++) {
+        if (strcmp(entries->entry[i].key, "dense_type") == 0) {
+            config_connector_defaults(entries->entry[i].value, config);
+        }
+    }
+}
+
 static void config_derive(struct model_config *config)
 {
     if (config->n_local_heads == 0) {
@@ -136,6 +156,7 @@ status_t model_config_load(const char *path, const struct config_entries *model_
 
     memset(&config, 0, sizeof config);
     option_defaults(model_options, model_options_count, &config);
+    entries_connector_defaults(model_keys, &config);
     if (path[0] != '\0') {
         TRY(config_read(path, &config, file, sizeof file));
     }

@@ -6,6 +6,11 @@
 #include "model/config_file.h"
 #include "model/connect/sources.h"
 
+static bool is_mudd(const struct model_config *config)
+{
+    return config->dense_type == DENSE_QKVR || config->dense_type == DENSE_L;
+}
+
 static status_t check_given(const struct model_config *config, const char *source)
 {
     const struct {
@@ -201,6 +206,87 @@ static status_t check_dense(const struct model_config *config, const char *sourc
     return STATUS_OK;
 }
 
+/* ---- models whose layers read across depth in another way than MUDD ---- */
+
+/* Keys of MUDD that are set: they mean nothing to these. */
+static status_t check_neutral(const struct model_config *config, const char *source)
+{
+    const bool pattern = config->dense_pattern.key_dilation > 1 ||
+                         config->dense_pattern.key_residue != RESIDUE_FIXED ||
+                         config->dense_pattern.query_period > 1 ||
+                         config->dense_pattern.window > 0 || config->dense_pattern.block_size > 0 ||
+                         config->dense_pattern.block_summary != SUMMARY_LAST ||
+                         config->dense_pattern.inner > 0 || config->dense_pattern.sources[0];
+    const struct {
+        bool set;
+        const char *what;
+    } rules[] = {
+        {!config->dense, "needs model.dense=true"},
+        {config->dynamic_dense, "does not go with dynamic_dense: set model.dynamic_dense=false"},
+        {config->sepln, "has one norm for Q, K and V: set model.sepln=false"},
+        {config->expand_last, "does not go with expand_last: set model.expand_last=false"},
+        {config->round64, "does not go with round64: set model.round64=false"},
+        {config->ffn_scale_with_layer,
+         "has FFNs of one width: set model.ffn_scale_with_layer=false"},
+        {config->use_parallel_residual,
+         "has no residual stream that attention and FFN could share: set "
+         "model.use_parallel_residual=false"},
+        {config->dense_ways[0] != '\0', "has no ways: leave model.dense_ways empty"},
+        {config->mudd_prenorm || config->mudd_postnorm || config->mudd_postnorm_ways[0] != '\0',
+         "does not go with PrePostNorm: leave the keys model.mudd_prenorm, mudd_postnorm and "
+         "mudd_postnorm_ways out"},
+        {pattern, "does not go with dense_pattern, which says what MUDD's aggregates read: leave "
+                  "its keys out"},
+    };
+
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        if (rules[i].set) {
+            return FAIL(STATUS_INVALID, "%smodel: dense_type %s %s", source,
+                        config->dense_type == DENSE_HYPER ? "hyper" : "depth_attention",
+                        rules[i].what);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* Sources of the final norm, which reads most: sub-layers, or sums of blocks; and the embedding. */
+static status_t check_sources_count(const struct model_config *config, const char *source)
+{
+    int64_t S = config->depth_attention_block, L = config->n_layer;
+    int64_t sources = 1 + (S > 0 ? (L + S - 1) / S : 2 * L);
+    if (config->dense_type != DENSE_DEPTH_ATTENTION) {
+        return STATUS_OK;
+    }
+    if (sources > KEYS_MOST) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "%smodel: depth_attention would read %lld sources in %lld layers, and reads at "
+                    "most %d: set model.depth_attention_block to sum finished blocks of that many "
+                    "layers",
+                    source, (long long)sources, (long long)L, KEYS_MOST);
+    }
+    return STATUS_OK;
+}
+
+static void warn_other_connector(const struct model_config *config, const char *source)
+{
+    if (config->dense_type != DENSE_DEPTH_ATTENTION && config->depth_attention_block > 0) {
+        log_warn("%smodel: depth_attention_block is not used: dense_type is not depth_attention",
+                 source);
+    }
+    if (config->dense_type != DENSE_HYPER &&
+        (config->hyper_streams != 4 || config->hyper_kind != HYPER_MHC)) {
+        log_warn("%smodel: hyper_streams and hyper_kind are not used: dense_type is not hyper",
+                 source);
+    }
+    if (config->dense_type == DENSE_DEPTH_ATTENTION &&
+        config->depth_attention_block >= config->n_layer) {
+        log_warn("%smodel: depth_attention_block %lld in %lld layers: one block, so that every "
+                 "sub-layer reads the embedding and the sum so far alone; choose less than %lld",
+                 source, (long long)config->depth_attention_block, (long long)config->n_layer,
+                 (long long)config->n_layer);
+    }
+}
+
 /* The GELU family has biases, rotary on a part of the head and parallel residual; the other has not. */
 static status_t check_family(const struct model_config *config, const char *source)
 {
@@ -219,7 +305,7 @@ static status_t check_family(const struct model_config *config, const char *sour
                     "model_type",
                     source);
     }
-    if (!config->dense && (config->mudd_prenorm || config->mudd_postnorm)) {
+    if (is_mudd(config) && !config->dense && (config->mudd_prenorm || config->mudd_postnorm)) {
         return FAIL(STATUS_INVALID,
                     "%smodel: mudd_prenorm and mudd_postnorm are about dense connections, which "
                     "model.dense=false leaves out; set both to false",
@@ -234,7 +320,11 @@ status_t config_check(const struct model_config *config, const char *source)
     TRY(check_family(config, source));
     TRY(check_heads(config, source));
     TRY(check_ffn(config, source));
-    return check_dense(config, source);
+    if (log_rank() <= 0) {
+        warn_other_connector(config, source);
+    }
+    TRY(check_sources_count(config, source));
+    return is_mudd(config) ? check_dense(config, source) : check_neutral(config, source);
 }
 
 status_t model_config_validate(const struct model_config *config)

@@ -228,6 +228,10 @@ static status_t document_set(const struct config_file *file, const struct json *
         return FAIL(STATUS_INVALID, "%s: a model's configuration is an object, not %s", file->path,
                     json_type_name(json_type(document)));
     }
+    const struct json *dense_type = json_get(document, "dense_type");
+    if (dense_type != NULL && json_type(dense_type) == JSON_STRING) {
+        config_connector_defaults(json_get_string(dense_type), config);
+    }
     TRY(members_set(file, &top, document, config));
     if (object == NULL || json_type(object) == JSON_NULL) {
         return STATUS_OK;

@@ -11,6 +11,9 @@ size_t config_dense_options(struct option out[DENSE_KEYS_MAX]);
 /* Sets the fields that the file gives and leaves the others alone. */
 MUST_USE status_t config_file_read(const char *path, struct model_config *config);
 
+/* Other defaults of a model with this dense_type; nothing where it has none. */
+void config_connector_defaults(const char *dense_type, struct model_config *config);
+
 /* model_config_validate, with `source` ("" if nobody knows) before the message. */
 MUST_USE status_t config_check(const struct model_config *config, const char *source);
 

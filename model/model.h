@@ -26,7 +26,10 @@
 /* ---- config ---- */
 
 enum model_type { MODEL_MUDDFORMER, MODEL_MUDDPYTHIA };
-enum dense_type { DENSE_QKVR, DENSE_L };           /* four ways, or one for all four inputs */
+/* How layers read across depth: MUDDFormer's aggregates, with four ways or one for all four inputs; Attention
+ * Residuals; hyper-connections. */
+enum dense_type { DENSE_QKVR, DENSE_L, DENSE_DEPTH_ATTENTION, DENSE_HYPER };
+enum hyper_kind { HYPER_STATIC, HYPER_DYNAMIC, HYPER_MHC };
 enum key_residue { RESIDUE_FIXED, RESIDUE_QUERY }; /* j = 0 mod k, or j = i mod k (DenseFormer) */
 enum block_summary { SUMMARY_LAST, SUMMARY_MEAN };
 
@@ -45,6 +48,9 @@ struct model_config {
     bool ffn_scale_with_layer;
     bool mudd_prenorm, mudd_postnorm;
     char mudd_postnorm_ways[CONFIG_STRING]; /* subset of "qkvr" */
+    int64_t depth_attention_block;          /* layers; 0 = every sub-layer is a source */
+    int64_t hyper_streams;
+    int hyper_kind; /* enum hyper_kind */
     struct {
         int64_t key_dilation;        /* 1 = full */
         int key_residue;             /* enum key_residue */
@@ -109,7 +115,7 @@ enum param_init {
 enum { PARAM_NAME = 80 };
 
 struct param {
-    char name[PARAM_NAME]; /* official name */
+    char name[PARAM_NAME]; /* in files */
     uint64_t stream;       /* rng_stream(name) */
     int role;              /* enum param_role, or from PARAM_CONNECT on the connector's */
     bool bias;             /* the bias that goes with role's weight */

@@ -37,7 +37,7 @@ static void shape_fill(const struct model *model, int unit, struct unit_shape *o
     out->V = (size_t)config->vocab_size;
     out->F = out->kind == UNIT_FFN ? (size_t)model_ffn_width(config, out->layer) : 0;
     out->R = (size_t)((double)config->head_dim * config->rotary_pct);
-    out->fused = !config->dense || config->dense_type == DENSE_L;
+    out->fused = !config->dense || config->dense_type != DENSE_QKVR;
     out->qk_norm = config->use_qk_norm;
     out->norm = pythia ? NORM_LAYER : NORM_RMS;
     out->gelu = pythia;

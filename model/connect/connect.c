@@ -5,7 +5,12 @@
 
 const struct connector *connector_find(const struct model_config *config)
 {
-    return config->dense ? &mudd_connector : &residual_connector;
+    static const struct connector *const dense[] = {
+        [DENSE_QKVR] = &mudd_connector,
+        [DENSE_L] = &mudd_connector,
+        [DENSE_DEPTH_ATTENTION] = &depth_attention_connector,
+    };
+    return config->dense ? dense[config->dense_type] : &residual_connector;
 }
 
 void connect_set_key(struct model *model, int key, const char *letter, int index, int producer,

@@ -79,7 +79,7 @@ struct connector {
     void (*weight_gradient)(struct part *part, int unit, int frame);
 };
 
-extern const struct connector residual_connector, mudd_connector;
+extern const struct connector residual_connector, mudd_connector, depth_attention_connector;
 
 /* The one that a model with this configuration has. */
 const struct connector *connector_find(const struct model_config *config);

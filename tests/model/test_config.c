@@ -48,6 +48,7 @@ static void assert_says(const char *words)
 
 #define SMALL "\"n_layer\": 4, \"n_head\": 2, \"dim\": 32, \"intermediate_size\": 256"
 
+#define DEPTH "{" SMALL ", \"dense_type\": \"depth_attention\""
 #define SOURCES(list) "{" SMALL ", \"dense_pattern\": {\"sources\": \"" list "\"}}"
 
 static status_t load_entries(struct config_entry *model, size_t models, struct config_entry *dense,
@@ -159,6 +160,25 @@ static void test_refused_values(void **state)
         {"{" SMALL ", \"dense_ways\": \"q\", \"dense_type\": \"l\"}", "dense_type l",
          STATUS_INVALID},
         {"{\"n_layer\": 2, \"n_head\": 2, \"dim\": 6}", "even", STATUS_INVALID},
+        {DEPTH ", \"dense\": false}", "depth_attention needs model.dense=true", STATUS_INVALID},
+        {DEPTH ", \"dynamic_dense\": true}", "set model.dynamic_dense=false", STATUS_INVALID},
+        {DEPTH ", \"sepln\": true}", "set model.sepln=false", STATUS_INVALID},
+        {DEPTH ", \"expand_last\": true}", "set model.expand_last=false", STATUS_INVALID},
+        {DEPTH ", \"round64\": true}", "set model.round64=false", STATUS_INVALID},
+        {DEPTH ", \"ffn_scale_with_layer\": true}", "FFNs of one width", STATUS_INVALID},
+        {DEPTH ", \"dense_ways\": \"q\"}", "has no ways", STATUS_INVALID},
+        {DEPTH ", \"mudd_prenorm\": true}", "does not go with PrePostNorm", STATUS_INVALID},
+        {DEPTH ", \"mudd_postnorm_ways\": \"r\"}", "does not go with PrePostNorm", STATUS_INVALID},
+        {DEPTH ", \"dense_pattern\": {\"window\": 2}}", "does not go with dense_pattern",
+         STATUS_INVALID},
+        {DEPTH ", \"dense_pattern\": {\"block_summary\": \"mean\"}}",
+         "does not go with dense_pattern", STATUS_INVALID},
+        {DEPTH ", \"model_type\": \"muddpythia\", \"use_parallel_residual\": true}",
+         "set model.use_parallel_residual=false", STATUS_INVALID},
+        {DEPTH ", \"depth_attention_block\": -1}", "depth_attention_block must be an integer",
+         STATUS_INVALID},
+        {"{\"n_layer\": 128, \"n_head\": 2, \"dim\": 32, \"dense_type\": \"depth_attention\"}",
+         "would read 257 sources in 128 layers", STATUS_UNSUPPORTED},
         {"{\"n_layer\": 2, \"n_head\": 2, \"dim\": 8, \"intermediate_size\": 100}", "no FFN",
          STATUS_INVALID},
     };
@@ -173,6 +193,26 @@ static void test_refused_values(void **state)
         }
         assert_says(cases[i].words);
     }
+}
+
+/* What belongs to MUDD is off by itself where the model has another connector, wherever that is said. */
+static void test_connectors(void **state)
+{
+    struct model_config config;
+    static struct config_entry keys[] = {{.key = "dim", .value = "32"},
+                                         {.key = "n_head", .value = "2"},
+                                         {.key = "n_layer", .value = "4"},
+                                         {.key = "dense_type", .value = "depth_attention"}};
+
+    (void)state;
+    assert_ok(load_text(DEPTH "}", &config));
+    assert_int_equal(config.dense_type, DENSE_DEPTH_ATTENTION);
+    assert_false(config.dynamic_dense || config.sepln || config.round64 || config.expand_last);
+    assert_false(config.ffn_scale_with_layer);
+    assert_ok(load_entries(keys, 4, NULL, 0, &config));
+    assert_false(config.dynamic_dense || config.sepln || config.ffn_scale_with_layer);
+    assert_ok(load_text(DEPTH ", \"depth_attention_block\": 2}", &config));
+    assert_int_equal(config.depth_attention_block, 2);
 }
 
 /* Every read of 40 layers, written out. */
@@ -248,6 +288,7 @@ int main(void)
         cmocka_unit_test(test_ffn_width),
         cmocka_unit_test(test_refused_values),
         cmocka_unit_test(test_long_list_of_sources),
+        cmocka_unit_test(test_connectors),
         cmocka_unit_test(test_slip_is_pointed_out),
         cmocka_unit_test(test_entries),
         cmocka_unit_test(test_save_and_load),

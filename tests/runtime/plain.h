@@ -27,6 +27,7 @@ enum mistake {
     MISTAKE_HEADS,     /* query head h reads key/value head h mod G */
     MISTAKE_DOCUMENTS, /* attention looks beyond the start of the document */
     MISTAKE_PARALLEL,  /* the FFN reads H_i */
+    MISTAKE_SOURCES,   /* the first two sources change places in the mix */
     MISTAKE_GELU       /* the tanh that comes close to the exact one */
 };
 

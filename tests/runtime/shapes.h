@@ -24,6 +24,7 @@ struct shape {
 #define BLOCKS_MEAN "dense.block_summary=mean"
 #define PRENORM "model.mudd_prenorm=true"
 #define POSTNORM "model.mudd_postnorm=true"
+#define DEPTH "model.dense_type=depth_attention"
 #define PYTHIA "model.model_type=muddpythia", "model.use_linear_bias=true", "model.rotary_pct=0.5"
 
 static const struct shape shapes[] = {
@@ -101,6 +102,19 @@ static const struct shape shapes[] = {
      true},
     {"Pythia family, one after the other", 1, 16, 4, {PYTHIA, "dense.key_dilation=2"}, false},
     {"Pythia", 1, 16, 4, {PYTHIA, "model.use_parallel_residual=true", "model.dense=false"}, false},
+    {"depth attention", 1, 16, 4, {DEPTH}, false},
+    {"depth attention, blocks of two",
+     1,
+     16,
+     4,
+     {DEPTH, "model.n_layer=5", "model.depth_attention_block=2"},
+     false},
+    {"depth attention, blocks of one, Pythia family, documents",
+     1,
+     16,
+     3,
+     {DEPTH, PYTHIA, "model.depth_attention_block=1"},
+     true},
 };
 
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
@@ -132,8 +146,7 @@ static inline void shape_stir(const struct model *model, struct part *part)
         }
         float *weight = part_values(part, STORE_WEIGHTS, p);
         for (int64_t i = 0; i < param->count; i++) {
-            bool last = param->init == INIT_LAST_COLUMN && (i + 1) % param->shape[1] == 0;
-            double centre = param->init == INIT_ONE || last ? 1 : 0;
+            double centre = param->init == INIT_NORMAL ? 0 : (double)param_initial(param, 1, i);
             weight[i] = (float)(centre + 0.15 * rng_normal(1, stream, (uint64_t)i));
         }
     }

@@ -233,6 +233,8 @@ static void test_mistakes(void **state)
         {MISTAKE_HEADS, "no QK-norm, two query heads a key"},
         {MISTAKE_DOCUMENTS, "documents"},
         {MISTAKE_PARALLEL, "Pythia family"},
+        {MISTAKE_SOURCES, "depth attention"},
+        {MISTAKE_SOURCES, "depth attention, blocks of two"},
         {MISTAKE_GELU, "full"},
         {MISTAKE_GELU, "Pythia"},
     };

@@ -84,6 +84,8 @@ alone "samples are bytes: the vocabulary of 130 is too small" \
     -- train run.yaml logging.sample_tokens=3 model.vocab_size=130
 alone "model: mudd_postnorm_ways is not used" "data.train names no" \
     -- train run.yaml model.mudd_postnorm_ways=r data.train=
+alone "model: depth_attention_block is not used" "data.train names no" \
+    -- train run.yaml model.depth_attention_block=2 data.train=
 while read -r words; do # what has no effect, and patterns larger than the model, are pointed out
     read -ra arguments
     run 0 "$MUDDPIPE" plan run.yaml "${arguments[@]}"
