@@ -79,6 +79,10 @@ struct mudd_term {
     const void *dout[WAYS_MAX]; /* C x [N, D] gradients of the aggregate's outputs */
 };
 
+/* How the weights of hyper-connections come about (hyper_weights_forward). */
+enum hyper_kind { HYPER_STATIC, HYPER_DYNAMIC, HYPER_MHC };
+enum { STREAMS_MAX = 16, SINKHORN_ROUNDS = 20 };
+
 /* Keys that an operation reads at once, at most. */
 enum { KEYS_MOST = 256 };
 

@@ -14,10 +14,11 @@ size_t cuda_workspace(const struct kernel_limits *limits)
     size_t columns = cuda_columns_bytes(N, larger(larger(widest, limits->Cn), heads));
     size_t head_norm = cuda_columns_bytes(N * limits->H, limits->E);
     size_t attention = N * limits->H * sizeof(float);
+    size_t hyper = cuda_columns_bytes(N, limits->K) + N * limits->K * sizeof(float);
     size_t depth = cuda_depth_bytes(N, limits->D);
     size_t sums = larger(N, CUDA_SQUARE_CHUNKS) * sizeof(double);
     return larger(larger(matmul, larger(columns, head_norm)),
-                  larger(larger(attention, depth), sums));
+                  larger(larger(attention, larger(depth, hyper)), sums));
 }
 
 const struct kernels *kernels_cuda_sizes(enum dtype dtype)

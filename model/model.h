@@ -29,7 +29,6 @@ enum model_type { MODEL_MUDDFORMER, MODEL_MUDDPYTHIA };
 /* How layers read across depth: MUDDFormer's aggregates, with four ways or one for all four inputs; Attention
  * Residuals; hyper-connections. */
 enum dense_type { DENSE_QKVR, DENSE_L, DENSE_DEPTH_ATTENTION, DENSE_HYPER };
-enum hyper_kind { HYPER_STATIC, HYPER_DYNAMIC, HYPER_MHC };
 enum key_residue { RESIDUE_FIXED, RESIDUE_QUERY }; /* j = 0 mod k, or j = i mod k (DenseFormer) */
 enum block_summary { SUMMARY_LAST, SUMMARY_MEAN };
 

@@ -21,8 +21,8 @@
 /* WHAT(file, isa) for every file of operations but linear.c, which also takes the GEMM library. */
 #define CPU_FILES(what, isa)                                                                       \
     what(activation, isa) what(attention, isa) what(attention_backward, isa) what(depth, isa)      \
-        what(elementwise, isa) what(embed, isa) what(mudd, isa) what(norm, isa)                    \
-            what(optimizer, isa) what(rope, isa) what(xent, isa)
+        what(elementwise, isa) what(embed, isa) what(hyper, isa) what(mudd, isa) what(norm, isa)   \
+            what(optimizer, isa) what(rope, isa) what(streams, isa) what(xent, isa)
 #define CPU_DECLARE_FILL_(file, isa) void file##_fill_##isa(struct kernels *table);
 
 #define CPU_DECLARE(isa)                                                                           \

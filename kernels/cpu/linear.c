@@ -175,11 +175,11 @@ static void backward_weight(const struct kernel_ctx *ctx, gemm_fn gemm,
     {                                                                                              \
         forward(ctx, gemm, TRACE_AGGREGATE, weights, hidden, w2, bias, N, K, Cn);                  \
     }                                                                                              \
-    static void mudd_weights_backward_input_##library(const struct kernel_ctx *ctx, void *dhidden, \
-                                                      const float *dweights, const void *w2,       \
-                                                      size_t N, size_t K, size_t Cn)               \
+    static void mudd_weights_backward_input_##library(                                             \
+        const struct kernel_ctx *ctx, void *dhidden, bool accumulate, const float *dweights,       \
+        const void *w2, size_t N, size_t K, size_t Cn)                                             \
     {                                                                                              \
-        backward_input(ctx, gemm, TRACE_AGGREGATE, dhidden, false, dweights, w2, N, K, Cn);        \
+        backward_input(ctx, gemm, TRACE_AGGREGATE, dhidden, accumulate, dweights, w2, N, K, Cn);   \
     }                                                                                              \
     static void mudd_weights_backward_weight_##library(                                            \
         const struct kernel_ctx *ctx, float *dw2, float *dbias, const float *dweights,             \

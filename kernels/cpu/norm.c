@@ -56,7 +56,7 @@ static void norm_forward(const struct kernel_ctx *ctx, const struct norm_shape *
             mean[row] = centre;
         }
         rstd[row] = factor;
-        for (size_t i = 0; i < width; i += LANES) {
+        for (size_t i = 0; y && i < width; i += LANES) {
             size_t n = width - i;
             lanes_t a = lanes_sub(lanes_load_n(in + i, n), lanes_set(centre));
             a = lanes_mul(a, lanes_set(factor));

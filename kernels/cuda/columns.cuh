@@ -101,4 +101,46 @@ static inline void chunks_add(const struct kernel_ctx *ctx, float *out, const fl
     launch_check("sums over chunks");
 }
 
+// Sums of a chunk of rows down a strip of columns.
+template <typename T>
+static __global__ void __launch_bounds__(COLUMN_THREADS)
+    columns_kernel(float *part, const T *a, size_t rows, size_t width, size_t chunk_rows, bool wide)
+{
+    size_t at = column_first();
+    size_t begin = blockIdx.y * chunk_rows, end = min(rows, begin + chunk_rows);
+    float sum[COLUMN_LANES] = {};
+#pragma unroll 4
+    for (size_t row = begin + threadIdx.y; row < end; row += blockDim.y) {
+        float x[4];
+        four_load<T>(x, a + row * width, at, width, wide);
+#pragma unroll
+        for (int i = 0; i < COLUMN_LANES; i++) {
+            sum[i] += x[i];
+        }
+    }
+    tall_sum(sum);
+    if (threadIdx.y == 0) {
+        for (int i = 0; i < COLUMN_LANES && at + i < width; i++) {
+            part[(size_t)blockIdx.y * width + at + i] = sum[i];
+        }
+    }
+}
+
+// sum += column sums of a [rows, width].
+template <typename T>
+static void columns_add(const struct kernel_ctx *ctx, float *sum, const T *a, size_t rows,
+                        size_t width)
+{
+    if (rows == 0 || width == 0) {
+        return;
+    }
+    size_t chunk = cuda_column_rows(rows), chunks = blocks_of(rows, chunk);
+    float *part = (float *)workspace_get(ctx, cuda_columns_bytes(rows, width));
+    column_grid g = column_grid_of(width, chunks);
+    columns_kernel<T><<<g.grid, g.block, 0, stream_of(ctx)>>>(part, a, rows, width, chunk,
+                                                              rows_aligned<T>(a, width));
+    launch_check("sums of columns");
+    chunks_add(ctx, sum, part, chunks, width, width, true);
+}
+
 #endif

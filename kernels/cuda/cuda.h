@@ -14,8 +14,8 @@ extern "C" {
 /* WHAT(file) for every file of operations. */
 #define CUDA_FILES(what)                                                                           \
     what(activation) what(attention_forward) what(attention_backward) what(depth)                  \
-        what(elementwise) what(embed) what(matmul) what(mudd_forward) what(mudd_backward)          \
-            what(norm) what(optimizer) what(rope) what(xent)
+        what(elementwise) what(embed) what(hyper) what(matmul) what(mudd_forward)                  \
+            what(mudd_backward) what(norm) what(optimizer) what(rope) what(streams) what(xent)
 #define CUDA_DECLARE_FILL_(file) void cuda_##file##_fill(struct kernels *table);
 CUDA_FILES(CUDA_DECLARE_FILL_)
 

@@ -31,48 +31,6 @@ static void bias_set(const struct kernel_ctx *ctx, Y *y, const T *bias, size_t N
     }
 }
 
-// Sums of a chunk of rows down a strip of columns.
-template <typename T>
-static __global__ void __launch_bounds__(COLUMN_THREADS)
-    columns_kernel(float *part, const T *a, size_t rows, size_t width, size_t chunk_rows, bool wide)
-{
-    size_t at = column_first();
-    size_t begin = blockIdx.y * chunk_rows, end = min(rows, begin + chunk_rows);
-    float sum[COLUMN_LANES] = {};
-#pragma unroll 4
-    for (size_t row = begin + threadIdx.y; row < end; row += blockDim.y) {
-        float x[4];
-        four_load<T>(x, a + row * width, at, width, wide);
-#pragma unroll
-        for (int i = 0; i < COLUMN_LANES; i++) {
-            sum[i] += x[i];
-        }
-    }
-    tall_sum(sum);
-    if (threadIdx.y == 0) {
-        for (int i = 0; i < COLUMN_LANES && at + i < width; i++) {
-            part[(size_t)blockIdx.y * width + at + i] = sum[i];
-        }
-    }
-}
-
-// dbias += column sums of a [rows, width].
-template <typename T>
-static void columns_add(const struct kernel_ctx *ctx, float *dbias, const T *a, size_t rows,
-                        size_t width)
-{
-    if (rows == 0 || width == 0) {
-        return;
-    }
-    size_t chunk = cuda_column_rows(rows), chunks = blocks_of(rows, chunk);
-    float *part = (float *)workspace_get(ctx, cuda_columns_bytes(rows, width));
-    column_grid g = column_grid_of(width, chunks);
-    columns_kernel<T><<<g.grid, g.block, 0, stream_of(ctx)>>>(part, a, rows, width, chunk,
-                                                              rows_aligned<T>(a, width));
-    launch_check("bias gradient");
-    chunks_add(ctx, dbias, part, chunks, width, width, true);
-}
-
 // ---- the table's operations ----
 
 template <typename T> constexpr enum dtype DTYPE = sizeof(T) == 2 ? DTYPE_BF16 : DTYPE_F32;
@@ -178,11 +136,11 @@ static const void *dweights_rounded(const struct kernel_ctx *ctx, const float *d
 
 template <typename T>
 static void mudd_weights_backward_input(const struct kernel_ctx *ctx, void *dhidden,
-                                        const float *dweights, const void *w2, size_t N, size_t K,
-                                        size_t Cn)
+                                        bool accumulate, const float *dweights, const void *w2,
+                                        size_t N, size_t K, size_t Cn)
 {
     const void *dy = dweights_rounded<T>(ctx, dweights, N * Cn);
-    linear_backward_input<T>(ctx, dhidden, false, dy, w2, N, K, Cn);
+    linear_backward_input<T>(ctx, dhidden, accumulate, dy, w2, N, K, Cn);
 }
 
 template <typename T>

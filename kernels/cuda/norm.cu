@@ -54,7 +54,7 @@ static __global__ void __launch_bounds__(THREADS) forward_kernel(const norm_tens
             n.mean[row] = mean;
         }
     }
-    for (size_t at = first; at < n.width; at += GROUP * L) {
+    for (size_t at = first; n.out && at < n.width; at += GROUP * L) {
         float scale[L], bias[L];
         row_load<T>(x, in, at, n.width, n.wide);
         if (n.scale) {

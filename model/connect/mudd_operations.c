@@ -290,7 +290,7 @@ static void mudd_backward_generator(struct part *part, const struct consumer *co
     const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit));
     struct mudd_backward *back = mudd_backward_of(part, unit);
     struct norm_shape norm = unit_rms_norm(part, shape);
-    kernels->mudd_weights_backward_input(&part->ctx, back->dinner, back->dweights,
+    kernels->mudd_weights_backward_input(&part->ctx, back->dinner, false, back->dweights,
                                          unit_weight(part, unit, PARAM_DENSE_W2, 0), shape->N,
                                          consumer->K, consumer->C * consumer->n);
     kernels->gelu_backward(&part->ctx, back->dinner, back->dinner, stash->inner,

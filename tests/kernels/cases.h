@@ -56,6 +56,20 @@ static const struct problem problems[] = {
     {"depth", 70, 24, 5, 0, 0, 0},
     {"depth", 9, 100, 13, 0, 0, 4},
     {"depth", 4, 33, 66, 0, 0, 0},
+    {"streams", 1, 8, 2, 0, 0, 0},
+    {"streams", 5, 17, 3, 0, 0, 4},
+    {"streams", 70, 40, 4, 0, 0, 0},
+    {"streams", 3, 33, 9, 0, 0, 4},
+    {"hyper", 5, 8, 2, 0, 0, HYPER_STATIC},
+    {"hyper", 5, 8, 3, 0, 0, HYPER_STATIC + 4},
+    {"hyper", 1, 8, 2, 0, 0, HYPER_DYNAMIC},
+    {"hyper", 70, 17, 3, 0, 0, HYPER_DYNAMIC},
+    {"hyper", 20, 24, 4, 0, 0, HYPER_DYNAMIC + 4},
+    {"hyper", 1, 8, 2, 0, 0, HYPER_MHC},
+    {"hyper", 70, 12, 3, 0, 0, HYPER_MHC},
+    {"hyper", 20, 24, 4, 0, 0, HYPER_MHC},
+    {"hyper", 17, 16, 6, 0, 0, HYPER_MHC},
+    {"hyper", 20, 16, 4, 0, 0, HYPER_MHC + 4 + 8},
     {"xent", 1, 5, 0, 0, 0, 0},
     {"xent", 9, 33, 0, 0, 0, 1},
     {"xent", 40, 1500, 0, 0, 0, 0},
@@ -81,7 +95,7 @@ static inline void trial_create(struct trial *t, const struct problem *p, size_t
     t->shift = shift;
     t->inputs = t->op->sizes(p, t->sizes, &t->outputs, &t->kept_size);
     bool activation = t->op->backward == swiglu_backward || t->op->backward == gelu_backward;
-    double spread = activation ? (double)p->b / 10 : 1.5;
+    double spread = activation ? (double)p->b / 10 : t->op->backward == hyper_backward ? 0.4 : 1.5;
     uint64_t state = 17;
     for (size_t i = 0; i < t->inputs; i++) {
         t->in[i] = kit_floats(t->sizes[i], shift);

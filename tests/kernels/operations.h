@@ -3,6 +3,7 @@
 #define TESTS_KERNELS_OPERATIONS_H
 
 #include "tests/kernels/operations_row.h"
+#include "tests/kernels/operations_streams.h"
 #include "tests/kernels/operations_token.h"
 
 #define TESTED(name, library)                                                                      \
@@ -19,6 +20,8 @@ static const struct operation operations[] = {
     TESTED(gelu, false),
     TESTED(mudd, false),
     TESTED(depth, false),
+    TESTED(streams, false),
+    TESTED(hyper, true),
     TESTED(xent, false),
 };
 

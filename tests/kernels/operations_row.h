@@ -146,7 +146,7 @@ static inline void linear_backward(const struct kernels *k, const struct kernel_
 {
     (void)out, (void)kept;
     if ((p->option & 3) == 3) {
-        k->mudd_weights_backward_input(ctx, din[0], dout, in[1], p->a, p->b, p->c);
+        k->mudd_weights_backward_input(ctx, din[0], false, dout, in[1], p->a, p->b, p->c);
         k->mudd_weights_backward_weight(ctx, din[1], din[2], dout, in[0], p->a, p->b, p->c);
         return;
     }

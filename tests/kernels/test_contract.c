@@ -169,6 +169,9 @@ static void test_workspace(void **state)
         if (strcmp(p->op, "attention") == 0) {
             limits = (struct kernel_limits){p->a, p->b, 8, p->c, p->d, p->e, 8, 8, 8, 8, 3};
         }
+        if (strcmp(p->op, "hyper") == 0) { /* a token's parameters */
+            limits.K = streams_weights(p) + 3;
+        }
         struct trial t;
         trial_create(&t, p, 0);
         struct kernel_ctx ctx = {.threads = 3, .workspace_bytes = kernels_workspace(k, &limits)};

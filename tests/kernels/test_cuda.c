@@ -66,6 +66,10 @@ static const struct problem wide_problems[] = {
     {"depth", 40, 2048, 25, 0, 0, 4},
     {"depth", 9000, 64, 3, 0, 0, 0},
     {"depth", 16, 4096, 49, 0, 0, 0},
+    {"streams", 30, 2048, 4, 0, 0, 0},
+    {"streams", 10, 1000, 8, 0, 0, 4},
+    {"hyper", 300, 1024, 4, 0, 0, HYPER_MHC},
+    {"hyper", 300, 512, 4, 0, 0, HYPER_DYNAMIC},
     {"xent", 64, 50432, 0, 0, 0, 0},
     {"xent", 33, 5000, 0, 0, 0, 1},
 };

@@ -201,7 +201,8 @@ RUN(swiglu_b, k->swiglu_backward(ctx, b.hidden[1], b.hidden[2], b.hidden[0], b.h
 RUN(gelu, k->gelu_forward(ctx, b.inner[0], b.inner[1], (size_t)N *K))
 RUN(gelu_b, k->gelu_backward(ctx, b.inner[0], b.inner[0], b.inner[1], (size_t)N *K))
 RUN(weights, k->mudd_weights_forward(ctx, b.weights, b.inner[0], b.w2, b.bias, N, K, C *KEYS))
-RUN(weights_bi, k->mudd_weights_backward_input(ctx, b.inner[1], b.weights, b.w2, N, K, C *KEYS))
+RUN(weights_bi,
+    k->mudd_weights_backward_input(ctx, b.inner[1], false, b.weights, b.w2, N, K, C *KEYS))
 RUN(weights_bw,
     k->mudd_weights_backward_weight(ctx, b.f32[0], b.f32[1], b.weights, b.inner[0], N, K, C *KEYS))
 RUN(mudd, k->mudd_forward(ctx, b.wide, (const void *const *)b.key, b.weights, NULL, N, D, C, KEYS))
