@@ -354,7 +354,9 @@ static void count_bytes(const struct worker *worker, int64_t *out_plain, int64_t
         if (plan_rank_of(worker->plan, shipment->from) == worker->rank) {
             struct wire_count count;
             wire_counts(worker->wire, s, &count);
-            *(shipment->plain ? out_plain : out_dense) += count.bytes;
+            int64_t messages = count.bytes / shipment->bytes;
+            *out_plain += messages * shipment->plain_bytes;
+            *out_dense += count.bytes - messages * shipment->plain_bytes;
         }
     }
 }

@@ -271,7 +271,9 @@ static bool check_shipment(const struct checker *checker, int index)
                                 index);
         }
     }
-    if (s->plain != shipment_plain(checker, s) || s->bytes != plan->graph->key[s->key].bytes) {
+    const struct key *key = &plan->graph->key[s->key];
+    if (s->plain != shipment_plain(checker, s) || s->bytes != key->bytes ||
+        s->plain_bytes != (s->plain ? key->plain_bytes : 0)) {
         return check_refuse(checker, -1, -1, "shipment %d has wrong bytes or colour", index);
     }
     int sum = s->backward ? plan->stage[s->to].sum[s->key] : -1;

@@ -165,6 +165,10 @@ static status_t graph_check_keys(const struct graph *graph)
         if (k->producer < 0 || k->producer >= graph->units) {
             return FAIL(STATUS_INTERNAL, "key %d has no producer", key);
         }
+        if (k->bytes < k->plain_bytes || k->plain_bytes < 0 || k->plain != (k->plain_bytes > 0)) {
+            return FAIL(STATUS_INTERNAL, "key %d has %lld bytes, %lld of them plain", key,
+                        (long long)k->bytes, (long long)k->plain_bytes);
+        }
         for (int other = 0; other < key; other++) {
             const struct key *o = &graph->key[other];
             if (o->producer == k->producer && o->order == k->order) {

@@ -123,7 +123,8 @@ static bool needs_is_next(const struct plan *plan, int key, int stage)
 
 static int needs_ship(struct plan *plan, int key, int from, int to, bool backward)
 {
-    plan->shipment[plan->shipments] = (struct shipment){
+    struct shipment *out = &plan->shipment[plan->shipments];
+    *out = (struct shipment){
         .key = key,
         .from = from,
         .to = to,
@@ -133,6 +134,7 @@ static int needs_ship(struct plan *plan, int key, int from, int to, bool backwar
                           : needs_is_next(plan, key, to),
         .bytes = plan->graph->key[key].bytes,
     };
+    out->plain_bytes = out->plain ? plan->graph->key[key].plain_bytes : 0;
     return plan->shipments++;
 }
 

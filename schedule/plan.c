@@ -122,7 +122,8 @@ bool plan_has_room(const struct plan *plan, const struct plan *other)
 
 static uint64_t hash_shipment(const struct shipment *s, uint64_t hash)
 {
-    const int64_t field[] = {s->key, s->from, s->to, s->backward, s->plain, s->bytes, s->slots};
+    const int64_t field[] = {s->key,   s->from,  s->to,          s->backward,
+                             s->plain, s->bytes, s->plain_bytes, s->slots};
     return hash_bytes(field, sizeof field, hash);
 }
 
@@ -140,7 +141,7 @@ static uint64_t hash_graph(const struct graph *graph, uint64_t hash)
     }
     for (int key = 0; key < graph->keys; key++) {
         const struct key *k = &graph->key[key];
-        const int64_t field[] = {k->producer, k->order, k->plain, k->bytes};
+        const int64_t field[] = {k->producer, k->order, k->plain, k->bytes, k->plain_bytes};
         hash = hash_bytes(k->name, strlen(k->name), hash);
         hash = hash_bytes(field, sizeof field, hash);
     }
@@ -185,7 +186,9 @@ void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense)
     for (int i = 0; i < plan->shipments; i++) {
         const struct shipment *s = &plan->shipment[i];
         int from = plan_rank_of(plan, s->from), to = plan_rank_of(plan, s->to);
-        (s->plain ? plain : dense)[from * plan->ranks + to] += s->bytes * plan->microbatches;
+        int64_t *link[] = {&plain[from * plan->ranks + to], &dense[from * plan->ranks + to]};
+        *link[0] += s->plain_bytes * plan->microbatches;
+        *link[1] += (s->bytes - s->plain_bytes) * plan->microbatches;
     }
 }
 

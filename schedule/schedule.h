@@ -71,6 +71,9 @@ struct key {
      * counts as plain traffic, not as dense. */
     bool plain;
     int64_t bytes; /* of one microbatch in the compute dtype */
+    /* Of a plain key those that such a pipeline would hand on; the others are dense traffic in the same
+     * message. */
+    int64_t plain_bytes;
 };
 
 /* How the gradient of a key gets what a read contributes. */
@@ -160,9 +163,10 @@ struct shipment {
     int key, from,
         to; /* stages, of two ranks; forward `to` is the lowest of its rank that reads the key */
     bool backward;
-    bool plain;    /* a plain key to the stage of the next unit, or its gradient back */
-    int64_t bytes; /* a microbatch */
-    int slots;     /* arrival slots at `to` */
+    bool plain;          /* a plain key to the stage of the next unit, or its gradient back */
+    int64_t bytes;       /* a microbatch */
+    int64_t plain_bytes; /* of them; 0 if not plain */
+    int slots;           /* arrival slots at `to` */
 };
 
 /* Slots in which a rank forms the gradient of a key: by one of its stages, or by several in turn. */

@@ -65,6 +65,7 @@ static status_t mudd_add_keys(struct model *model, int layer)
         int summary = mudd_summary_key(model, block);
         connect_set_key(model, summary, "S", block, unit, 2);
         model->graph.key[summary].plain = false;
+        model->graph.key[summary].plain_bytes = 0;
         for (int j = block * S + 1; j <= layer; j++) {
             TRY(mudd_add_made(model, unit, j, summary, TAG_SUMMARY));
         }

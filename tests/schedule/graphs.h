@@ -137,8 +137,12 @@ static inline void graph_test_read(struct graph *graph, int unit, int key, enum 
 static inline void graph_test_key(struct graph *graph, int key, const char *letter, int index,
                                   int producer, int order)
 {
-    graph->key[key] = (struct key){
-        .producer = producer, .order = order, .plain = letter[0] != 'S', .bytes = GRAPH_KEY_BYTES};
+    bool plain = letter[0] != 'S';
+    graph->key[key] = (struct key){.producer = producer,
+                                   .order = order,
+                                   .plain = plain,
+                                   .bytes = GRAPH_KEY_BYTES,
+                                   .plain_bytes = plain ? GRAPH_KEY_BYTES : 0};
     snprintf(graph->key[key].name, GRAPH_NAME, "%s_%d", letter, index);
 }
 

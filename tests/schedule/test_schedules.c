@@ -426,7 +426,7 @@ static struct graph *split_graph(void)
     for (int r = 0; r < RANKS; r++) {
         graph_test_read(graph, final + 1 + r, y, DIRECT, -1);
         graph_test_key(graph, y + 1 + r, "Z", r, final + 1 + r, 0);
-        graph->key[y + 1 + r].bytes = 8;
+        graph->key[y + 1 + r].bytes = graph->key[y + 1 + r].plain_bytes = 8;
         graph_test_read(graph, units - 1, y + 1 + r, DIRECT, -1);
     }
     graph_finish(graph);
