@@ -256,6 +256,7 @@ void attention_backward(struct part *part, int unit, int frame)
         dk = part->scratch[2];
     }
     form_again(part, shape, unit, frame);
+    connect_output_backward(part, unit, frame);
     struct attention_shape scores = scores_shape(part, shape, frame);
     kernels->linear_backward_input(&part->ctx, dattended, false, doutput,
                                    unit_weight(part, unit, PARAM_WO, 0), shape->N,

@@ -104,6 +104,7 @@ void ffn_backward(struct part *part, int unit, int frame)
     const void *doutput = connect_output_gradient(part, unit);
     bool accumulate;
     form_again(part, shape, unit, frame);
+    connect_output_backward(part, unit, frame);
     kernels->linear_backward_input(&part->ctx, part->scratch[0], false, doutput,
                                    unit_weight(part, unit, PARAM_W2, 0), shape->N, shape->F,
                                    shape->D);

@@ -108,7 +108,10 @@ enum param_init {
     INIT_ONE,
     INIT_SMALL, /* 1e-3, scales of post-norms */
     INIT_NORMAL,
-    INIT_LAST_COLUMN /* a[c, last] = 1 */
+    INIT_LAST_COLUMN, /* a[c, last] = 1 */
+    INIT_VALUE,       /* all the same */
+    INIT_DIAGONAL,    /* 0 beside it */
+    INIT_ELEMENT      /* 1 in one element, 0 in the others */
 };
 
 enum { PARAM_NAME = 80 };
@@ -124,9 +127,10 @@ struct param {
     int64_t shape[2];      /* [out, in] */
     int64_t count;
     enum param_init init;
-    double init_std; /* INIT_NORMAL */
-    bool decay;      /* weight decay: two or more dimensions and not dense_bs */
-    bool trained;    /* false: kept and exported unchanged, optional on import (dense_bs without
+    /* INIT_NORMAL: standard deviation; INIT_VALUE, INIT_DIAGONAL: the value; INIT_ELEMENT: the element. */
+    double init_value;
+    bool decay;   /* weight decay: two or more dimensions, but for connectors' own constants */
+    bool trained; /* false: kept and exported unchanged, optional on import (dense_bs without
                          dense connections) */
 };
 

@@ -12,7 +12,7 @@
 enum { PARAMS_PER_UNIT = 32 };
 
 struct param *param_add(struct param_list *list, int role, int64_t rows, int64_t columns,
-                        enum param_init init, double std, const char *format, ...)
+                        enum param_init init, double value, const char *format, ...)
 {
     struct model *model = list->model;
     struct param *param = &model->param[model->params++];
@@ -31,7 +31,7 @@ struct param *param_add(struct param_list *list, int role, int64_t rows, int64_t
     param->shape[1] = columns > 0 ? columns : 1;
     param->count = rows * param->shape[1];
     param->init = init;
-    param->init_std = std;
+    param->init_value = value;
     param->decay = param->dims > 1;
     param->trained = true;
     return param;
@@ -197,8 +197,14 @@ float param_initial(const struct param *param, uint64_t seed, int64_t index)
         return 1e-3f;
     case INIT_LAST_COLUMN:
         return index % param->shape[1] == param->shape[1] - 1 ? 1.0f : 0.0f;
+    case INIT_VALUE:
+        return (float)param->init_value;
+    case INIT_DIAGONAL:
+        return index / param->shape[1] == index % param->shape[1] ? (float)param->init_value : 0.0f;
+    case INIT_ELEMENT:
+        return index == (int64_t)param->init_value ? 1.0f : 0.0f;
     case INIT_NORMAL:
-        return (float)(param->init_std * rng_normal(seed, param->stream, (uint64_t)index));
+        return (float)(param->init_value * rng_normal(seed, param->stream, (uint64_t)index));
     }
     return 0.0f;
 }

@@ -13,7 +13,7 @@ struct param_list {
 /* Shape [rows, columns]; columns 0 = a vector. What the return value points to may be changed until the
  * next one is added. */
 struct param *param_add(struct param_list *list, int role, int64_t rows, int64_t columns,
-                        enum param_init init, double std, const char *format, ...)
+                        enum param_init init, double value, const char *format, ...)
     __attribute__((format(printf, 7, 8)));
 
 /* Fills model->param and unit_param. */

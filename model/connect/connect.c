@@ -9,6 +9,7 @@ const struct connector *connector_find(const struct model_config *config)
         [DENSE_QKVR] = &mudd_connector,
         [DENSE_L] = &mudd_connector,
         [DENSE_DEPTH_ATTENTION] = &depth_attention_connector,
+        [DENSE_HYPER] = &hyper_connector,
     };
     return config->dense ? dense[config->dense_type] : &residual_connector;
 }
@@ -88,6 +89,13 @@ const void *connect_output_gradient(const struct part *part, int unit)
     const void *gradient = part->model->connector->output_gradient(part, unit);
     CHECK(gradient, "the gradient of unit %d's output has no place", unit);
     return gradient;
+}
+
+void connect_output_backward(struct part *part, int unit, int frame)
+{
+    if (part->model->connector->output_backward) {
+        part->model->connector->output_backward(part, unit, frame);
+    }
 }
 
 void *connect_input_gradient(struct part *part, int unit, int way, bool *out_accumulate)

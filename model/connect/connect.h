@@ -5,7 +5,7 @@
  * graph. So another kind of connection is a file here and a row in connect.c.
  *
  *     F      forward, then the unit's own computation from `input`, then output
- *     B      form_again, then from output_gradient to input_gradient, then backward
+ *     B      form_again, output_backward, then from output_gradient to input_gradient, then backward
  *     GRAD   add_gradient
  *     W      weight_gradient
  */
@@ -69,6 +69,8 @@ struct connector {
     void (*output)(struct part *part, int unit, int frame);
     /* [N, D] of the unit's own output, valid until W. */
     const void *(*output_gradient)(const struct part *part, int unit);
+    /* Forms that from the gradients of the unit's keys. Optional: where it is one of these. */
+    void (*output_backward)(struct part *part, int unit, int frame);
     /* Where the unit writes the gradient of an input; *out_accumulate: adds to what is there. */
     void *(*input_gradient)(struct part *part, int unit, int way, bool *out_accumulate);
     /* The gradients of all inputs are there: what they lead to. Optional. */
@@ -79,7 +81,8 @@ struct connector {
     void (*weight_gradient)(struct part *part, int unit, int frame);
 };
 
-extern const struct connector residual_connector, mudd_connector, depth_attention_connector;
+extern const struct connector residual_connector, mudd_connector, depth_attention_connector,
+    hyper_connector;
 
 /* The one that a model with this configuration has. */
 const struct connector *connector_find(const struct model_config *config);
@@ -100,6 +103,7 @@ void connect_form_again(struct part *part, int unit, int frame, struct stash *st
 const void *connect_input(const struct part *part, int unit, int frame, int way);
 void connect_output(struct part *part, int unit, int frame);
 const void *connect_output_gradient(const struct part *part, int unit);
+void connect_output_backward(struct part *part, int unit, int frame);
 void *connect_input_gradient(struct part *part, int unit, int way, bool *out_accumulate);
 void connect_backward(struct part *part, int unit, int frame);
 void connect_weight_gradient(struct part *part, int unit, int frame);

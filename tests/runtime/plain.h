@@ -28,6 +28,8 @@ enum mistake {
     MISTAKE_DOCUMENTS, /* attention looks beyond the start of the document */
     MISTAKE_PARALLEL,  /* the FFN reads H_i */
     MISTAKE_SOURCES,   /* the first two sources change places in the mix */
+    MISTAKE_STREAMS,   /* the streams' mixing matrix is transposed */
+    MISTAKE_ROUNDS,    /* of sinkhorn one alone is made */
     MISTAKE_GELU       /* the tanh that comes close to the exact one */
 };
 

@@ -68,4 +68,122 @@ static inline double *plain_depth(struct plain *plain, double *embedded)
     return plain_depth_mix(plain, 2 * L + 1, b, n);
 }
 
+/* ---- hyper-connections ---- */
+
+/* <w, x / sqrt(mean x^2 + eps)> */
+static inline double plain_generated(const struct plain *plain, const double *w, const double *x,
+                                     int64_t width)
+{
+    double dot = 0, square = 0;
+    for (int64_t i = 0; i < width; i++) {
+        dot += w[i] * x[i];
+        square += x[i] * x[i] / (double)width;
+    }
+    return dot / sqrt(square + plain->config->norm_eps);
+}
+
+static inline void plain_sinkhorn(const struct plain *plain, double *m, int64_t n)
+{
+    int rounds = plain->mistake == MISTAKE_ROUNDS ? 1 : 20;
+    for (int64_t i = 0; i < n * n; i++) {
+        m[i] = exp(m[i]);
+    }
+    for (int round = 0; round < 2 * rounds; round++) {
+        int64_t in_line = round % 2 == 0 ? n : 1,
+                lines = round % 2 == 0 ? 1 : n; /* columns, rows */
+        for (int64_t line = 0; line < n; line++) {
+            double sum = 0;
+            for (int64_t i = 0; i < n; i++) {
+                sum += m[line * lines + i * in_line];
+            }
+            for (int64_t i = 0; i < n; i++) {
+                m[line * lines + i * in_line] /= sum;
+            }
+        }
+    }
+}
+
+/* The weights of a token: p [n], M [n, n], o [n], from its streams [n, D]. */
+static inline void plain_hyper_weights(struct plain *plain, int u, const double *x, double *p,
+                                       double *m, double *o)
+{
+    const struct model_config *c = plain->config;
+    int64_t n = c->hyper_streams, D = c->dim;
+    int L = (int)c->n_layer, kind = c->hyper_kind, l = u - 1;
+    bool mhc = kind == HYPER_MHC, mixes = !mhc || (u > 1 && u < 2 * L);
+    const char *bias = mhc ? "_b" : "";
+    for (int64_t s = 0; s < n; s++) {
+        o[s] = plain_weight(plain, n, "hyper.%d.post%s", l, bias)[s];
+        p[s] = u > 1 ? plain_weight(plain, n, "hyper.%d.pre%s", l, bias)[s] : 0;
+        for (int64_t r = 0; r < n; r++) {
+            const double *res =
+                mixes ? plain_weight(plain, n * n, "hyper.%d.res%s", l, bias) : NULL;
+            m[s * n + r] = mixes ? res[s * n + r] : s == r ? 1 : 0;
+        }
+    }
+    for (int64_t s = 0; s < n && kind != HYPER_STATIC; s++) {
+        int64_t width = mhc ? n * D : D, rows = mhc ? n : 1;
+        const double *own = mhc ? x : x + s * D;
+        int64_t row = mhc ? s : 0;
+        const double *w = plain_weight(plain, rows * width, "hyper.%d.post_w", l) + row * width;
+        double z = plain_generated(plain, w, own, width);
+        o[s] += plain_weight(plain, 1, "hyper.%d.post_scale", l)[0] * (mhc ? z : tanh(z));
+        if (u > 1) {
+            w = plain_weight(plain, rows * width, "hyper.%d.pre_w", l) + row * width;
+            z = plain_generated(plain, w, own, width);
+            p[s] += plain_weight(plain, 1, "hyper.%d.pre_scale", l)[0] * (mhc ? z : tanh(z));
+        }
+        for (int64_t r = 0; r < n && mixes; r++) {
+            w = plain_weight(plain, rows * n * width, "hyper.%d.res_w", l);
+            bool turned = plain->mistake == MISTAKE_STREAMS;
+            z = mhc ? plain_generated(plain, w + (turned ? r * n + s : s * n + r) * width, x, width)
+                    : tanh(plain_generated(plain, w + (turned ? r : s) * width,
+                                           x + (turned ? s : r) * D, width));
+            m[s * n + r] += plain_weight(plain, 1, "hyper.%d.res_scale", l)[0] * z;
+        }
+    }
+    for (int64_t s = 0; s < n && mhc; s++) {
+        p[s] = 1 / (1 + exp(-p[s]));
+        o[s] = 2 / (1 + exp(-o[s]));
+    }
+    if (mhc && mixes) {
+        plain_sinkhorn(plain, m, n);
+    }
+}
+
+/* The input of the final norm. */
+static inline double *plain_hyper(struct plain *plain, double *embedded)
+{
+    const struct model_config *c = plain->config;
+    int64_t n = c->hyper_streams, D = c->dim, T = plain->T;
+    double *x = plain_take(plain, T * n * D), *w = plain_take(plain, T * (2 * n + n * n));
+    double *p = w, *m = w + T * n, *o = m + T * n * n; /* of all tokens */
+    for (int64_t e = 0; e < T * n * D; e++) {
+        x[e] = embedded[e / (n * D) * D + e % D];
+    }
+    for (int u = 1; u <= 2 * (int)c->n_layer; u++) {
+        double *h = plain_take(plain, T * D), *next = plain_take(plain, T * n * D);
+        for (int64_t t = 0; t < T; t++) {
+            plain_hyper_weights(plain, u, x + t * n * D, p + t * n, m + t * n * n, o + t * n);
+            for (int64_t e = 0; e < n * D; e++) {
+                h[t * D + e % D] += p[t * n + e / D] * x[t * n * D + e];
+            }
+        }
+        double *f = plain_sublayer(plain, u, u == 1 ? embedded : h);
+        for (int64_t e = 0; e < T * n * D; e++) {
+            int64_t t = e / (n * D), s = e / D % n, d = e % D;
+            next[e] = o[t * n + s] * f[t * D + d];
+            for (int64_t r = 0; r < n; r++) {
+                next[e] += m[(t * n + s) * n + r] * x[(t * n + r) * D + d];
+            }
+        }
+        x = next;
+    }
+    double *sum = plain_take(plain, T * D);
+    for (int64_t e = 0; e < T * n * D; e++) {
+        sum[e / (n * D) * D + e % D] += x[e];
+    }
+    return sum;
+}
+
 #endif

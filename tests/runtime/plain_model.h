@@ -143,8 +143,9 @@ static inline double plain_sequence(struct plain *plain, const int32_t *inputs,
         in[w] = x[0];
     }
     bool depth = c->dense && c->dense_type == DENSE_DEPTH_ATTENTION;
-    in[WAY_R] = depth ? plain_depth(plain, x[0]) : x[0];
-    for (int i = 1; i <= c->n_layer && !depth; i++) {
+    bool hyper = c->dense && c->dense_type == DENSE_HYPER;
+    in[WAY_R] = depth ? plain_depth(plain, x[0]) : hyper ? plain_hyper(plain, x[0]) : x[0];
+    for (int i = 1; i <= c->n_layer && !depth && !hyper; i++) {
         x[i] = plain_layer(plain, i, in);
         plain_key(plain, i, x, keys);
         plain_consumer(plain, i, x, keys, in);

@@ -25,6 +25,7 @@ struct shape {
 #define PRENORM "model.mudd_prenorm=true"
 #define POSTNORM "model.mudd_postnorm=true"
 #define DEPTH "model.dense_type=depth_attention"
+#define HYPER "model.dense_type=hyper"
 #define PYTHIA "model.model_type=muddpythia", "model.use_linear_bias=true", "model.rotary_pct=0.5"
 
 static const struct shape shapes[] = {
@@ -109,6 +110,19 @@ static const struct shape shapes[] = {
      4,
      {DEPTH, "model.n_layer=5", "model.depth_attention_block=2"},
      false},
+    {"hyper-connections, mhc", 1, 16, 4, {HYPER}, false},
+    {"hyper-connections, dynamic, three streams",
+     2,
+     16,
+     4,
+     {HYPER, "model.n_layer=3", "model.hyper_kind=dynamic", "model.hyper_streams=3"},
+     true},
+    {"hyper-connections, static, five streams, Pythia family",
+     1,
+     16,
+     3,
+     {HYPER, PYTHIA, "model.hyper_kind=static", "model.hyper_streams=5"},
+     false},
     {"depth attention, blocks of one, Pythia family, documents",
      1,
      16,
@@ -147,6 +161,7 @@ static inline void shape_stir(const struct model *model, struct part *part)
         float *weight = part_values(part, STORE_WEIGHTS, p);
         for (int64_t i = 0; i < param->count; i++) {
             double centre = param->init == INIT_NORMAL ? 0 : (double)param_initial(param, 1, i);
+            centre = centre > 1 ? 1 : centre; /* 8 on a diagonal hides what is beside it */
             weight[i] = (float)(centre + 0.15 * rng_normal(1, stream, (uint64_t)i));
         }
     }
