@@ -115,7 +115,7 @@ static const struct shape shapes[] = {
      2,
      16,
      4,
-     {HYPER, "model.n_layer=3", "model.hyper_kind=dynamic", "model.hyper_streams=3"},
+     {HYPER, "model.hyper_kind=dynamic", "model.hyper_streams=3"},
      true},
     {"hyper-connections, static, five streams, Pythia family",
      1,

@@ -25,6 +25,10 @@ static const char *const cases[] = {
     "muddformer-single-tiny",
     "muddformer-noq-tiny",
     "muddformer-ppn-tiny",
+    "depth-attention-tiny",
+    "depth-attention-blocks-tiny",
+    "hyper-mhc-tiny",
+    "hyper-dynamic-tiny",
 };
 enum { CASES = sizeof cases / sizeof cases[0] };
 
