@@ -123,7 +123,7 @@ static void traffic_table(const struct plan *plan, const int64_t *plain, const i
         all_dense += dense[i];
     }
     traffic_line("all links", all_plain, all_dense, out);
-    fprintf(out, "  plain: the newest key or H_i to the next stage, and its gradient; dense: every "
+    fprintf(out, "  plain: the newest key to the next stage, and its gradient; dense: every "
                  "other shipment\n");
 }
 

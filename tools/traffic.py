@@ -58,6 +58,12 @@ PATTERNS = (
     ("window 4 and the embedding", ["dense.window=4"], None, None),
     ("PrePostNorm, full", ["model.mudd_prenorm=true", "model.mudd_postnorm=true"],
      "nP(P-1)/2 + 2(P-1)", lambda P, n: full(P, n) + P - 1),
+    ("depth_attention", ["model.dense_type=depth_attention"], "nP(P-1) + (P-1)",
+     lambda P, n: n * P * (P - 1) + P - 1),
+    ("depth_attention, blocks of 4",
+     ["model.dense_type=depth_attention", "model.depth_attention_block=4"], "nP(P-1)/8 + (P-1)",
+     lambda P, n: full(P, n, 4)),
+    ("hyper, 4 streams", ["model.dense_type=hyper"], "4(P-1)", lambda P, n: 4 * (P - 1)),
     ("sources 30:vr=0,16; 31:vr=0", ["dense.sources=30:vr=0,16; 31:vr=0"], None, None),
 )
 

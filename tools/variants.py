@@ -20,9 +20,14 @@ NAMES = {
     "p2": "MUDDFormer, query period 2",
     "blocks-mean": "MUDDFormer, blocks of 2, mean",
     "blocks-last": "MUDDFormer, blocks of 2, last",
+    "depth-attention": "attention over depth",
+    "depth-blocks": "attention over depth, blocks of 2",
+    "hyper-static": "hyper-connections, static, 4 streams",
+    "hyper-dynamic": "hyper-connections, dynamic, 4 streams",
+    "hyper-mhc": "hyper-connections, mHC, 4 streams",
 }
 COLORS = ["#000000", "#7f7f7f", "#8c564b", "#bcbd22", "#d62728", "#9467bd", "#1f77b4", "#17becf",
-          "#2ca02c", "#ff7f0e", "#e377c2"]
+          "#2ca02c", "#ff7f0e", "#e377c2", "#4b0082", "#6a5acd", "#98df8a", "#006400", "#ffbb78"]
 
 
 def steps_of(folder):

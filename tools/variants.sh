@@ -31,6 +31,11 @@ variants=(
     "p2                 dense.query_period=2"
     "blocks-mean        dense.block_size=2 dense.block_summary=mean"
     "blocks-last        dense.block_size=2 dense.block_summary=last"
+    "depth-attention    model.dense_type=depth_attention"
+    "depth-blocks       model.dense_type=depth_attention model.depth_attention_block=2"
+    "hyper-static       model.dense_type=hyper model.hyper_kind=static"
+    "hyper-dynamic      model.dense_type=hyper model.hyper_kind=dynamic"
+    "hyper-mhc          model.dense_type=hyper"
 )
 
 train() { # NAME SEED KEYS..

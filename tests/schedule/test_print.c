@@ -108,7 +108,7 @@ static const char traffic[] =
     "         4000\n"
     "  all links     3.9 KiB              4000     3.9 KiB              4000     7.8 KiB     "
     "         8000\n"
-    "  plain: the newest key or H_i to the next stage, and its gradient; dense: every other s"
+    "  plain: the newest key to the next stage, and its gradient; dense: every other s"
     "hipment\n";
 
 static const char memory[] =
