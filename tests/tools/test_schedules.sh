@@ -16,6 +16,23 @@ for transport in $wires; do
         parallel.transport="$transport" --same one.safetensors
 done
 
+# So do models with another connector.
+for other in depth-attention-tiny depth-attention-blocks-tiny hyper-mhc-tiny; do
+    run 0 "$MUDDPIPE" check "$golden/$other" "${one[@]}" --save other.safetensors
+    for transport in $wires; do
+        run 0 mpirun -n 2 "$MUDDPIPE" check "$golden/$other" "${one[@]}" parallel.schedule=zb-v \
+            parallel.transport="$transport" parallel.recompute=full --same other.safetensors
+    done
+    keys=(parallel.schedule=interleaved parallel.pp=2 parallel.sum_order=per_rank)
+    run 0 "$MUDDPIPE" plan "$golden/$other/config.json" data.seq_len=16 parallel.microbatches=2 \
+        "${keys[@]}" --print-schedule
+    cp out schedule.txt
+    run 0 "$MUDDPIPE" check "$golden/$other" parallel.transport=threads "${one[@]}" "${keys[@]}" \
+        --save sums.safetensors
+    run 0 "$MUDDPIPE" check "$golden/$other" "${one[@]}" parallel.replay=schedule.txt \
+        --same sums.safetensors
+done
+
 # Sums per rank are other sums.
 for layout in "2 interleaved 2" "3 interleaved 3" "2 zb-v 0"; do
     read -r ranks schedule chunks <<<"$layout"
