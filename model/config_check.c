@@ -219,15 +219,19 @@ static status_t check_neutral(const struct model_config *config, const char *sou
                          config->dense_pattern.inner > 0 || config->dense_pattern.sources[0];
     const struct {
         bool set;
+        const char *key;
+    } flags[] = {
+        {config->dynamic_dense, "dynamic_dense"},
+        {config->sepln, "sepln"},
+        {config->expand_last, "expand_last"},
+        {config->round64, "round64"},
+        {config->ffn_scale_with_layer, "ffn_scale_with_layer"},
+    };
+    const struct {
+        bool set;
         const char *what;
     } rules[] = {
         {!config->dense, "needs model.dense=true"},
-        {config->dynamic_dense, "does not go with dynamic_dense: set model.dynamic_dense=false"},
-        {config->sepln, "has one norm for Q, K and V: set model.sepln=false"},
-        {config->expand_last, "does not go with expand_last: set model.expand_last=false"},
-        {config->round64, "does not go with round64: set model.round64=false"},
-        {config->ffn_scale_with_layer,
-         "has FFNs of one width: set model.ffn_scale_with_layer=false"},
         {config->use_parallel_residual,
          "has no residual stream that attention and FFN could share: set "
          "model.use_parallel_residual=false"},
@@ -239,14 +243,25 @@ static status_t check_neutral(const struct model_config *config, const char *sou
                   "its keys out"},
     };
 
+    const char *name = config->dense_type == DENSE_HYPER ? "hyper" : "depth_attention";
+    char all[256] = "";
+    size_t used = 0;
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
         if (rules[i].set) {
-            return FAIL(STATUS_INVALID, "%smodel: dense_type %s %s", source,
-                        config->dense_type == DENSE_HYPER ? "hyper" : "depth_attention",
-                        rules[i].what);
+            return FAIL(STATUS_INVALID, "%smodel: dense_type %s %s", source, name, rules[i].what);
         }
     }
-    return STATUS_OK;
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
+        if (flags[i].set) {
+            used +=
+                (size_t)snprintf(all + used, sizeof all - used, " model.%s=false", flags[i].key);
+        }
+    }
+    return used == 0 ? STATUS_OK
+                     : FAIL(STATUS_INVALID,
+                            "%smodel: dense_type %s has one norm and one width for all layers, and "
+                            "none of MUDD's weight generators: set%s",
+                            source, name, all);
 }
 
 /* Sources of the final norm, which reads most: sub-layers, or sums of blocks; and the embedding. */

@@ -25,7 +25,7 @@ static int plan_help(void)
     return EXIT_SUCCESS;
 }
 
-/* What dense connections cost, counted from the tables, beside the paper's closed forms for full
+/* What dense connections cost, counted from the tables; of MUDD beside the paper's closed forms for full
  * connectivity with all four ways: parameters eta/6, FLOPs eta/(3 + rho/4), eta = (L+3)/D, rho = T/D
  * (of the forward pass, head left out). */
 static void print_dense_cost(const struct model *model)
@@ -34,13 +34,18 @@ static void print_dense_cost(const struct model *model)
     model_dense_cost(model, &cost);
     double L = (double)model->config.n_layer, D = (double)model->config.dim;
     double eta = (L + 3) / D, rho = (double)model->T / D;
+    char parameters[64] = "", flops[64] = "";
+    if (model->config.dense_type == DENSE_QKVR || model->config.dense_type == DENSE_L) {
+        snprintf(parameters, sizeof parameters, " (closed form for full connectivity %.3f%%)",
+                 100 * eta / 6);
+        snprintf(flops, sizeof flops, " (closed form %.3f%%)", 100 * eta / (3 + rho / 4));
+    }
     if (cost.parameters > 0) {
-        printf("dense connections: %lld parameters, %.3f%% of the layers' (closed form for full "
-               "connectivity %.3f%%);\n"
-               "                   %.3f%% more FLOPs in the layers' forward (closed form %.3f%%)\n",
+        printf("dense connections: %lld parameters, %.3f%% of the layers'%s;\n"
+               "                   %.3f%% more FLOPs in the layers' forward%s\n",
                (long long)cost.parameters,
-               100 * (double)cost.parameters / (double)cost.layer_parameters, 100 * eta / 6,
-               100 * cost.flops / cost.layer_flops, 100 * eta / (3 + rho / 4));
+               100 * (double)cost.parameters / (double)cost.layer_parameters, parameters,
+               100 * cost.flops / cost.layer_flops, flops);
     }
 }
 
