@@ -55,6 +55,8 @@ MUST_USE status_t group_open_mpi(const struct group_options *options, struct gro
 
 struct loop_faults {  /* threads transport only; zeroed = none */
     int64_t delay_us; /* every message lands this much later */
+    int late_one_in; /* one message in so many, drawn from its channel and number, lands late_times as */
+    int late_times;   /* late; 0: none */
     int lose_channel; /* with lose: the message that never lands */
     int64_t lose_message;
     bool lose;
@@ -62,6 +64,8 @@ struct loop_faults {  /* threads transport only; zeroed = none */
     int die_rank;
     int64_t die_put;
 };
+/* "US" or "US,ONE_IN,TIMES": delay_us, and one message in ONE_IN TIMES as late. */
+MUST_USE status_t loop_faults_read(const char *text, struct loop_faults *out);
 /* Runs `body(group, arg)` as `ranks` threads and joins them; returns the first failing rank's status,
  * STATUS_PEER last. faults may be NULL. */
 typedef status_t (*group_body_fn)(struct group *group, void *arg);

@@ -5,6 +5,7 @@
  * rank can be in generation g + 2 only after all have copied out of g.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -263,6 +264,24 @@ static status_t run_ranks(struct loop_rank *rank, pthread_t *thread, int ranks)
         }
     }
     return first;
+}
+
+status_t loop_faults_read(const char *text, struct loop_faults *out)
+{
+    long long us, one_in = 0, times = 0;
+    int length = 0,
+        values = sscanf(text, "%lld%n,%lld,%lld%n", &us, &length, &one_in, &times, &length);
+    if ((values != 1 && values != 3) || text[length] != '\0' || us < 0 || us > 60000000 ||
+        one_in < 0 || one_in > INT_MAX || times < 0 || times > 1000000) {
+        return FAIL(
+            STATUS_INVALID,
+            "a delay of messages is US or US,ONE_IN,TIMES: microseconds, and one message in "
+            "ONE_IN TIMES as late; not \"%s\"",
+            text);
+    }
+    *out =
+        (struct loop_faults){.delay_us = us, .late_one_in = (int)one_in, .late_times = (int)times};
+    return STATUS_OK;
 }
 
 status_t group_run_threads(int ranks, const struct group_options *options,

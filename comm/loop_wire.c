@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/rng.h"
 #include "base/trace.h"
 #include "comm/comm.h"
 #include "comm/transport.h"
@@ -189,6 +190,15 @@ static struct loop_put *oldest_waiting(struct loop_channel *c)
     return put;
 }
 
+/* By how much the message lands later. */
+static int64_t delay_ns(const struct loop_faults *faults, int channel, int64_t message)
+{
+    int64_t ns = faults->delay_us * 1000;
+    bool late = faults->late_one_in > 0 && rng_below(1, (uint64_t)channel, (uint64_t)message,
+                                                     (uint64_t)faults->late_one_in) == 0;
+    return late ? ns * faults->late_times : ns;
+}
+
 static void copy_message(struct wire *wire, int channel, struct loop_put *put,
                          struct loop_slot *slot)
 {
@@ -211,7 +221,7 @@ static void copy_message(struct wire *wire, int channel, struct loop_put *put,
     int64_t now = trace_now();
     slot->state = SLOT_LANDED;
     slot->put = put->put;
-    slot->landed = put->put + world->faults.delay_us * 1000;
+    slot->landed = put->put + delay_ns(&world->faults, channel, put->message);
     slot->landed = slot->landed > now ? slot->landed : now;
     receiver->counts[channel].messages++;
     receiver->counts[channel].bytes += (int64_t)bytes;

@@ -202,6 +202,17 @@ static int run_process(struct body *body, struct group *group)
     return 1;
 }
 
+/* For measurements of what a schedule makes of slow messages (tools/delays.sh). */
+static status_t read_delay(struct loop_faults *out)
+{
+    const char *text = getenv("MUDDPIPE_DELAY");
+    if (text == NULL || text[0] == '\0') {
+        return STATUS_OK;
+    }
+    log_warn("messages land later: MUDDPIPE_DELAY=%s", text);
+    return loop_faults_read(text, out);
+}
+
 int job_run(struct job *job, job_body_fn fn, void *arg)
 {
     struct body body = {job, fn, arg};
@@ -211,7 +222,11 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
     job_catch_signals();
     if (threads && !group_launched()) {
         int ranks = job->config.parallel.pp > 0 ? (int)job->config.parallel.pp : 1;
-        return group_run_threads(ranks, &options, NULL, run_body, &body) == STATUS_OK ? 0 : 1;
+        struct loop_faults faults = {0};
+        return read_delay(&faults) == STATUS_OK &&
+                       group_run_threads(ranks, &options, &faults, run_body, &body) == STATUS_OK
+                   ? 0
+                   : 1;
     }
     status_t status =
         group_launched() ? group_open_mpi(&options, &group) : group_open_alone(&options, &group);

@@ -120,6 +120,12 @@ static void test_delay(void **state)
     for (int i = 0; i < RANKS; i++) { /* eight messages, each waited for before the next is put */
         assert_true(outcome.took[i] >= 8 * 20000000);
     }
+    assert_ok(loop_faults_read("10000,1,3", &faults)); /* every one is among the late ones */
+    memset(&outcome, 0, sizeof outcome);
+    assert_ok(group_run_threads(RANKS, &patient, &faults, run_exchange, &outcome));
+    for (int i = 0; i < RANKS; i++) {
+        assert_true(outcome.took[i] >= 8 * 30000000);
+    }
 }
 
 static void test_loss(void **state)

@@ -84,6 +84,15 @@ for layout in "3 zb-h1 none" "2 interleaved selective" "3 interleaved full" "3 z
     cmp alone/model/model.safetensors "$schedule$ranks/model/model.safetensors" ||
         fail "other weights: $layout"
 done
+# Slow messages, some much slower than others, change nothing but the time.
+for schedule in 1f1b zb-v interleaved; do
+    MUDDPIPE_DELAY=300,5,20 run 0 "${train[@]}" parallel.pp=3 parallel.schedule=$schedule \
+        optimizer.ramp_from=2 optimizer.ramp=0.9 logging.run="slow-$schedule"
+    says "messages land later: MUDDPIPE_DELAY=300,5,20"
+    cmp <(losses alone) <(losses "slow-$schedule") || fail "other losses with slow messages: $schedule"
+done
+MUDDPIPE_DELAY=300,5 run 1 "${train[@]}" parallel.pp=2 logging.run=delay
+says "a delay of messages is US or US,ONE_IN,TIMES" "not \"300,5\""
 run 0 "$MUDDPIPE" plan model.n_layer=4 model.dim=32 model.n_head=2 model.vocab_size=256 data.seq_len=16 \
     parallel.microbatches=5 parallel.pp=2 parallel.schedule=zb-v --print-schedule
 cp out train.txt
