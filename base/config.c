@@ -25,8 +25,9 @@
 #define BELOW(key, text, low, high, reason, meaning)                                               \
     ROW(key, OPTION_REAL, text, low, high, NULL, meaning, .below_max = true, .why = reason)
 #define BOOL(key, text, ...) ROW(key, OPTION_BOOL, text, 0, 0, NULL, __VA_ARGS__, )
-#define CHOICE_OR_FILE(key, text, words, ...)                                                      \
-    ROW(key, OPTION_STRING, text, 0, 0, words, __VA_ARGS__, )
+#define NAME(key, text, ...) ROW(key, OPTION_NAME, text, 0, 0, NULL, __VA_ARGS__, )
+#define NAME_OR_FILE(key, text, meaning, ...)                                                      \
+    ROW(key, OPTION_NAME, text, 0, 0, NULL, meaning, .file = true, __VA_ARGS__)
 #define CHOICE(key, text, words, ...) ROW(key, OPTION_CHOICE, text, 0, 0, words, __VA_ARGS__, )
 #define UNHASHED .unhashed = true
 

@@ -25,7 +25,8 @@ enum option_type {
     OPTION_INT,    /* int64_t in [min, max] */
     OPTION_REAL,   /* double in [min, max], finite */
     OPTION_STRING, /* char[CONFIG_STRING] */
-    OPTION_CHOICE  /* int: index into choices ("a|b|c") */
+    OPTION_NAME, /* the same: one of option_names(), or with `file` a path (with a '/' or a '.' in it) */
+    OPTION_CHOICE /* int: index into choices ("a|b|c") */
 };
 
 struct option {
@@ -36,10 +37,10 @@ struct option {
     double min, max;           /* inclusive; ints and reals */
     bool above_min, below_max; /* reals: the bound itself is out, as a float32 too */
     const char *why;           /* why it is, or NULL */
-    /* OPTION_CHOICE. Of a string: what it may be, beside a path (with a '/' or a '.' in it); or NULL. */
-    const char *choices;
-    const char *help; /* one line */
-    bool unhashed;    /* the value is no part of a run's hash */
+    const char *choices;       /* OPTION_CHOICE */
+    bool file;                 /* OPTION_NAME */
+    const char *help;          /* one line */
+    bool unhashed;             /* the value is no part of a run's hash */
 };
 
 /* Where a value was written. file "" means the command line and line is the argument's position. */
@@ -49,6 +50,11 @@ struct location {
 };
 /* "file:line:column", or "argument N"; returns `buffer`. */
 const char *location_print(const struct location *where, char *buffer, size_t size);
+
+/* The names that an OPTION_NAME takes, "a|b|c", are known to another room, which tells them before
+ * configurations are read; until then any text goes. `names` is borrowed. */
+void option_names_set(const char *option, const char *names);
+const char *option_names(const struct option *option); /* NULL: nobody has */
 
 void option_defaults(const struct option *table, size_t count, void *base);
 /* Parses `text` into the field of `name`. Unknown name, wrong type or range: STATUS_INVALID with the
@@ -67,14 +73,6 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 
 enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
 enum precision_choice { PRECISION_F32, PRECISION_BF16 };
-enum transport_choice {
-    TRANSPORT_AUTO,
-    TRANSPORT_IPC,
-    TRANSPORT_UCX,
-    TRANSPORT_NCCL,
-    TRANSPORT_MPI,
-    TRANSPORT_THREADS
-};
 enum recompute_choice { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
 enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
 enum data_order { ORDER_WINDOWS, ORDER_DOCUMENTS };
@@ -123,7 +121,7 @@ struct run_config {
         char replay[CONFIG_STRING];    /* path of such a file; "" = none */
         int64_t virtual_stages;        /* stages a rank; 0 = the schedule's own */
         int sum_order;                 /* enum sum_order_choice */
-        int transport;                 /* enum transport_choice */
+        char transport[CONFIG_STRING]; /* "auto" or its name */
         char partition[CONFIG_STRING]; /* auto, layers, or units per stage "5,4,4,5" */
         int64_t threads;  /* OpenMP threads a rank; 0 = cores of the node / ranks on it */
         int recompute;    /* enum recompute_choice */

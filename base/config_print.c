@@ -97,8 +97,8 @@ void config_print(const struct run_config *config, FILE *out)
             group_length = length;
         }
         option_print(option, config, value, sizeof value);
-        bool quote =
-            option->type == OPTION_STRING && (!text_is_plain(value) || text_is_null(value));
+        bool quote = (option->type == OPTION_STRING || option->type == OPTION_NAME) &&
+                     (!text_is_plain(value) || text_is_null(value));
         pair_print(dot != NULL ? 2 : 0, dot != NULL ? dot + 1 : option->name, value, quote, out);
     }
 }

@@ -160,6 +160,41 @@ static bool parse_choice(const char *text, const char *choices, int *out)
     }
 }
 
+/* ---- names that another room knows ---- */
+
+static struct {
+    const char *option, *names;
+} names_of[4];
+
+void option_names_set(const char *option, const char *names)
+{
+    size_t i = 0, most = sizeof names_of / sizeof names_of[0];
+    while (i < most && names_of[i].option != NULL && strcmp(names_of[i].option, option) != 0) {
+        i++;
+    }
+    CHECK(i < most, "more than %zu options have names from elsewhere", most);
+    names_of[i].option = option;
+    names_of[i].names = names;
+}
+
+const char *option_names(const struct option *option)
+{
+    for (size_t i = 0; i < sizeof names_of / sizeof names_of[0]; i++) {
+        if (names_of[i].option != NULL && strcmp(names_of[i].option, option->name) == 0) {
+            return names_of[i].names;
+        }
+    }
+    return NULL;
+}
+
+static bool is_name_of(const struct option *option, const char *text)
+{
+    const char *names = option->type == OPTION_NAME ? option_names(option) : NULL;
+    int index;
+    return names == NULL || (option->file && strpbrk(text, "/.")) ||
+           parse_choice(text, names, &index);
+}
+
 /* Writes the field only if the text fits. */
 static bool option_parse(const struct option *option, const char *text, void *base)
 {
@@ -195,8 +230,8 @@ static bool option_parse(const struct option *option, const char *text, void *ba
         *(int *)field = choice;
         return true;
     case OPTION_STRING:
-        if (strlen(text) >= CONFIG_STRING || (option->choices && !strpbrk(text, "/.") &&
-                                              !parse_choice(text, option->choices, &choice))) {
+    case OPTION_NAME:
+        if (strlen(text) >= CONFIG_STRING || !is_name_of(option, text)) {
             return false;
         }
         memset(field, 0, CONFIG_STRING);
@@ -238,13 +273,16 @@ static const char *option_expectation(const struct option *option, const char *t
     switch (option->type) {
     case OPTION_BOOL:
         return "true or false";
-    case OPTION_STRING:
-        if (option->choices) {
-            snprintf(buffer, size, "one of %s, or the path of a file with a '/' or a '.' in it",
-                     option->choices);
-        } else {
-            snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
+    case OPTION_NAME:
+        if (option_names(option) && strlen(text) < CONFIG_STRING) {
+            snprintf(buffer, size, "one of %s%s", option_names(option),
+                     option->file ? ", or the path of a file with a '/' or a '.' in it" : "");
+            break;
         }
+        snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
+        break;
+    case OPTION_STRING:
+        snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
         break;
     case OPTION_CHOICE:
         snprintf(buffer, size, "one of %s", option->choices);

@@ -8,8 +8,8 @@
 enum { VALUE_SIZE = CONFIG_STRING, RANGE_SIZE = 96 };
 
 static const char *const type_names[] = {
-    [OPTION_BOOL] = "bool",     [OPTION_INT] = "int",       [OPTION_REAL] = "real",
-    [OPTION_STRING] = "string", [OPTION_CHOICE] = "choice",
+    [OPTION_BOOL] = "bool",     [OPTION_INT] = "int",   [OPTION_REAL] = "real",
+    [OPTION_STRING] = "string", [OPTION_NAME] = "name", [OPTION_CHOICE] = "choice",
 };
 
 static void choice_print(const char *choices, int index, char *buffer, size_t size)
@@ -46,6 +46,7 @@ const char *option_print(const struct option *option, const void *base, char *bu
         real_print(*(const double *)field, buffer, size);
         break;
     case OPTION_STRING:
+    case OPTION_NAME:
         snprintf(buffer, size, "%s", (const char *)field);
         break;
     case OPTION_CHOICE:
@@ -63,8 +64,8 @@ static const char *range_print(const struct option *option, char *buffer, size_t
     if (option->type == OPTION_CHOICE) {
         return option->choices;
     }
-    if (option->choices) {
-        snprintf(buffer, size, "%s|FILE", option->choices);
+    if (option->type == OPTION_NAME && option_names(option)) {
+        snprintf(buffer, size, "%s%s", option_names(option), option->file ? "|FILE" : "");
     }
     if (option->type == OPTION_INT || option->type == OPTION_REAL) {
         if (option->max < no_limit) {

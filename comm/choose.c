@@ -16,26 +16,13 @@ enum { SMALL, LARGE, SIZES, SLOTS = 4, ROUNDS = 50, MESSAGES = 8 };
 static const size_t bytes[SIZES] = {4096, (size_t)32 << 20};
 static const double patience_s = 30; /* of every wait here */
 
-static const struct candidate {
-    const char *name;
-    double handicap; /* its time of a message counts so many times */
-    bool settles;    /* where it works, nothing behind it is measured */
-} candidates[] = {
-    {"ipc", 1.0, true},
-    {"ucx", 1.0, false},
-    /* Quicker by half, for its kernels take multiprocessors from matrix products: 1.4B trains 8 % slower
-     * over it than over copy engines of the same bandwidth. */
-    {"nccl", 1.5, false},
-    {"mpi", 1.0, false},
-};
-enum { CANDIDATES = sizeof candidates / sizeof candidates[0] };
-
-static const struct candidate *find_candidate(const char *name)
+/* What its class says; nothing of a name without one. */
+static const struct wire_class *class_of(const char *name)
 {
-    static const struct candidate other = {"", 1.0, false};
-    for (int i = 0; i < CANDIDATES; i++) {
-        if (strcmp(candidates[i].name, name) == 0) {
-            return &candidates[i];
+    static const struct wire_class other = {.name = "", .handicap = 1.0};
+    for (int i = 0; wire_class_at(i) != NULL; i++) {
+        if (strcmp(wire_class_at(i)->name, name) == 0) {
+            return wire_class_at(i);
         }
     }
     return &other;
@@ -135,7 +122,7 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
     double best_time = 0;
     line[0] = '\0';
     for (const char *const *name = names; *name; name++) {
-        const struct candidate *candidate = find_candidate(*name);
+        const struct wire_class *candidate = class_of(*name);
         struct speed speed;
         TRY(measure(group, *name, device, stream, &speed));
         tell(*name, &speed, line, size);
@@ -157,14 +144,7 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
     return STATUS_OK;
 }
 
-static bool is_built(const char *name)
-{
-    const char *const *built = wire_transports;
-    while (*built && strcmp(*built, name) != 0) {
-        built++;
-    }
-    return *built;
-}
+enum { CANDIDATES = 16 };
 
 static status_t choose_on_gpus(struct group *group, struct device *device, void *stream,
                                const char **out, char *why, size_t size)
@@ -172,9 +152,9 @@ static status_t choose_on_gpus(struct group *group, struct device *device, void 
     const char *names[CANDIDATES + 1];
     double patience = group->options.deadline_s;
     int count = 0;
-    for (int i = 0; i < CANDIDATES; i++) {
-        if (is_built(candidates[i].name)) {
-            names[count++] = candidates[i].name;
+    for (int i = 0; wire_class_at(i) != NULL && count < CANDIDATES; i++) {
+        if (wire_class_at(i)->absent == NULL && wire_class_at(i)->handicap > 0) {
+            names[count++] = wire_class_at(i)->name;
         }
     }
     names[count] = NULL;
@@ -184,20 +164,39 @@ static status_t choose_on_gpus(struct group *group, struct device *device, void 
     return status;
 }
 
+/* The first that carries tensors of the host; *out_lacking: those before it that this build lacks. */
+static const char *first_on_host(char *lacking, size_t size)
+{
+    size_t used = 0;
+    lacking[0] = '\0';
+    for (int i = 0; wire_class_at(i) != NULL; i++) {
+        const struct wire_class *class = wire_class_at(i);
+        if (class->hosts && class->absent == NULL) {
+            return class->name;
+        }
+        if (class->hosts) {
+            used += (size_t)snprintf(lacking + used, size - used, ", and %s is not in this build",
+                                     class->name);
+        }
+    }
+    return NULL;
+}
+
 status_t choose_explained(struct group *group, struct device *device, void *stream,
                           const char **out, char *why, size_t size)
 {
-    bool ucx = is_built("ucx");
+    char lacking[128];
     if (group->class->threads) {
         *out = "threads";
         snprintf(why, size, "the ranks are threads of one process: nothing to measure");
         return STATUS_OK;
     }
     if (group->size == 1 || !device || device_kind(device) == DEVICE_HOST) {
-        *out = ucx ? "ucx" : "mpi";
-        snprintf(why, size, "tensors are on the host%s: nothing to measure",
-                 ucx ? "" : ", and ucx is not in this build");
-        return STATUS_OK;
+        *out = first_on_host(lacking, sizeof lacking);
+        snprintf(why, size, "tensors are on the host%s: nothing to measure", lacking);
+        return *out ? STATUS_OK
+                    : FAIL(STATUS_UNSUPPORTED,
+                           "this build has no transport for tensors on the host");
     }
     return choose_on_gpus(group, device, stream, out, why, size);
 }

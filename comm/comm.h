@@ -132,8 +132,13 @@ struct wire_count {          /* since creation, one channel, this rank's end */
     int64_t messages, bytes; /* put by me (from) or landed here (to) */
 };
 
-/* Names built in, NULL-terminated: "ucx", "ipc", "mpi", "threads". */
-extern const char *const wire_transports[];
+/* Name number i of the transports in this build, NULL behind the last. */
+const char *transport_at(int i);
+/* What a user may ask for: "auto|ipc|..", also what this build lacks. Static. */
+const char *transport_names(void);
+/* Is it for ranks of one process? For tensors on GPUs alone? false of unknown ones. */
+bool transport_is_threads(const char *name);
+bool transport_needs_gpus(const char *name);
 
 /* All ranks call it with the same channels (same order; the slot pointers differ). Connects every pair
  * that talks before it returns. `transport` "threads" needs a threads group, the others an mpi group,

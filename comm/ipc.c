@@ -468,6 +468,9 @@ static void ipc_destroy(struct wire *wire)
 
 const struct wire_class ipc_wire_class = {
     .name = "ipc",
+    .gpus_only = true,
+    .settles = true,
+    .handicap = 1.0,
     .streams = true,
     .create = ipc_create,
     .destroy = ipc_destroy,

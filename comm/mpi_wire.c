@@ -368,6 +368,8 @@ static void mpi_wire_destroy(struct wire *wire)
 
 const struct wire_class mpi_wire_class = {
     .name = "mpi",
+    .hosts = true,
+    .handicap = 1.0,
     .streams = true,
     .create = mpi_wire_create,
     .destroy = mpi_wire_destroy,

@@ -27,6 +27,7 @@
 #include "base/status.h"
 #include "base/timeline.h"
 #include "comm/comm.h"
+#include "comm/transports.h"
 
 enum { REASON_SIZE = 256, DOING_SIZE = 512 };
 
@@ -93,6 +94,14 @@ void bell_ring(struct bell *bell); /* mutex held */
 
 struct wire_class {
     const char *name;
+    const char *absent; /* why this build has it not; NULL: it has */
+    bool gpus_only;
+    /* `auto` on the host takes the first of these. */
+    bool hosts;
+    /* `auto` on GPUs: where this one works, nothing behind it is measured; else its time of a message counts
+     * so many times (0: it is no candidate). */
+    bool settles;
+    double handicap;
     bool threads; /* needs a threads group; otherwise an mpi group */
     bool streams; /* on a device its verbs only enqueue; otherwise wire.c lets the stream run dry */
     bool
@@ -156,11 +165,11 @@ static inline bool wire_on_gpu(const struct wire *wire) /* slots and sources are
  * streams that may wait than there are queues. */
 status_t wire_check_queues(const char *transport, int streams);
 
-extern const struct wire_class loop_wire_class;
-extern const struct wire_class mpi_wire_class;
-extern const struct wire_class ucx_wire_class;
-extern const struct wire_class ipc_wire_class;
-extern const struct wire_class nccl_wire_class;
+#define WIRE_CLASS_DECLARE_(row) extern const struct wire_class row##_wire_class;
+TRANSPORTS(WIRE_CLASS_DECLARE_)
+
+/* wire.c: class number i of those in this build and not, NULL behind the last. */
+const struct wire_class *wire_class_at(int i);
 
 /* choose.c: the best of those among `names` that work, tried in this order; `line`: what each reached, or
  * why not. */

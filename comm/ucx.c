@@ -525,6 +525,8 @@ static void ucx_destroy(struct wire *wire)
 
 const struct wire_class ucx_wire_class = {
     .name = "ucx",
+    .hosts = true,
+    .handicap = 1.0,
     .streams = true,
     .create = ucx_create,
     .destroy = ucx_destroy,

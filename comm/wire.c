@@ -10,68 +10,74 @@
 #include "base/hash.h"
 #include "comm/transport.h"
 
-static const struct wire_class *const wire_classes[] = {
-#ifdef COMM_HAVE_UCX
-    &ucx_wire_class,
-#endif
-    &ipc_wire_class,
-#ifdef COMM_HAVE_NCCL
-    &nccl_wire_class,
-#endif
-    &mpi_wire_class,  &loop_wire_class,
-};
-enum { WIRE_CLASSES = sizeof wire_classes / sizeof wire_classes[0] };
+#define WIRE_CLASS_ROW(row) &row##_wire_class,
+static const struct wire_class *const wire_classes[] = {TRANSPORTS(WIRE_CLASS_ROW) NULL};
 
-const char *const wire_transports[] = {
-#ifdef COMM_HAVE_UCX
-    "ucx",
-#endif
-    "mpi",     "ipc",
-#ifdef COMM_HAVE_NCCL
-    "nccl",
-#endif
-    "threads", NULL,
-};
-
-/* ---- creation ---- */
-
-static const struct wire_class *find_class(const char *name)
+const struct wire_class *wire_class_at(int i)
 {
-    for (int i = 0; i < WIRE_CLASSES; i++) {
-        if (strcmp(wire_classes[i]->name, name) == 0) {
-            return wire_classes[i];
+    return wire_classes[i];
+}
+
+/* ---- names ---- */
+
+const char *transport_at(int i)
+{
+    int built = 0;
+    for (int k = 0; wire_classes[k] != NULL; k++) {
+        if (wire_classes[k]->absent == NULL && built++ == i) {
+            return wire_classes[k]->name;
         }
     }
     return NULL;
 }
 
-/* "ucx, mpi, threads" */
-static void print_transports(char *buffer, size_t room)
+const char *transport_names(void)
 {
-    size_t used = 0;
-
-    for (const char *const *name = wire_transports; *name != NULL && used < room; name++) {
-        used += (size_t)snprintf(buffer + used, room - used, "%s%s", used > 0 ? ", " : "", *name);
+    static char names[256];
+    size_t used = (size_t)snprintf(names, sizeof names, "auto");
+    for (int k = 0; wire_classes[k] != NULL; k++) {
+        used += (size_t)snprintf(names + used, sizeof names - used, "|%s", wire_classes[k]->name);
+        CHECK(used < sizeof names, "the names of all transports take more than %zu bytes",
+              sizeof names);
     }
+    return names;
+}
+
+/* ---- creation ---- */
+
+static const struct wire_class *find_class(const char *name)
+{
+    for (int k = 0; wire_classes[k] != NULL; k++) {
+        if (strcmp(wire_classes[k]->name, name) == 0) {
+            return wire_classes[k];
+        }
+    }
+    return NULL;
+}
+
+bool transport_is_threads(const char *name)
+{
+    const struct wire_class *class = find_class(name);
+    return class != NULL && class->threads;
+}
+
+bool transport_needs_gpus(const char *name)
+{
+    const struct wire_class *class = find_class(name);
+    return class != NULL && class->gpus_only;
 }
 
 static status_t check_transport(const struct group *group, const char *name)
 {
     const struct wire_class *class = find_class(name);
-    char names[128];
 
     if (class == NULL) {
-        if (strcmp(name, "ucx") == 0) {
-            return FAIL(STATUS_UNSUPPORTED, "transport ucx is not in this build (UCX was not found "
-                                            "when it was configured); use mpi");
-        }
-        if (strcmp(name, "nccl") == 0) {
-            return FAIL(STATUS_UNSUPPORTED,
-                        "transport nccl is not in this build (CUDA or nccl.h was "
-                        "not found when it was configured); use ipc, ucx or mpi");
-        }
-        print_transports(names, sizeof names);
-        return FAIL(STATUS_INVALID, "unknown transport '%s'; there are %s", name, names);
+        return FAIL(STATUS_INVALID, "unknown transport '%s'; there are %s", name,
+                    transport_names());
+    }
+    if (class->absent != NULL) {
+        return FAIL(STATUS_UNSUPPORTED, "transport %s is not in this build: %s", name,
+                    class->absent);
     }
     if (class->threads && !group->class->threads) {
         return FAIL(STATUS_INVALID,

@@ -98,6 +98,7 @@ static bool type_fits(enum option_type wanted, enum json_type found)
     case OPTION_REAL:
         return found == JSON_INT || found == JSON_REAL;
     case OPTION_STRING:
+    case OPTION_NAME:
     case OPTION_CHOICE:
         return found == JSON_STRING;
     }
@@ -114,6 +115,7 @@ static const char *type_noun(enum option_type type)
     case OPTION_REAL:
         return "a number";
     case OPTION_STRING:
+    case OPTION_NAME:
     case OPTION_CHOICE:
         break;
     }

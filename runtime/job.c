@@ -218,7 +218,7 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
     struct body body = {job, fn, arg};
     struct group_options options = {job->config.health.deadline_s, job->config.health.heartbeat_s};
     struct group *group;
-    bool threads = job->config.parallel.transport == TRANSPORT_THREADS;
+    bool threads = transport_is_threads(job->config.parallel.transport);
     job_catch_signals();
     if (threads && !group_launched()) {
         int ranks = job->config.parallel.pp > 0 ? (int)job->config.parallel.pp : 1;

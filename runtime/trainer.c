@@ -3,24 +3,24 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 
 static status_t choose_transport(struct trainer *trainer)
 {
-    static const char *const name[] = {"", "ipc", "ucx", "nccl", "mpi", "threads"};
-    int choice = trainer->config.parallel.transport;
-    trainer->transport = name[choice];
+    trainer->transport = trainer->config.parallel.transport;
     if (group_size(trainer->group) == 1 && !trainer->device &&
-        (choice == TRANSPORT_IPC || choice == TRANSPORT_NCCL)) {
+        transport_needs_gpus(trainer->transport)) {
         log_warn(
             "parallel.transport=%s has no use: one rank sends nothing, and more of them on the "
             "host could not, for it carries memory of GPUs",
             trainer->transport);
     }
-    return choice == TRANSPORT_AUTO ? transport_choose(trainer->group, trainer->device,
-                                                       trainer->stream, &trainer->transport)
-                                    : STATUS_OK;
+    return strcmp(trainer->transport, "auto") != 0
+               ? STATUS_OK
+               : transport_choose(trainer->group, trainer->device, trainer->stream,
+                                  &trainer->transport);
 }
 
 /* With full recomputation W follows B at once, in memory that units take turns in, unless the schedule

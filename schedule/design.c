@@ -5,10 +5,8 @@
 
 #include "schedule/plan_internal.h"
 
-/* A schedule is a file and a row here. */
-static const struct builder *const builders[] = {&gpipe_builder, &one_f_one_b_builder,
-                                                 &zb_h1_builder, &interleaved_builder,
-                                                 &zb_v_builder,  &forward_builder};
+#define BUILDER_ROW(row) &row##_builder,
+static const struct builder *const builders[] = {SCHEDULES(BUILDER_ROW)};
 
 static const struct builder *builder_of(const char *name)
 {
@@ -20,6 +18,27 @@ static const struct builder *builder_of(const char *name)
     return NULL;
 }
 
+/* Those that train, with `between` them. */
+static void builder_names(const char *between, char *buffer, size_t size)
+{
+    size_t used = 0;
+    buffer[0] = '\0';
+    for (size_t i = 0; i < sizeof builders / sizeof builders[0]; i++) {
+        if (builders[i]->training) {
+            used += (size_t)snprintf(buffer + used, size - used, "%s%s", used > 0 ? between : "",
+                                     builders[i]->name);
+            CHECK(used < size, "the names of all schedules take more than %zu bytes", size);
+        }
+    }
+}
+
+const char *schedule_names(void)
+{
+    static char names[256];
+    builder_names("|", names, sizeof names);
+    return names;
+}
+
 bool schedule_delays_weights(const char *schedule)
 {
     const struct builder *builder = builder_of(schedule);
@@ -28,17 +47,12 @@ bool schedule_delays_weights(const char *schedule)
 
 static status_t builder_find(const char *name, const struct builder **out)
 {
-    char names[128] = "";
+    char names[256];
     *out = builder_of(name);
     if (*out) {
         return STATUS_OK;
     }
-    for (size_t i = 0, used = 0; i < sizeof builders / sizeof builders[0]; i++) {
-        if (builders[i]->training) {
-            used += (size_t)snprintf(names + used, sizeof names - used, "%s%s",
-                                     used > 0 ? ", " : "", builders[i]->name);
-        }
-    }
+    builder_names(", ", names, sizeof names);
     return FAIL(STATUS_INVALID, "no schedule is called \"%s\"; there are %s (parallel.schedule)",
                 name, names);
 }

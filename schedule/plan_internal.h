@@ -12,6 +12,7 @@
 #define SCHEDULE_PLAN_INTERNAL_H
 
 #include "schedule/schedule.h"
+#include "schedule/schedules.h"
 
 /* ---- graph.c ---- */
 
@@ -62,8 +63,9 @@ struct builder {
     int (*rank_of)(const struct layout *layout, int stage);
     void (*build)(const struct layout *layout, int rank, struct phase_list *out);
 };
-extern const struct builder gpipe_builder, one_f_one_b_builder, interleaved_builder, zb_h1_builder,
-    zb_v_builder, forward_builder;
+/* A schedule is a file and a row in schedules.h: row(gpipe) is gpipe_builder. */
+#define BUILDER_DECLARE_(row) extern const struct builder row##_builder;
+SCHEDULES(BUILDER_DECLARE_)
 
 /* Placements: stage s on rank s mod ranks; there and back again, 0 1 2 2 1 0. */
 int place_round(const struct layout *layout, int stage);

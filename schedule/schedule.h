@@ -251,6 +251,8 @@ struct plan_options {
     const struct plan *room;
 };
 
+/* The names of those that train: "gpipe|1f1b|..". Static. */
+const char *schedule_names(void);
 /* May the schedule put weight gradients off? */
 bool schedule_delays_weights(const char *schedule);
 

@@ -222,9 +222,9 @@ static void print_who(const struct bench_comm *bench)
 /* Those between processes. */
 static int print_transports(void)
 {
-    for (const char *const *name = wire_transports; *name; name++) {
-        if (strcmp(*name, "threads") != 0) {
-            printf("%s\n", *name);
+    for (int i = 0; transport_at(i); i++) {
+        if (!transport_is_threads(transport_at(i))) {
+            printf("%s\n", transport_at(i));
         }
     }
     return EXIT_SUCCESS;
@@ -266,13 +266,9 @@ static status_t close_all(struct bench_comm *bench, const struct request *reques
 /* The transports asked for: one, or all that connect ranks of this kind. */
 static bool is_wanted(const struct job *job, const struct group *group, const char *name)
 {
-    char wanted[64];
-    const struct option *option =
-        option_find(config_options, config_options_count, "parallel.transport");
-    bool threads = strcmp(name, "threads") == 0;
-    return job->config.parallel.transport == TRANSPORT_AUTO
-               ? threads == group_is_threads(group)
-               : strcmp(name, option_print(option, &job->config, wanted, sizeof wanted)) == 0;
+    const char *wanted = job->config.parallel.transport;
+    return strcmp(wanted, "auto") == 0 ? transport_is_threads(name) == group_is_threads(group)
+                                       : strcmp(name, wanted) == 0;
 }
 
 static status_t run(struct job *job, struct group *group, void *argument)
@@ -288,9 +284,9 @@ static status_t run(struct job *job, struct group *group, void *argument)
     if (status == STATUS_OK && group_rank(group) == 0) {
         print_who(&bench);
     }
-    for (const char *const *name = wire_transports; *name && status == STATUS_OK; name++) {
-        if (is_wanted(job, group, *name)) {
-            bench.transport = *name;
+    for (int i = 0; transport_at(i) && status == STATUS_OK; i++) {
+        if (is_wanted(job, group, transport_at(i))) {
+            bench.transport = transport_at(i);
             measured = true;
             status = measure_transport(&bench);
         }

@@ -16,11 +16,15 @@ static void range_print(const struct option *option)
         printf("true, false");
         return;
     case OPTION_STRING:
+        printf("text");
+        return;
+    case OPTION_NAME:
     case OPTION_CHOICE:
-        for (const char *c = option->choices ? option->choices : "text"; *c != '\0'; c++) {
+        for (const char *c = option->choices ? option->choices : option_names(option);
+             c && *c != '\0'; c++) {
             printf(*c == '|' ? ", " : "%c", *c);
         }
-        printf("%s", option->type == OPTION_STRING && option->choices ? ", FILE" : "");
+        printf("%s", option->file ? ", FILE" : "");
         return;
     case OPTION_INT:
     case OPTION_REAL:

@@ -5,7 +5,9 @@
 
 #include "base/config.h"
 #include "base/device.h"
+#include "comm/comm.h"
 #include "kernels/kernels.h"
+#include "schedule/schedule.h"
 #include "tools/tools.h"
 
 static const struct command {
@@ -53,6 +55,8 @@ int main(int argc, char **argv)
 {
     kernels_guard(argv);
     device_prepare();
+    option_names_set("parallel.transport", transport_names());
+    option_names_set("parallel.schedule", schedule_names());
     const char *name = argc > 1 ? argv[1] : "--help";
 
     for (int i = 0; i < COMMANDS; i++) {

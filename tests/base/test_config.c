@@ -84,7 +84,7 @@ static void test_defaults(void **state)
     assert_int_equal(config.seed, 1);
     assert_int_equal(config.device, DEVICE_CHOICE_AUTO);
     assert_string_equal(config.parallel.schedule, "1f1b");
-    assert_int_equal(config.parallel.transport, TRANSPORT_AUTO);
+    assert_string_equal(config.parallel.transport, "auto");
     assert_string_equal(config.parallel.partition, "auto");
     assert_int_equal(config.logging.level, LOG_INFO);
     assert_true(config.optimizer.lr == 3e-4);
@@ -427,6 +427,8 @@ static void test_own_table(void **state)
 
 int main(void)
 {
+    option_names_set("parallel.schedule", "gpipe|1f1b|interleaved|zb-h1|zb-v");
+    option_names_set("parallel.transport", "auto|ipc|ucx|nccl|mpi|threads");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_file),
