@@ -1,4 +1,4 @@
-/* config.h - what a user may say about a run, and how it is read (the house of libyaml).
+/* config.h - what a user may say about a run, and how it is read (by libyaml).
  *
  * One const table of options per struct gives names, types, defaults, ranges, --help, the resolved
  * print-out and the documentation. The run's table is base/config.def; the keys of config.json are a

@@ -1,4 +1,4 @@
-/* hash.h - 64-bit content hashes (the house of xxHash: XXH3). Not cryptographic: they tell apart
+/* hash.h - 64-bit content hashes (xxHash: XXH3). Not cryptographic: they tell apart
  * configurations, plans and tensors that should be the same on every rank. */
 #ifndef BASE_HASH_H
 #define BASE_HASH_H

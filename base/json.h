@@ -1,4 +1,4 @@
-/* json.h - read-only JSON documents (the house of jansson).
+/* json.h - read-only JSON documents (by jansson).
  *
  * Strict: duplicate keys, trailing text and invalid UTF-8 are refused, integers are exact 64 bits.
  * A struct json is a borrowed view that lives as long as its document. Nothing here logs but

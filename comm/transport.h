@@ -1,18 +1,13 @@
-/* transport.h - what the houses of comm/ share: the insides of a group and of a wire.
+/* transport.h - what the folders of comm/ share: the insides of a group and of a wire.
  *
- *     group.c   the verbs of a group, and
- *     wire.c    those of a wire: check arguments, then call the class
- *     alone.c   group of one
- *     loop.c    group of threads          loop_wire.c   "threads"
- *     mpi.c     group of processes        mpi_wire.c    "mpi"
- *     health.c  who is alive              ucx.c         "ucx"
- *                                         ipc*.c        "ipc"
- *                                         nccl*.c       "nccl"
- *     pump.c    tickets between a rank's main thread and a wire's progress thread (mpi, ucx)
- *     pump_stream.c   the same where the verbs are a stream's
+ *     wire.c         the verbs of a wire: check arguments, then call the class
+ *     group/         group.c: the verbs of a group; alone.c one rank; loop.c threads; mpi_group.c processes
+ *     health/        who is alive
+ *     threads/ mpi/ ucx/ ipc/ nccl/    a transport each
+ *     progress/      tickets between a rank's main thread and a wire's progress thread (mpi, ucx)
  *
- * A rank sleeps in one way only: on its group's bell, a mutex with a condition. Whoever completes
- * something that it may wait for rings it, and so does whoever learns that a peer is lost.
+ * A rank sleeps in one way only: on its group's `wakeup`, a mutex with a condition. Whoever completes
+ * something that the rank may wait for signals it, and so does whoever learns that a peer is lost.
  */
 #ifndef COMM_TRANSPORT_H
 #define COMM_TRANSPORT_H
@@ -33,10 +28,10 @@ enum { REASON_SIZE = 256, DOING_SIZE = 512 };
 
 /* ---- group ---- */
 
-struct bell {
+struct wakeup {
     pthread_mutex_t *mutex; /* own_mutex, or one shared by all ranks of a process */
     pthread_mutex_t own_mutex;
-    pthread_cond_t ring; /* CLOCK_MONOTONIC */
+    pthread_cond_t condition; /* CLOCK_MONOTONIC */
 };
 
 struct group_class {
@@ -55,7 +50,7 @@ struct group {
     int rank, size, local_rank, local_size;
     const int *leader; /* [size] lowest rank on each rank's host; NULL = all on one host */
     struct group_options options;
-    struct bell bell;
+    struct wakeup wakeup;
 
     atomic_bool failed;       /* a peer is lost: every wait returns STATUS_PEER */
     atomic_bool told;         /* ... and this rank has said so */
@@ -70,7 +65,7 @@ struct group {
     struct device *device; /* of the wires created from now on; NULL = the host */
     void *stream;
     int under_way;      /* messages of a channel of theirs, see wire_make_room */
-    struct wire *wires; /* whose streams a lost peer must not leave waiting; bell.mutex */
+    struct wire *wires; /* whose streams a lost peer must not leave waiting; wakeup.mutex */
     void *state;        /* of the class */
 };
 
@@ -81,14 +76,14 @@ void group_fini(struct group *group);
 
 /* What this rank does now: its description, or the collective it is in; `buffer`. */
 const char *group_doing(struct group *group, char *buffer, size_t size);
-/* A peer is lost. First call wins; rings the bell. `locked`: the caller holds bell.mutex. */
+/* A peer is lost. The first call wins; signals the wakeup. `locked`: the caller holds wakeup.mutex. */
 void group_fail(struct group *group, bool locked, const char *reason);
 /* What a wait returns when `failed` is set: STATUS_PEER, and says why once if nobody has. */
 status_t group_lost(struct group *group);
 
-/* Sleeps on the bell (mutex held) until rung or `until`; false when `until` has passed. */
-bool bell_sleep(struct bell *bell, int64_t until);
-void bell_ring(struct bell *bell); /* mutex held */
+/* Sleeps (mutex held) until a signal or `until`; false when `until` has passed. */
+bool wakeup_wait(struct wakeup *wakeup, int64_t until);
+void wakeup_signal(struct wakeup *wakeup); /* mutex held */
 
 /* ---- wire ---- */
 
@@ -119,7 +114,7 @@ struct wire_class {
     status_t (*sent_all)(struct wire *wire, const struct wire_message *messages, int count);
     status_t (*expect)(struct wire *wire, int from, const int *channel, int count); /* or NULL */
     /* A peer is lost: lets every stream go on that waits for this wire. Called once, by any thread, with
-     * bell.mutex held; must not block. May be NULL. */
+     * wakeup.mutex held; must not block. May be NULL. */
     void (*release)(struct wire *wire);
 };
 
@@ -135,7 +130,7 @@ struct wire {
     struct wire_channel *channel; /* [count] copies; slot arrays too */
     void **addresses;             /* all slot arrays of this rank, by wire_place */
     bool made, placed;            /* by the class; with addresses */
-    struct wire_count *counts;    /* [count] under the bell's mutex */
+    struct wire_count *counts;    /* [count] under the wakeup's mutex */
     bool streamed;                /* as the class says, on a GPU; its create may deny it */
     const char *staged;           /* why, see wire_staged */
     size_t pinned, staging;       /* bytes of host memory; staging is part of pinned */
@@ -179,7 +174,7 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
 status_t choose_explained(struct group *group, struct device *device, void *stream,
                           const char **out, char *why, size_t size);
 
-/* loop.c for loop_wire.c: what the ranks of one process share. */
+/* loop.c for threads.c: what the ranks of one process share. */
 struct loop_world {
     pthread_mutex_t mutex;
     struct group *group; /* [ranks] */

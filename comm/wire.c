@@ -158,16 +158,16 @@ static void wire_free(struct wire *wire)
 static void enlist(struct wire *wire)
 {
     if (wire->class->release != NULL) {
-        pthread_mutex_lock(wire->group->bell.mutex);
+        pthread_mutex_lock(wire->group->wakeup.mutex);
         wire->next = wire->group->wires;
         wire->group->wires = wire;
-        pthread_mutex_unlock(wire->group->bell.mutex);
+        pthread_mutex_unlock(wire->group->wakeup.mutex);
     }
 }
 
 static void strike(struct wire *wire)
 {
-    pthread_mutex_lock(wire->group->bell.mutex);
+    pthread_mutex_lock(wire->group->wakeup.mutex);
     struct wire **link = &wire->group->wires;
     while (*link != NULL && *link != wire) {
         link = &(*link)->next;
@@ -175,7 +175,7 @@ static void strike(struct wire *wire)
     if (*link != NULL) {
         *link = wire->next;
     }
-    pthread_mutex_unlock(wire->group->bell.mutex);
+    pthread_mutex_unlock(wire->group->wakeup.mutex);
 }
 
 static status_t make(struct wire *wire)
@@ -432,9 +432,9 @@ status_t wire_sent_all(struct wire *wire, const struct wire_message *messages, i
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out)
 {
     CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
-    pthread_mutex_lock(wire->group->bell.mutex);
+    pthread_mutex_lock(wire->group->wakeup.mutex);
     *out = wire->counts[channel];
-    pthread_mutex_unlock(wire->group->bell.mutex);
+    pthread_mutex_unlock(wire->group->wakeup.mutex);
 }
 
 status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb)

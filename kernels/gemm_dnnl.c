@@ -1,4 +1,4 @@
-/* gemm_dnnl.c - the house of oneDNN. */
+/* gemm_dnnl.c - products by oneDNN. */
 #include "kernels/gemm.h"
 
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-/* gemm_openblas.c - the house of OpenBLAS. */
+/* gemm_openblas.c - products by OpenBLAS. */
 #include "kernels/gemm.h"
 
 #include <cblas.h>

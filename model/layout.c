@@ -5,10 +5,10 @@
 
 #include "model/connect/connect.h"
 
-static struct arena *home_of(const struct layout *l, enum tenure tenure)
+static struct arena *home_of(const struct layout *l, enum lifetime lifetime)
 {
     bool full = l->model->recompute == RECOMPUTE_FULL;
-    switch (tenure) {
+    switch (lifetime) {
     case KEY:
         return l->homes->frame;
     case CORE:
@@ -24,14 +24,14 @@ static struct arena *home_of(const struct layout *l, enum tenure tenure)
     return full ? l->homes->shared : l->homes->backward;
 }
 
-void *layout_tensor(const struct layout *l, enum tenure tenure, size_t rows, size_t columns)
+void *layout_tensor(const struct layout *l, enum lifetime lifetime, size_t rows, size_t columns)
 {
-    return arena_alloc(home_of(l, tenure), rows * columns * dtype_size(l->model->dtype));
+    return arena_alloc(home_of(l, lifetime), rows * columns * dtype_size(l->model->dtype));
 }
 
-float *layout_floats(const struct layout *l, enum tenure tenure, size_t count)
+float *layout_floats(const struct layout *l, enum lifetime lifetime, size_t count)
 {
-    return arena_alloc(home_of(l, tenure), count * sizeof(float));
+    return arena_alloc(home_of(l, lifetime), count * sizeof(float));
 }
 
 /* ---- from F on ---- */

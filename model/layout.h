@@ -6,7 +6,7 @@
  *
  * Where a tensor lives follows from who reads it after F, and from what is formed again:
  *
- *     tenure                                               none     selective  full      evaluation
+ *     lifetime                                               none     selective  full      evaluation
  *     KEY    keys; what a later unit reads besides; the    frame    frame      frame     frame
  *            head's dnormed
  *     CORE   projections, attention, gate and up, the      frame    frame      shared    shared
@@ -35,7 +35,7 @@
 #include "base/arena.h"
 #include "model/shape.h"
 
-enum tenure { KEY, CORE, CHEAP, LEFT, OWN };
+enum lifetime { KEY, CORE, CHEAP, LEFT, OWN };
 
 /* Room for the pointers of a connector's own struct, which it lays over it (connect_stash_of). */
 enum { CONNECT_POINTERS = 32 };
@@ -88,8 +88,9 @@ struct layout {
     bool training;
     const struct homes *homes;
 };
-void *layout_tensor(const struct layout *layout, enum tenure tenure, size_t rows, size_t columns);
-float *layout_floats(const struct layout *layout, enum tenure tenure, size_t count);
+void *layout_tensor(const struct layout *layout, enum lifetime lifetime, size_t rows,
+                    size_t columns);
+float *layout_floats(const struct layout *layout, enum lifetime lifetime, size_t count);
 
 void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
                   struct stash *out);

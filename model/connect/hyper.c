@@ -239,10 +239,10 @@ static void hyper_limits(const struct model *model, int unit, struct kernel_limi
 
 /* ---- memory ---- */
 
-static void *streams_tensor(const struct layout *layout, enum tenure tenure)
+static void *streams_tensor(const struct layout *layout, enum lifetime lifetime)
 {
     const struct hyper_shape s = hyper_shape(layout->model);
-    return layout_tensor(layout, tenure, s.N, s.n * s.D);
+    return layout_tensor(layout, lifetime, s.N, s.n * s.D);
 }
 
 static void hyper_stash_layout(const struct layout *layout, struct stash *stash)

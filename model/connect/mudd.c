@@ -190,7 +190,7 @@ static void mudd_consumer_layout(const struct layout *l, const struct consumer *
     }
     for (size_t c = 0; c < consumer->C; c++) {
         bool post = consumer->post[c], residual = consumer->way[c] == WAY_R;
-        enum tenure way = shape->parallel && residual ? KEY : CHEAP; /* the FFN reads it too */
+        enum lifetime way = shape->parallel && residual ? KEY : CHEAP; /* the FFN reads it too */
         out->mixed[c] = layout_tensor(l, post ? CHEAP : way, shape->N, shape->D);
         out->formed[c] = post ? layout_tensor(l, way, shape->N, shape->D) : out->mixed[c];
         out->post_rstd[c] = post ? layout_floats(l, CHEAP, shape->N) : NULL;

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "base/device.h"
-#include "comm/nccl_house.h"
+#include "comm/nccl/nccl_internal.h"
 #include "tests/comm/pretend.h"
 
 enum { RELEASE = 22803, NAP = 200000 /* ns */ };

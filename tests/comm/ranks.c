@@ -25,7 +25,7 @@
 
 #include "base/device.h"
 #include "base/log.h"
-#include "comm/fuse.h"
+#include "comm/health/start_limit.h"
 #include "tests/comm/contract.h"
 #include "tests/comm/rig.h"
 
@@ -201,7 +201,7 @@ int main(int argc, char **argv)
         printf("skipped: %s\n", why);
         return 77;
     }
-    fuse_least_s = seconds_of("START", fuse_least_s);
+    start_limit_least_s = seconds_of("START", start_limit_least_s);
     come_late();
     if (group_open_mpi(&options, &group) != STATUS_OK) {
         return 1;

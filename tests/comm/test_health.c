@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "base/trace.h"
-#include "comm/health.h"
+#include "comm/health/health.h"
 #include "comm/transport.h"
 
 struct scene { /* rank 0 of 3; the others are children that sleep */

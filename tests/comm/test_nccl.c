@@ -12,7 +12,7 @@
 
 #include "base/device_internal.h"
 #include "base/log.h"
-#include "comm/nccl_house.h"
+#include "comm/nccl/nccl_internal.h"
 
 enum { CHANNELS = 3, SLOTS = 2, CALLS = 4096 };
 

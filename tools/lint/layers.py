@@ -3,7 +3,7 @@
 
 Rooms stand on floors: a file includes only its own room, or the door `<room>/<room>.h` of a room
 on a lower floor; base/ has no door, all its headers are public. A foreign library's header is
-included only in that library's house. What makes the host wait for a GPU, or takes its memory, is called
+included only in that library's folder. What makes the host wait for a GPU, or takes its memory, is called
 only where a step never comes by. `layers.py` checks the tree, `layers.py --self-test` that
 every rule can fail.
 """
@@ -26,12 +26,12 @@ FLOORS = {
 }
 
 # Header pattern -> the files that may include it.
-HOUSES = {
-    "mpi.h": ["comm/mpi*.c", "comm/mpi*.h"],
-    "ucp/*": ["comm/ucx*.c", "comm/ucx*.h"],
-    "ucs/*": ["comm/ucx*.c", "comm/ucx*.h"],
-    "uct/*": ["comm/ucx*.c", "comm/ucx*.h"],
-    "nccl.h": ["comm/nccl*.c", "comm/nccl*.h"],
+LIBRARIES = {
+    "mpi.h": ["comm/group/*", "comm/mpi/*"],
+    "ucp/*": ["comm/ucx/*"],
+    "ucs/*": ["comm/ucx/*"],
+    "uct/*": ["comm/ucx/*"],
+    "nccl.h": ["comm/nccl/*"],
     "yaml.h": ["base/config*.c"],
     "jansson.h": ["base/json.c"],
     "cblas.h": ["kernels/gemm_openblas.c", "kernels/*/gemm_openblas.c"],
@@ -59,10 +59,10 @@ def allowed(path, patterns):
     return any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
-def check_house(path, header):
-    for pattern, houses in HOUSES.items():
-        if fnmatch.fnmatch(header, pattern) and not allowed(path, houses):
-            return f"{header} may only be included in {', '.join(houses)}"
+def check_library(path, header):
+    for pattern, folders in LIBRARIES.items():
+        if fnmatch.fnmatch(header, pattern) and not allowed(path, folders):
+            return f"{header} may only be included in {', '.join(folders)}"
     return None
 
 
@@ -89,7 +89,7 @@ def check_file(path, text):
     for match in INCLUDE.finditer(text):
         line = text.count("\n", 0, match.start(2)) + 1
         foreign, header = match.group(1) == "<", match.group(2)
-        message = check_house(path, header)
+        message = check_library(path, header)
         if message is None and not foreign:
             message = check_room(path, header)
         if message is not None:
@@ -124,9 +124,9 @@ def self_test():
         ("runtime/worker.c", '#include "comm/comm.h"', True),
         ("runtime/worker.c", '#include "base/arena.h"', True),
         ("runtime/worker.c", "#include <mpi.h>", False),
-        ("comm/mpi.c", "#include <mpi.h>", True),
-        ("comm/mpi.c", '#include "mpi.h"', False),
-        ("comm/mpi.c", "#include <ucp/api/ucp.h>", False),
+        ("comm/mpi/mpi.c", "#include <mpi.h>", True),
+        ("comm/mpi/mpi.c", '#include "mpi.h"', False),
+        ("comm/mpi/mpi.c", "#include <ucp/api/ucp.h>", False),
         ("model/config.c", "#include <jansson.h>", False),
         ("kernels/gemm_dnnl.c", "#include <cblas.h>", False),
         ("kernels/cuda/matmul.cu", "#include <cublas_v2.h>", True),
