@@ -140,35 +140,40 @@ const char *transport_names(void);
 bool transport_is_threads(const char *name);
 bool transport_needs_gpus(const char *name);
 
-/* All ranks call it with the same channels (same order; the slot pointers differ). Connects every pair
- * that talks before it returns. `transport` "threads" needs a threads group, the others an mpi group,
- * "ipc" also GPUs of one host; anything else, or a name not built in, is STATUS_INVALID/UNSUPPORTED with
- * the reason. */
-MUST_USE status_t wire_create(struct group *group, const char *transport,
+struct wire_options {
+    /* "threads" needs a threads group, the others an mpi group, "ipc" and "nccl" also GPUs. Anything else, or a
+     * name not built in, is STATUS_INVALID/UNSUPPORTED with the reason. */
+    const char *transport;
+    /* Slots and sources are memory of `device`, which must outlive the wire, and the four verbs are operations of
+     * `stream` as a kernel is: they return at once, and it is the stream that posts when it gets there, sends
+     * what was written before, waits for what lands, and goes on when a source has left. Only transports that
+     * know no streams (those that wire_is_streamed denies) stop the caller instead. NULL, NULL: memory of the
+     * host, where everything happens at once.
+     *
+     * Puts to one rank leave in their order, each when its slot has been posted: the order in which all
+     * ranks enqueue must not let that deadlock (plan_check proves it). When a peer is lost, waits of
+     * streams are released and what they guarded is garbage: before results are believed, look at
+     * group_check. */
+    struct device *device;
+    void *stream;
+    /* Of each channel so many messages may be under way at once, put (or, on a stream, posted) and not yet
+     * through, beside as many as it has slots: the books for them are made with the wire, and as long as there
+     * are no more of them its verbs allocate nothing. More is allowed, and takes memory of the host when it
+     * happens. */
+    int under_way;
+};
+
+/* All ranks call it with the same channels (same order; the slot pointers differ) and the same transport. Connects
+ * every pair that talks before it returns. */
+MUST_USE status_t wire_create(struct group *group, const struct wire_options *options,
                               const struct wire_channel *channels, int count, struct wire **out);
 /* wire_create in two parts, for who wants to know what a transport takes of a GPU for itself before taking
  * memory for slots: wire_connect heeds no addresses, and connects if the transport (nccl) takes much;
  * wire_place, with the same channels, tells them and connects the others. Both are collective; before it is
  * placed a wire can only be destroyed. */
-MUST_USE status_t wire_connect(struct group *group, const char *transport,
+MUST_USE status_t wire_connect(struct group *group, const struct wire_options *options,
                                const struct wire_channel *channels, int count, struct wire **out);
 MUST_USE status_t wire_place(struct wire *wire, const struct wire_channel *channels);
-/* Slots and sources of the wires created from now on are memory of `device`, which must outlive them,
- * and the four verbs are operations of `stream` as a kernel is: they return at once, and it is the
- * stream that posts when it gets there, sends what was written before, waits for what lands, and goes
- * on when a source has left. Only transports that know no streams (those that wire_is_streamed denies)
- * stop the caller instead. NULL, NULL: memory of the host again, where everything happens at once.
- *
- * Puts to one rank leave in their order, each when its slot has been posted: the order in which all
- * ranks enqueue must not let that deadlock (plan_check proves it). When a peer is lost, waits of
- * streams are released and what they guarded is garbage: before results are believed, look at
- * group_check. */
-void wire_use_device(struct group *group, struct device *device, void *stream);
-/* Of each channel of the wires created from now on, so many messages may be under way at once, put (or, on
- * a stream, posted) and not yet through, beside as many as it has slots: the books for them are made with
- * the wire, and as long as there are no more of them its verbs allocate nothing. More is allowed, and takes
- * memory of the host when it happens. Without a word: none. */
-void wire_make_room(struct group *group, int messages);
 bool wire_is_streamed(const struct wire *wire);
 /* Why tensors of a GPU pass through pinned memory of the host ("transport mpi", "UCX without CUDA"), or
  * NULL if they do not. */

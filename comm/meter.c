@@ -90,11 +90,9 @@ static status_t create_wire(struct meter *meter, const char *transport)
                                            .slots = meter->options.slots,
                                            .slot = to == group->rank ? meter->slot : NULL};
     }
-    struct device *device = group->device;
-    void *stream = group->stream;
-    wire_use_device(group, meter->options.device, meter->options.stream);
-    status = wire_create(group, transport, channel, 2 * sizes * pairs, &meter->wire);
-    wire_use_device(group, device, stream);
+    const struct wire_options options = {
+        .transport = transport, .device = meter->options.device, .stream = meter->options.stream};
+    status = wire_create(group, &options, channel, 2 * sizes * pairs, &meter->wire);
     free(channel);
     return status;
 }

@@ -62,9 +62,6 @@ struct group {
     void *describe_arg;
     const char *inside; /* the collective that runs now, if any; a literal */
 
-    struct device *device; /* of the wires created from now on; NULL = the host */
-    void *stream;
-    int under_way;      /* messages of a channel of theirs, see wire_make_room */
     struct wire *wires; /* whose streams a lost peer must not leave waiting; wakeup.mutex */
     void *state;        /* of the class */
 };

@@ -189,7 +189,7 @@ static status_t make(struct wire *wire)
     return STATUS_OK;
 }
 
-status_t wire_connect(struct group *group, const char *transport,
+status_t wire_connect(struct group *group, const struct wire_options *options,
                       const struct wire_channel *channels, int count, struct wire **out)
 {
     status_t status;
@@ -197,7 +197,7 @@ status_t wire_connect(struct group *group, const char *transport,
     CHECK(count >= 0 && (count == 0 || group->size > 1), "%d channels among %d ranks", count,
           group->size);
     if (group->size > 1) {
-        TRY(check_transport(group, transport));
+        TRY(check_transport(group, options->transport));
         TRY(group_same(group, check_channels(group, channels, count), "the list of channels"));
     }
     struct wire *wire = calloc(1, sizeof *wire);
@@ -206,12 +206,12 @@ status_t wire_connect(struct group *group, const char *transport,
     }
     wire->group = group;
     wire->count = count;
-    wire->device = group->device;
-    wire->stream = group->stream;
-    wire->under_way = group->under_way;
+    wire->device = options->device;
+    wire->stream = options->stream;
+    wire->under_way = options->under_way;
     TRY_GOTO(copy_channels(wire, channels), free_wire);
     if (count > 0) {
-        wire->class = find_class(transport);
+        wire->class = find_class(options->transport);
         wire->streamed = wire_on_gpu(wire) && wire->class->streams;
     }
     TRY_GOTO(count > 0 && wire->class->early ? make(wire) : STATUS_OK, free_wire);
@@ -231,12 +231,12 @@ status_t wire_place(struct wire *wire, const struct wire_channel *channels)
     return wire->made ? STATUS_OK : make(wire);
 }
 
-status_t wire_create(struct group *group, const char *transport,
+status_t wire_create(struct group *group, const struct wire_options *options,
                      const struct wire_channel *channels, int count, struct wire **out)
 {
     struct wire *wire;
 
-    TRY(wire_connect(group, transport, channels, count, &wire));
+    TRY(wire_connect(group, options, channels, count, &wire));
     status_t status = wire_place(wire, channels);
     if (status != STATUS_OK) {
         wire_destroy(wire);
@@ -244,17 +244,6 @@ status_t wire_create(struct group *group, const char *transport,
     }
     *out = wire;
     return STATUS_OK;
-}
-
-void wire_use_device(struct group *group, struct device *device, void *stream)
-{
-    group->device = device;
-    group->stream = stream;
-}
-
-void wire_make_room(struct group *group, int messages)
-{
-    group->under_way = messages;
 }
 
 bool wire_is_streamed(const struct wire *wire)

@@ -222,11 +222,13 @@ static status_t create_wire(struct worker *worker, bool place)
     if (!channel) {
         return FAIL(STATUS_NOMEM, "no memory for %d channels", worker->plan->shipments);
     }
-    wire_use_device(worker->group, worker->device, worker->stream);
-    wire_make_room(worker->group, messages_ahead(worker));
+    const struct wire_options options = {.transport = worker->transport,
+                                         .device = worker->device,
+                                         .stream = worker->stream,
+                                         .under_way = messages_ahead(worker)};
     int64_t before = room_of(worker);
     status_t status = place ? wire_place(worker->wire, channel)
-                            : wire_connect(worker->group, worker->transport, channel,
+                            : wire_connect(worker->group, &options, channel,
                                            worker->plan->shipments, &worker->wire);
     worker->transport_bytes += before - room_of(worker);
     free(channel);

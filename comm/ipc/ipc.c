@@ -219,7 +219,7 @@ static status_t ipc_expect(struct wire *wire, int from, const int *channel, int 
 /* ---- sending ---- */
 
 /* Forgets puts that have gone; makes room for another (mutex held). The ring grows only when more
- * messages of a channel are under way than it was made for (wire_make_room) and than ever before. */
+ * messages of a channel are under way than it was made for (wire_options.under_way) and than ever before. */
 static status_t reserve_put(struct ipc_channel *c)
 {
     while (c->puts > 0 &&

@@ -8,7 +8,7 @@
  *     thread   progress_take -> start ... completed -> progress_finish: stamps, counts, signal
  *
  * A ticket of an arrival belongs to its slot; tickets of departures, and all of a stream's verbs, are made
- * with the wire (wire_make_room), kept and used again. All
+ * with the wire (wire_options.under_way), kept and used again. All
  * fields are under the wakeup's mutex but those marked (thread), which the progress thread has alone
  * while the ticket is MOVING.
  *

@@ -503,13 +503,17 @@ static status_t check_refusals(struct group *group, const char *transport)
     int32_t slot;
     void *slots[] = {&slot};
     const char *wrong = group_is_threads(group) ? "mpi" : "threads";
+    const struct wire_options own = {
+        .transport = transport, .device = rig_memory.device, .stream = rig_memory.stream};
 
     log_capture(text, sizeof text);
-    status_t unknown = wire_create(group, "pigeons", &channel, 0, &wire);
-    status_t unfit = wire_create(group, wrong, &channel, 0, &wire);
+    status_t unknown =
+        wire_create(group, &(struct wire_options){.transport = "pigeons"}, &channel, 0, &wire);
+    status_t unfit =
+        wire_create(group, &(struct wire_options){.transport = wrong}, &channel, 0, &wire);
     channel.slots += group_rank(group) == 1;
     channel.slot = group_rank(group) == 1 ? slots : NULL;
-    status_t different = wire_create(group, transport, &channel, 1, &wire);
+    status_t different = wire_create(group, &own, &channel, 1, &wire);
     log_capture(NULL, 0);
     EXPECT(unknown == STATUS_INVALID && unfit == STATUS_INVALID && different == STATUS_MISMATCH,
            "%s, %s, %s", status_name(unknown), status_name(unfit), status_name(different));

@@ -104,14 +104,14 @@ static status_t record(struct group *group, const char *transport)
 
 status_t contract_meter(struct group *group, const char *transport)
 {
-    struct device *own = NULL, *device = group->device;
+    struct device *own = NULL, *device = rig_memory.device;
 
     if (device == NULL) {
         TRY(device_open(DEVICE_HOST, 0, &own));
         device = own;
     }
-    TRY(measure(group, transport, device, group->stream));
-    TRY(choose(group, transport, device, group->stream));
+    TRY(measure(group, transport, device, rig_memory.stream));
+    TRY(choose(group, transport, device, rig_memory.stream));
     TRY(record(group, transport));
     device_close(own);
     return STATUS_OK;
@@ -124,7 +124,7 @@ status_t contract_choose(struct group *group, const char *chosen, const char *wo
     const char *name = "";
     char why[1024] = "", list[256], *rest = NULL;
 
-    TRY(choose_explained(group, group->device, group->stream, &name, why, sizeof why));
+    TRY(choose_explained(group, rig_memory.device, rig_memory.stream, &name, why, sizeof why));
     EXPECT(strstr(chosen, name) != NULL, "%s: %s", name, why);
     TRY(group_same(group, hash_bytes(name, strlen(name), 0), "the transport"));
     snprintf(list, sizeof list, "%s", words);

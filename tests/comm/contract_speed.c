@@ -82,7 +82,7 @@ status_t contract_bench(struct group *group, const char *transport)
 {
     static const size_t near[] = {8, 64 << 10, 1 << 20, 8 << 20};
     static const size_t far[] = {4 << 10, 1 << 20, 8 << 20, 32 << 20, 64 << 20};
-    bool gpu = group->device != NULL && device_kind(group->device) != DEVICE_HOST;
+    bool gpu = rig_memory.device != NULL && device_kind(rig_memory.device) != DEVICE_HOST;
 
     for (int s = 0; s < (gpu ? 5 : 4); s++) {
         size_t bytes = gpu ? far[s] : near[s];

@@ -179,7 +179,7 @@ static status_t use_device(struct group *group, bool gpu, int gpus, struct devic
 
     TRY(device_open(gpu ? DEVICE_CUDA : DEVICE_HOST, index, out_device));
     TRY(device_stream_create(*out_device, false, out_stream));
-    wire_use_device(group, *out_device, *out_stream);
+    rig_memory = (struct rig_memory){*out_device, *out_stream};
     return STATUS_OK;
 }
 

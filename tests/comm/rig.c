@@ -101,6 +101,8 @@ static void place_channels(struct rig *rig, int ahead)
     }
 }
 
+struct rig_memory rig_memory;
+
 status_t rig_open(struct rig *rig, struct group *group, const char *transport,
                   const struct wire_channel *channels, int count, int ahead, int messages)
 {
@@ -109,8 +111,8 @@ status_t rig_open(struct rig *rig, struct group *group, const char *transport,
     memset(rig, 0, sizeof *rig);
     rig->group = group;
     rig->count = count;
-    rig->device = group->device;
-    rig->stream = group->stream;
+    rig->device = rig_memory.device;
+    rig->stream = rig_memory.stream;
     if (rig->device == NULL) {
         TRY(device_open(DEVICE_HOST, 0, &rig->device));
         rig->owns_device = true;
@@ -126,7 +128,9 @@ status_t rig_open(struct rig *rig, struct group *group, const char *transport,
     memcpy(rig->channel, channels, (size_t)count * sizeof *channels);
     TRY_GOTO(alloc_buffers(rig, ahead, messages), free_rig);
     place_channels(rig, ahead);
-    TRY_GOTO(wire_create(group, transport, rig->channel, count, &rig->wire), free_rig);
+    const struct wire_options options = {
+        .transport = transport, .device = rig_memory.device, .stream = rig_memory.stream};
+    TRY_GOTO(wire_create(group, &options, rig->channel, count, &rig->wire), free_rig);
     rig->streamed = rig->on_gpu && wire_is_streamed(rig->wire);
     return STATUS_OK;
 

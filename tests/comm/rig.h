@@ -1,4 +1,4 @@
-/* rig.h - a wire with its buffers, where the group's wires have theirs: memory of the host or of a GPU.
+/* rig.h - a wire with its buffers, in rig_memory: memory of the host or of a GPU.
  *
  * Contents are written, read and compared as kernels would do it: rig_fill and rig_take are operations
  * of the wire's stream, and on a GPU nothing is looked at before rig_check.
@@ -23,6 +23,13 @@
 
 enum { SLOTS_MOST = 8 };
 
+/* Where the wires of this program have their slots and sources; zeroed: memory of the host. */
+struct rig_memory {
+    struct device *device;
+    void *stream;
+};
+extern struct rig_memory rig_memory;
+
 struct rig_taken {
     int channel;
     int64_t message;
@@ -32,7 +39,7 @@ struct rig_taken {
 struct rig {
     struct group *group;
     struct wire *wire;
-    struct device *device; /* its own one of the host where the group has none */
+    struct device *device; /* its own one of the host where rig_memory has none */
     void *stream;
     bool owns_device;
     bool on_gpu, streamed; /* the verbs return at once */

@@ -73,7 +73,7 @@ static void test_alone(void **state)
     assert_int_equal(out, 5);
     assert_ok(group_same(group, 1, "one"));
     assert_status(group_agree(group, STATUS_NUMERIC), STATUS_NUMERIC);
-    assert_ok(wire_create(group, "ucx", NULL, 0, &wire));
+    assert_ok(wire_create(group, &(struct wire_options){.transport = "ucx"}, NULL, 0, &wire));
     wire_destroy(wire);
     group_close(group);
 }

@@ -32,7 +32,7 @@ static status_t open_wire(struct group *group, void *arg)
     struct wire_channel channel = {.from = 0, .to = 1, .bytes = 4, .slots = 1, .slot = slot};
     struct wire *wire;
     (void)arg;
-    return wire_create(group, "dummy", &channel, 1, &wire);
+    return wire_create(group, &(struct wire_options){.transport = "dummy"}, &channel, 1, &wire);
 }
 
 static void test_transport(void **state)
