@@ -13,8 +13,6 @@ struct walk {
     struct walked *walked; /* on a device */
 };
 
-enum { GROUP_MOST = 64 }; /* messages handled at once */
-
 static int64_t *messages_of(struct worker *worker)
 {
     return worker->lender ? worker->lender->messages : worker->messages;
@@ -31,23 +29,10 @@ static bool is_plain(const struct worker *worker, const struct op *op)
     return worker->active->shipment[op->shipment].plain;
 }
 
+/* Is it, with those that the plan puts together with it, one operation of the device's stream? */
 static bool groups(const struct worker *worker, const struct op *op)
 {
     return worker->device && (op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_SENT);
-}
-
-/* How many operations from `op` on are one for a stream: posts, waits of one class, or sents. */
-static int group_count(const struct worker *worker, const struct op *op, const struct op *end)
-{
-    int count = 1;
-    if (!groups(worker, op)) {
-        return count;
-    }
-    while (count < GROUP_MOST && op + count < end && op[count].kind == op->kind &&
-           (op->kind != OP_WAIT || is_plain(worker, &op[count]) == is_plain(worker, op))) {
-        count++;
-    }
-    return count;
 }
 
 /* What may hold up the stream is dense if any of it is. */
@@ -130,11 +115,11 @@ static status_t walk_sent(struct walk *walk, const struct op *op)
     return status;
 }
 
-/* Of a device's stream: adjacent operations of one kind, waits for arrivals of one class too, as one. */
+/* Of a device's stream. */
 static status_t walk_group(struct walk *walk, const struct op *op, int count)
 {
     struct worker *worker = walk->worker;
-    struct wire_message message[GROUP_MOST];
+    struct wire_message message[PLAN_TOGETHER];
     for (int i = 0; i < count; i++) {
         message[i] = (struct wire_message){op[i].shipment, op[i].slot, message_of(worker, &op[i])};
     }
@@ -358,7 +343,7 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
     const struct rank_plan *plan = &worker->active->rank[worker->rank];
     const struct op *op = plan->op, *end = plan->op + plan->ops;
     for (int count; op < end && status == STATUS_OK; op += count) {
-        count = group_count(worker, op, end);
+        count = groups(worker, op) ? op->together : 1;
         atomic_store_explicit(&worker->now, op, memory_order_release);
         record_begin(worker, op, count);
         status = walk_op(&walk, op, count);

@@ -104,7 +104,8 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
                    .frame = -1,
                    .back = -1,
                    .slot = -1,
-                   .source = -1};
+                   .source = -1,
+                   .together = op->together}; /* check_together */
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
         e.stage = e.microbatch = -1;
         return e;
@@ -140,9 +141,9 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
 
 static bool check_fields(const struct checker *checker, int rank, int index)
 {
-    static const char *const name[] = {"kind", "stage",    "microbatch", "unit",
-                                       "key",  "shipment", "frame",      "back",
-                                       "slot", "source",   "first_add",  "adds"};
+    static const char *const name[] = {"kind",      "stage", "microbatch", "unit", "key",
+                                       "shipment",  "frame", "back",       "slot", "source",
+                                       "first_add", "adds",  "together"};
     const struct op *op = &checker->plan->rank[rank].op[index];
     if ((int)op->kind < 0 || op->kind >= OP_KINDS || !op_lawful(checker, rank, op)) {
         return check_refuse(checker, rank, index, "has no business here");
@@ -308,6 +309,31 @@ static bool check_missing(const struct checker *checker, const int *count)
     return true;
 }
 
+/* What a stream does at once is of one kind, and every operation is part of one such group. */
+static bool check_together(const struct checker *checker, int rank, int index)
+{
+    const struct rank_plan *list = &checker->plan->rank[rank];
+    const struct op *op = &list->op[index];
+    int most =
+        op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_SENT ? PLAN_TOGETHER : 1;
+    bool lawful = op->together >= 0 && op->together <= most && index + op->together <= list->ops;
+    for (int i = 1; i < op->together && lawful; i++) {
+        const struct op *other = &op[i];
+        lawful = other->together == 0 && other->kind == op->kind &&
+                 (op->kind != OP_WAIT || checker->plan->shipment[other->shipment].plain ==
+                                             checker->plan->shipment[op->shipment].plain);
+    }
+    if (op->together == 0) { /* the last one that begins an operation reaches as far as this */
+        int first = index;
+        while (first > 0 && list->op[first].together == 0) {
+            first--;
+        }
+        lawful = lawful && first + list->op[first].together > index;
+    }
+    return lawful ||
+           check_refuse(checker, rank, index, "is together with %d operations", op->together);
+}
+
 /* Ticks off every operation in `seen` [identities][microbatches], then looks for what is left. */
 static bool check_once(const struct checker *checker, unsigned char *seen, int *count)
 {
@@ -315,7 +341,7 @@ static bool check_once(const struct checker *checker, unsigned char *seen, int *
     for (int rank = 0; rank < plan->ranks; rank++) {
         for (int index = 0; index < plan->rank[rank].ops; index++) {
             const struct op *op = &plan->rank[rank].op[index];
-            if (!check_fields(checker, rank, index) ||
+            if (!check_fields(checker, rank, index) || !check_together(checker, rank, index) ||
                 (op->kind == OP_GRAD && !check_adds(checker, rank, index))) {
                 return false;
             }

@@ -510,6 +510,30 @@ static void expansion_find_sums(struct expansion *e)
     }
 }
 
+/* ---- what a stream does at once ---- */
+
+static bool goes_with(const struct plan *plan, const struct op *op, const struct op *before)
+{
+    bool message = op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_SENT;
+    return message && op->kind == before->kind &&
+           (op->kind != OP_WAIT ||
+            plan->shipment[op->shipment].plain == plan->shipment[before->shipment].plain);
+}
+
+void plan_group(const struct plan *plan, struct rank_plan *list)
+{
+    for (int i = 0, first = 0; i < list->ops; i++) {
+        struct op *op = &list->op[i];
+        op->together = 1;
+        if (i > first && i - first < PLAN_TOGETHER && goes_with(plan, op, &list->op[first])) {
+            list->op[first].together++;
+            op->together = 0;
+        } else {
+            first = i;
+        }
+    }
+}
+
 static status_t expansion_run(struct expansion *e, const struct phases *phases)
 {
     struct plan *plan = e->plan;
@@ -525,6 +549,7 @@ static status_t expansion_run(struct expansion *e, const struct phases *phases)
         if (!expand_first_posts(e, &plan->rank[rank])) {
             return FAIL(STATUS_NOMEM, "no memory for the operations of rank %d", rank);
         }
+        plan_group(plan, &plan->rank[rank]);
     }
     return STATUS_OK;
 }

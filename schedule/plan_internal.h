@@ -138,6 +138,9 @@ MUST_USE status_t plan_size_rings(struct plan *plan, const struct needs *needs,
 MUST_USE status_t plan_expand(struct plan *plan, const struct needs *needs,
                               const struct phases *phases);
 
+/* Sets op.together of a rank's list; plan_expand does so for all. */
+void plan_group(const struct plan *plan, struct rank_plan *list);
+
 /* ---- credits.c ---- */
 
 /* Adds arrival slots where the plan's queues would stand still; then it has to be expanded anew. */

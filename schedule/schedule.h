@@ -157,6 +157,9 @@ struct op {
     int source; /* PUT, SENT backward: slot of the stage's sum that is sent. GRAD: slot of the partial
                    sum. Else -1 */
     int first_add, adds; /* OP_GRAD: range of plan.add */
+    /* POST, WAIT, SENT: so many from here on are one operation of a stream, waits for plain and for dense messages
+     * apart; 0: part of the one before. Else 1. On the host each is one of its own. */
+    int together;
 };
 
 struct shipment {
@@ -206,6 +209,7 @@ struct stage_plan {
 /* Messages to one rank that a sender's queue must hold while none of them has its slot: plan_check
  * proves that more is never needed. */
 enum { PLAN_QUEUE = 16 };
+enum { PLAN_TOGETHER = 64 }; /* op.together, at most */
 
 enum sum_order { SUM_SERIAL, SUM_PER_RANK };
 

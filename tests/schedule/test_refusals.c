@@ -28,7 +28,7 @@ static void test_refusals(void **state)
         {OPTIONS(2, 4, 65, "interleaved", 1), STATUS_INVALID, "use 1 to 64"},
         {OPTIONS(2, 4, 4, "interleaved", 1), STATUS_INVALID, "8 stages, but the model can be cut"},
         {OPTIONS(2, 4, 1, "zigzag", 1), STATUS_INVALID,
-         "there are gpipe, 1f1b, zb-h1, interleaved"},
+         "there are gpipe, 1f1b, interleaved, zb-h1"},
         {OPTIONS(2, 4, 1, "1f1b", -1), STATUS_INVALID, "parallel.prefetch"},
     };
     struct graph *graph = graph_test_create(2, 1);
