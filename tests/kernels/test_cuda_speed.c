@@ -226,6 +226,35 @@ static void run_key(void)
     b.k->mudd_backward_key(&b.ctx, b.wide[0], true, terms, TERMS, N, D);
 }
 
+/* Coefficients of TERMS consumers of KEYS sources each, one behind the other. */
+static void run_depth_key(void)
+{
+    struct depth_term terms[TERMS];
+    for (size_t k = 0; k < TERMS; k++) {
+        terms[k] = (struct depth_term){b.logits + k * N * 3 * KEYS, KEYS, b.dout[k], b.w1, b.w2};
+    }
+    b.k->depth_backward_key(&b.ctx, b.wide[0], true, terms, TERMS, b.key[0], N, D);
+}
+
+/* The lists of gradients lie one behind the other: four of them are [N, 4, D]. */
+enum { STREAMS = 4, W = 2 * STREAMS + STREAMS * STREAMS };
+RUN(depth,
+    k->depth_forward(ctx, b.wide[0], (const void *const *)b.key, b.w1, b.w2, 1e-6f, N, D, KEYS))
+RUN(depth_b, k->depth_backward(ctx, b.logits, b.f32[0], b.f32[1], b.wide[0],
+                               (const void *const *)b.key, b.w1, b.w2, 1e-6f, N, D, KEYS))
+RUN(streams_sum, k->streams_sum(ctx, b.wide[0], b.weights, W, b.dout[0], N, D, STREAMS))
+RUN(streams_mix, k->streams_mix(ctx, b.dout[4], false, b.weights, false, b.dout[0], b.weights,
+                                b.wide[0], NULL, NULL, W, N, D, STREAMS))
+RUN(streams_dots,
+    k->streams_dots(ctx, b.weights, b.logits, W, b.dout[0], b.dout[4], b.wide[0], N, D, STREAMS))
+RUN(generate, k->mudd_weights_forward(ctx, b.weights, b.dout[0], b.weight, NULL, N, STREAMS *D,
+                                      STREAMS *STREAMS))
+RUN(hyper, k->hyper_weights_forward(ctx, b.logits, b.weights, b.rstd, b.bias, b.bias, b.bias,
+                                    b.bias, b.bias, b.bias, HYPER_MHC, N, STREAMS))
+RUN(hyper_b, k->hyper_weights_backward(ctx, b.f32[0], b.f32[1], b.f32[2], b.logits, b.weights,
+                                       b.rstd, b.bias, b.bias, b.bias, b.bias, b.bias, b.bias,
+                                       HYPER_MHC, (size_t)STREAMS *D, N, STREAMS))
+
 static void run_adamw(void)
 {
     static const struct adamw_args args = {2e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 10, NULL};
@@ -277,6 +306,15 @@ static const struct timed timed[] = {
     {"mudd_forward 25 keys", run_mudd, (KEYS + C) * ND, 4 * NK, 2 * C *KEYS *ND},
     {"mudd_backward_weights 25 keys", run_mudd_bw, (KEYS + C) * ND, 4 * NK, 2 * C *KEYS *ND},
     {"mudd_backward_key 24 terms", run_key, (TERMS * C + 2) * ND, 0, 2 * C *TERMS *ND},
+    {"depth_forward 25 keys", run_depth, (KEYS + 1) * ND, 0, 6 * KEYS *ND},
+    {"depth_backward 25 keys", run_depth_b, (KEYS + 1) * ND, 12.0 * N *KEYS, 8 * KEYS *ND},
+    {"depth_backward_key 24 terms", run_depth_key, (TERMS + 3) * ND, 0, 6 * TERMS *ND},
+    {"streams_sum 4", run_streams_sum, (STREAMS + 1) * ND, 0, 2 * STREAMS *ND},
+    {"streams_mix 4", run_streams_mix, (2 * STREAMS + 1) * ND, 0, 40 * ND},
+    {"streams_dots 4", run_streams_dots, (2 * STREAMS + 1) * ND, 0, 40 * ND},
+    {"mudd_weights_forward [16, 4 D]", run_generate, STREAMS *ND, 64.0 * N, 128 * ND},
+    {"hyper_weights_forward mhc", run_hyper, 0, 8.0 * N *W, 0},
+    {"hyper_weights_backward mhc", run_hyper_b, 0, 12.0 * N *W, 0},
     {"xent, loss alone", run_xent_loss, 0, 4 * HV, 0},
     {"xent, in place", run_xent, HV, 4 * HV, 0},
     {"copy [N, F]", run_copy, 2 * NF, 0, 0},
