@@ -259,7 +259,7 @@ sanitize_ranks() {
 sanitize_all() {
     local test=$build/tests/test_kernels_cuda steps=$precision case precision operation
     for case in "${cases[@]}"; do
-        [[ $case =~ /muddformer(-ppn)?-tiny$ ]] || continue
+        [[ $case =~ /(muddformer(-ppn)?|depth-attention-blocks|hyper-mhc)-tiny$ ]] || continue
         for precision in float32 bf16; do
             [[ $device == cuda || $precision == float32 ]] || continue
             sanitize "memcheck ${case##*/} $precision" memcheck "$muddpipe" check "$case" \
@@ -273,7 +273,9 @@ sanitize_all() {
     while read -r operation; do
         sanitize "memcheck operation $operation" memcheck "$test" "$operation"
     done < <(sed -n 's/^ *{"\([a-z_]*\)", [0-9].*/\1/p' tests/kernels/cases.h | sort -u)
-    sanitize "racecheck operation mudd" racecheck "$test" mudd
+    for operation in mudd depth streams; do
+        sanitize "racecheck operation $operation" racecheck "$test" $operation
+    done
 }
 
 # What the tool said first, but for the line with its name.
