@@ -202,7 +202,7 @@ static int run_process(struct body *body, struct group *group)
     return 1;
 }
 
-/* For measurements of what a schedule makes of slow messages (tools/delays.sh). */
+/* For measurements of what a schedule makes of slow messages (tests/acceptance/delays.sh). */
 static status_t read_delay(struct loop_faults *out)
 {
     const char *text = getenv("MUDDPIPE_DELAY");

@@ -24,12 +24,12 @@
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd) || exit 2
 # What a part does. gpu_jobs.sh: commands with limits, rows of the report.
-# shellcheck source=tools/gpu_jobs.sh
-source "$root/tools/gpu_jobs.sh"
-# shellcheck source=tools/gpu_check.sh
-source "$root/tools/gpu_check.sh"
-# shellcheck source=tools/gpu_runs.sh
-source "$root/tools/gpu_runs.sh"
+# shellcheck source=tests/acceptance/gpu_jobs.sh
+source "$root/tests/acceptance/gpu_jobs.sh"
+# shellcheck source=tests/acceptance/gpu_check.sh
+source "$root/tests/acceptance/gpu_check.sh"
+# shellcheck source=tests/acceptance/gpu_runs.sh
+source "$root/tests/acceptance/gpu_runs.sh"
 export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-32}
 # An MPI that uses UCX too may start it first, and its cache may take memory of GPUs for the host's.
 export UCX_MEMTYPE_CACHE=${UCX_MEMTYPE_CACHE:-n}
@@ -58,7 +58,7 @@ check | single | pair) ;;
 report)
     shift
     (($# > 0)) || usage 2
-    exec python3 "$root/tools/gpu_report.py" "$@"
+    exec python3 "$root/tests/acceptance/gpu_report.py" "$@"
     ;;
 --help | -h) usage 0 ;;
 *) usage 2 ;;
@@ -194,7 +194,7 @@ rm -f "$out/tokens.bin"
 built=""
 [[ $builds == no ]] || built=", build included"
 say "time: $SECONDS s of $limit s$built" >>"$out/machine.txt"
-python3 tools/gpu_report.py "$out" >"$out/report.md" || failed=1
+python3 tests/acceptance/gpu_report.py "$out" >"$out/report.md" || failed=1
 outcome="done"
 left_out=$(grep -c "	skipped	$no_time" "$out/checks.tsv")
 ((left_out == 0)) || outcome="done but for $left_out things for which no time was left"

@@ -3,7 +3,7 @@
 # in for a GPU's.
 source "$(dirname "$0")/common.sh"
 gpu=$MUDDPIPE_SOURCE/tools/gpu.sh
-report=$MUDDPIPE_SOURCE/tools/gpu_report.py
+report=$MUDDPIPE_SOURCE/tests/acceptance/gpu_report.py
 
 run 0 "$gpu" --help
 says "tools/gpu.sh check" "--prefix DIR" "--limit S"

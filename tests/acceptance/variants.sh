@@ -1,14 +1,14 @@
 #!/bin/bash
-# Trains every kind of connection on the same text, same steps, same seed; tools/variants.py then writes
+# Trains every kind of connection on the same text, same steps, same seed; tests/acceptance/variants.py then writes
 # docs/variants.md from the runs.
 #
-#     tools/variants.sh FOLDER [steps]      runs into FOLDER/<variant>-<seed>; finished ones are kept
-#     tools/variants.sh FOLDER speed        three short rounds over all variants, for tokens/s only
+#     tests/acceptance/variants.sh FOLDER [steps]      runs into FOLDER/<variant>-<seed>; finished ones are kept
+#     tests/acceptance/variants.sh FOLDER speed        three short rounds over all variants, for tokens/s only
 #
 # Each run has four stages as threads of one process (losses do not depend on the number of stages).
 # Three seeds for two of the variants tell what is noise. Needs the quickstart's text (tools/quickstart.sh).
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 folder=$1
 steps=${2:-400}

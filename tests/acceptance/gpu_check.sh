@@ -28,7 +28,7 @@ check_tests() {
         --stop-time "$(date -d "+$(($(left) * 2 / 3)) seconds" +%H:%M:%S)") >"$out/ctest.log" 2>&1
     while IFS=$'\t' read -r name outcome words; do
         record tests "$name" "$outcome" "$words"
-    done < <(python3 tools/gpu_report.py --tests "$out")
+    done < <(python3 tests/acceptance/gpu_report.py --tests "$out")
     (($(count tests) > 0)) || record tests "ctest -L $label" FAILED "$(tail -n 1 "$out/ctest.log")"
     say "tests: $(count tests ok) of $(count tests), $(count tests skipped) skipped; after $SECONDS s"
 }

@@ -76,7 +76,7 @@ compare_curves() {
             return
         fi
     done
-    words=$(python3 tools/gpu_report.py --losses "$folder"/{cpu,gpu}/metrics.jsonl)
+    words=$(python3 tests/acceptance/gpu_report.py --losses "$folder"/{cpu,gpu}/metrics.jsonl)
     record curve "quickstart, CPU and GPU" "${words%%$'\t'*}" "${words#*$'\t'}"
     say "quickstart on CPU and GPU: ${words#*$'\t'}"
 }

@@ -1,12 +1,12 @@
 #!/bin/bash
-# What each schedule loses when messages are slow, and when some are much slower: tools/delays.sh FOLDER
+# What each schedule loses when messages are slow, and when some are much slower: tests/acceptance/delays.sh FOLDER
 #
 # Trains the quickstart's model on two ranks as threads of one process, three rounds over all schedules: without a
 # delay; with every message US microseconds late (2000 unless set); and with one in twenty ten times as late. Prints
 # medians of tokens/s, and fails if a loss differs. Needs the quickstart's text (tools/quickstart.sh) and a host with
 # nothing else to do.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 folder=$1
 us=${US:-2000}
