@@ -124,6 +124,7 @@ struct kernels {
 struct kernel_limits {
     size_t B, T, D, H, G, E, F, V, K, Cn;
     int threads;
+    size_t keys; /* that an operation reads at once: on GPUs at most KEYS_MOST */
 };
 size_t kernels_workspace(const struct kernels *kernels, const struct kernel_limits *limits);
 

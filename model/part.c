@@ -121,6 +121,13 @@ static status_t measure_workspace(struct part *part, const struct part_options *
     struct arena measure;
     int units = part->model->graph.units;
     model_limits(part->model, part->ctx.threads, limits);
+    if (part->device && device_kind(part->device) != DEVICE_HOST && limits->keys > KEYS_MOST) {
+        return FAIL(
+            STATUS_UNSUPPORTED,
+            "an aggregate of %zu keys, and on GPUs operations read at most %d: let it read "
+            "fewer (dense.key_dilation, dense.window or dense.block_size), or use device=cpu",
+            limits->keys, KEYS_MOST);
+    }
     size_t N = limits->B * limits->T, rows = head_chunk_rows(part->model->dtype);
     part->head_rows = N < rows ? N : rows;
     part->constants = calloc((size_t)units, sizeof *part->constants);

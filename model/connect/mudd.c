@@ -159,6 +159,7 @@ static void mudd_limits(const struct model *model, int unit, struct kernel_limit
         size_t columns = consumer->C * consumer->n;
         out->K = consumer->K > out->K ? consumer->K : out->K;
         out->Cn = columns > out->Cn ? columns : out->Cn;
+        out->keys = consumer->n > out->keys ? consumer->n : out->keys;
     }
 }
 

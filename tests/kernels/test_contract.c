@@ -167,7 +167,7 @@ static void test_workspace(void **state)
         struct kernel_limits limits = {
             .B = 1, .T = p->a, .D = p->b, .H = 1, .E = p->b, .threads = 3};
         if (strcmp(p->op, "attention") == 0) {
-            limits = (struct kernel_limits){p->a, p->b, 8, p->c, p->d, p->e, 8, 8, 8, 8, 3};
+            limits = (struct kernel_limits){p->a, p->b, 8, p->c, p->d, p->e, 8, 8, 8, 8, 3, 0};
         }
         if (strcmp(p->op, "hyper") == 0) { /* a token's parameters */
             limits.K = streams_weights(p) + 3;

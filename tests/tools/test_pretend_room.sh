@@ -58,3 +58,7 @@ run_pretend 1 2 ipc train "$MUDDPIPE_SOURCE/model/configs/muddformer-6.9b.json" 
 says "rank 1 needs " " GiB and a GPU of threads has 8.0 of 8.0 GiB free: weights, gradients and optimizer " \
     "more stages (start more ranks)" "parallel.recompute"
 [[ ! -e none ]] || fail "a run folder of a run that never began"
+
+# More keys than an operation of a GPU reads at once: refused, with what would read fewer.
+run_pretend 1 1 ipc train run.yaml logging.run=deep model.n_layer=300
+says "an aggregate of 301 keys, and on GPUs operations read at most 256" "dense.key_dilation"
