@@ -16,18 +16,6 @@ enum { SMALL, LARGE, SIZES, SLOTS = 4, ROUNDS = 50, MESSAGES = 8 };
 static const size_t bytes[SIZES] = {4096, (size_t)32 << 20};
 static const double patience_s = 30; /* of every wait here */
 
-/* What its class says; nothing of a name without one. */
-static const struct wire_class *class_of(const char *name)
-{
-    static const struct wire_class other = {.name = "", .handicap = 1.0};
-    for (int i = 0; wire_class_at(i) != NULL; i++) {
-        if (strcmp(wire_class_at(i)->name, name) == 0) {
-            return wire_class_at(i);
-        }
-    }
-    return &other;
-}
-
 /* ---- one candidate ---- */
 
 struct speed {
@@ -122,16 +110,17 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
     double best_time = 0;
     line[0] = '\0';
     for (const char *const *name = names; *name; name++) {
-        const struct wire_class *candidate = class_of(*name);
+        const struct wire_class *candidate = wire_class_find(*name);
+        double handicap = candidate ? candidate->handicap : 1.0;
         struct speed speed;
         TRY(measure(group, *name, device, stream, &speed));
         tell(*name, &speed, line, size);
-        double each = (speed.latency + speed.message) * candidate->handicap;
+        double each = (speed.latency + speed.message) * handicap;
         if (speed.usable && (!best || each < best_time)) {
             best = *name;
             best_time = each;
         }
-        if (speed.usable && candidate->settles && name[1]) {
+        if (speed.usable && candidate && candidate->settles && name[1]) {
             add("; it is taken where it works, so nothing else was measured", line, size);
             break;
         }

@@ -162,6 +162,8 @@ TRANSPORTS(WIRE_CLASS_DECLARE_)
 
 /* wire.c: class number i of those in this build and not, NULL behind the last. */
 const struct wire_class *wire_class_at(int i);
+/* By its name; NULL if there is none. */
+const struct wire_class *wire_class_find(const char *name);
 
 /* choose.c: the best of those among `names` that work, tried in this order; `line`: what each reached, or
  * why not. */

@@ -45,7 +45,7 @@ const char *transport_names(void)
 
 /* ---- creation ---- */
 
-static const struct wire_class *find_class(const char *name)
+const struct wire_class *wire_class_find(const char *name)
 {
     for (int k = 0; wire_classes[k] != NULL; k++) {
         if (strcmp(wire_classes[k]->name, name) == 0) {
@@ -57,19 +57,19 @@ static const struct wire_class *find_class(const char *name)
 
 bool transport_is_threads(const char *name)
 {
-    const struct wire_class *class = find_class(name);
+    const struct wire_class *class = wire_class_find(name);
     return class != NULL && class->threads;
 }
 
 bool transport_needs_gpus(const char *name)
 {
-    const struct wire_class *class = find_class(name);
+    const struct wire_class *class = wire_class_find(name);
     return class != NULL && class->gpus_only;
 }
 
 static status_t check_transport(const struct group *group, const char *name)
 {
-    const struct wire_class *class = find_class(name);
+    const struct wire_class *class = wire_class_find(name);
 
     if (class == NULL) {
         return FAIL(STATUS_INVALID, "unknown transport '%s'; there are %s", name,
@@ -211,7 +211,7 @@ status_t wire_connect(struct group *group, const struct wire_options *options,
     wire->under_way = options->under_way;
     TRY_GOTO(copy_channels(wire, channels), free_wire);
     if (count > 0) {
-        wire->class = find_class(options->transport);
+        wire->class = wire_class_find(options->transport);
         wire->streamed = wire_on_gpu(wire) && wire->class->streams;
     }
     TRY_GOTO(count > 0 && wire->class->early ? make(wire) : STATUS_OK, free_wire);

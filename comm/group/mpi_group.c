@@ -550,6 +550,7 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
     struct identity mine = identify();
     struct peer_socket sockets;
     struct start_limit *limit = NULL;
+    double start_s = start_limit_seconds(options->heartbeat_s);
     int rank, size;
     status_t status;
 
@@ -561,9 +562,7 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
         goto free_group;
     }
     state->note_request = MPI_REQUEST_NULL;
-    TRY_GOTO(
-        start_limit_begin(start_limit_seconds(options->heartbeat_s), "MPI_Init_thread", &limit),
-        free_group);
+    TRY_GOTO(start_limit_begin(start_s, "MPI_Init_thread", &limit), free_group);
     TRY_GOTO(init_mpi(state, limit), free_group);
     start_limit_move(limit, "the first exchange");
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);

@@ -140,7 +140,7 @@ def self_test():
         ("kernels/cuda/norm.cu", "    cudaStreamSynchronize(stream);", False),
         ("kernels/cuda/norm.cu", "    cudaMallocAsync(&memory, bytes, stream);", False),
         ("kernels/cuda/norm.cu", "    cudaMemcpyAsync(to, from, bytes, kind, stream);", True),
-        ("comm/nccl.c", "    cudaEventDestroy(event);", False),
+        ("comm/nccl/nccl.c", "    cudaEventDestroy(event);", False),
         ("base/device_cuda.c", "    cudaFree(memory);", True),
     ]
     failed = 0
