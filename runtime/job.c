@@ -228,6 +228,9 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
                    ? 0
                    : 1;
     }
+    if (getenv("MUDDPIPE_DELAY") != NULL) {
+        log_warn("MUDDPIPE_DELAY is not used: only transport threads can delay messages");
+    }
     status_t status =
         group_launched() ? group_open_mpi(&options, &group) : group_open_alone(&options, &group);
     if (status != STATUS_OK) {
