@@ -10,6 +10,7 @@
 
 #include "base/device.h"
 #include "tests/kernels/kit.h"
+#include "tests/kernels/largest.h"
 
 enum { PROXY_PIECES = 512 };
 
@@ -134,16 +135,6 @@ static inline void proxy_done(void)
         proxy.table->op(&proxy.ctx, __VA_ARGS__);                                                  \
         proxy_done();                                                                              \
     } while (0)
-
-/* One more than the largest of the ids. */
-static inline size_t largest(const int32_t *ids, size_t N)
-{
-    int32_t most = -1;
-    for (size_t t = 0; t < N; t++) {
-        most = ids[t] > most ? ids[t] : most;
-    }
-    return (size_t)(most + 1);
-}
 
 /* What is read, before what may alias it and is written. */
 #define STAGE(kind, ...) STAGE_##kind(__VA_ARGS__)

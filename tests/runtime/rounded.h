@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "tests/kernels/largest.h"
 
 enum { ROUNDED_LENT = 256 };
 
@@ -67,16 +68,6 @@ static inline void rounded_done(void)
         free(rounded.lent[i].wide);
     }
     rounded.count = 0;
-}
-
-/* One more than the largest of the ids. */
-static inline size_t largest(const int32_t *ids, size_t N)
-{
-    int32_t most = -1;
-    for (size_t i = 0; i < N; i++) {
-        most = ids[i] > most ? ids[i] : most;
-    }
-    return (size_t)(most + 1);
 }
 
 /* The CPU's operation on widened tensors: lists are widened first, the others in the call. */
