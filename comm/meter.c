@@ -213,54 +213,55 @@ const char *meter_staged(const struct meter *meter)
 /* ---- messages ---- */
 
 /* One direction of a size, as this rank uses it. */
-struct lane {
+struct direction {
     struct meter *meter;
     int channel;
     int64_t base; /* number of the first message of this run */
 };
 
-static struct lane lane_of(struct meter *meter, int size, bool up, int count)
+static struct direction direction_of(struct meter *meter, int size, bool up, int count)
 {
     int low = meter->group->rank < meter->partner ? meter->group->rank : meter->partner;
     int pair = (low - meter->options.first) / 2;
     int mine = 2 * size + (up ? 0 : 1);
-    struct lane lane = {meter, 2 * meter->options.sizes * pair + mine, meter->message[mine]};
+    struct direction direction = {meter, 2 * meter->options.sizes * pair + mine,
+                                  meter->message[mine]};
     meter->message[mine] += count;
-    return lane;
+    return direction;
 }
 
-static int slot_of(const struct lane *lane, int message)
+static int slot_of(const struct direction *direction, int message)
 {
-    return (int)((lane->base + message) % lane->meter->options.slots);
+    return (int)((direction->base + message) % direction->meter->options.slots);
 }
 
-static status_t post(const struct lane *lane, int message)
+static status_t post(const struct direction *direction, int message)
 {
-    return wire_post(lane->meter->wire, lane->channel, slot_of(lane, message),
-                     lane->base + message);
+    return wire_post(direction->meter->wire, direction->channel, slot_of(direction, message),
+                     direction->base + message);
 }
 
-static status_t wait(const struct lane *lane, int message)
+static status_t wait(const struct direction *direction, int message)
 {
-    return wire_wait(lane->meter->wire, lane->channel, slot_of(lane, message), lane->base + message,
-                     NULL);
+    return wire_wait(direction->meter->wire, direction->channel, slot_of(direction, message),
+                     direction->base + message, NULL);
 }
 
-static status_t put(const struct lane *lane, int message, const struct meter_pace *pace)
+static status_t put(const struct direction *direction, int message, const struct meter_pace *pace)
 {
     TRY(pace ? pace->before(pace->arg, message) : STATUS_OK);
-    return wire_put(lane->meter->wire, lane->channel, slot_of(lane, message), lane->base + message,
-                    lane->meter->source);
+    return wire_put(direction->meter->wire, direction->channel, slot_of(direction, message),
+                    direction->base + message, direction->meter->source);
 }
 
-static status_t sent(const struct lane *lane, int message)
+static status_t sent(const struct direction *direction, int message)
 {
-    return wire_sent(lane->meter->wire, lane->channel, lane->base + message);
+    return wire_sent(direction->meter->wire, direction->channel, direction->base + message);
 }
 
-/* Either lane may be NULL. A message is waited for, and its source, when the slots are full. */
-static status_t run_stream(const struct lane *in, const struct lane *out, int count, int slots,
-                           const struct meter_pace *pace)
+/* Either direction may be NULL. A message is waited for, and its source, when the slots are full. */
+static status_t run_stream(const struct direction *in, const struct direction *out, int count,
+                           int slots, const struct meter_pace *pace)
 {
     for (int m = 0; in && m < slots && m < count; m++) {
         TRY(post(in, m));
@@ -283,7 +284,8 @@ static status_t run_stream(const struct lane *in, const struct lane *out, int co
     return STATUS_OK;
 }
 
-static status_t run_round(const struct lane *in, const struct lane *out, int count, bool first)
+static status_t run_round(const struct direction *in, const struct direction *out, int count,
+                          bool first)
 {
     for (int m = 0; m < count; m++) {
         TRY(post(in, m));
@@ -304,8 +306,8 @@ status_t meter_run(struct meter *meter, enum meter_way way, int size, int count,
 {
     bool low = meter->group->rank < meter->partner;
     int slots = meter->options.slots;
-    struct lane out = lane_of(meter, size, low, low || way != METER_FORTH ? count : 0);
-    struct lane in = lane_of(meter, size, !low, !low || way != METER_FORTH ? count : 0);
+    struct direction out = direction_of(meter, size, low, low || way != METER_FORTH ? count : 0);
+    struct direction in = direction_of(meter, size, !low, !low || way != METER_FORTH ? count : 0);
     bool receives = !low || way != METER_FORTH;
     if (receives) {
         TRY(wire_expect(meter->wire, meter->partner, &in.channel, 1));

@@ -179,10 +179,10 @@ struct loop_world {
     struct group *group; /* [ranks] */
     int ranks;
     struct loop_faults faults;
-    int64_t *puts; /* [ranks] so far */
-    bool *dead;    /* [ranks] by fault */
-    bool *left;    /* [ranks] the body has returned or closed */
-    int arrived;   /* in the collective `generation` */
+    int64_t *puts;  /* [ranks] so far */
+    bool *dead;     /* [ranks] by fault */
+    bool *finished; /* [ranks] the body has returned or closed */
+    int arrived;    /* in the collective `generation` */
     int64_t generation;
     unsigned char *stage[2]; /* bytes of a collective, by the parity of its generation */
     size_t stage_size;       /* of each */

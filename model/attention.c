@@ -169,14 +169,14 @@ void attention_forward(struct part *part, int unit, int frame)
 }
 
 /* What the layout did not keep since the forward. Without QK-norm queries and keys were kept as rotated. */
-static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
+static void recompute(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
-    struct stash *stash = part_recomputed(part, unit);
+    struct stash *stash = part_backward_stash(part, unit);
     switch (part->model->recompute) {
     case RECOMPUTE_NONE:
         break;
     case RECOMPUTE_SELECTIVE:
-        connect_form_again(part, unit, frame, stash);
+        connect_recompute(part, unit, frame, stash);
         norm_inputs(part, shape, unit, frame, stash);
         if (shape->qk_norm) {
             form_heads(part, shape, unit, frame, stash);
@@ -193,19 +193,20 @@ struct projected {
     void *way[INPUTS];
 };
 
-static struct projected projected_gradients(const struct stash *stash, const struct backward *back)
+static struct projected projected_gradients(const struct stash *stash,
+                                            const struct backward *backward)
 {
-    return (struct projected){
-        {back->dq ? back->dq : stash->q_raw, back->dk ? back->dk : stash->k_raw, back->dv}};
+    return (struct projected){{backward->dq ? backward->dq : stash->q_raw,
+                               backward->dk ? backward->dk : stash->k_raw, backward->dv}};
 }
 
 /* From those to the gradients of the ways' inputs. */
 static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_recomputed(part, unit);
-    struct backward *back = part_backward_of(part, unit);
-    const struct projected dprojected = projected_gradients(stash, back);
+    const struct stash *stash = part_backward_stash(part, unit);
+    struct backward *backward = part_backward_of(part, unit);
+    const struct projected dprojected = projected_gradients(stash, backward);
     struct norm_shape norm = unit_norm(part, shape);
     void *dnormed = part->scratch[0]; /* not dinput: that may be the norm's input itself */
     for (int way = WAY_Q; way < INPUTS; way++) {
@@ -218,8 +219,8 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
                                        shape->D, projection_width(shape, way));
         if (last) {
             kernels->norm_backward(
-                &part->ctx, &norm, dinput, false, back->dscale[way], back->dbias[way], dnormed,
-                connect_input(part, unit, frame, way), stash->mean[way], stash->rstd[way],
+                &part->ctx, &norm, dinput, false, backward->dscale[way], backward->dbias[way],
+                dnormed, connect_input(part, unit, frame, way), stash->mean[way], stash->rstd[way],
                 unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
         }
     }
@@ -229,16 +230,16 @@ static void unnorm_heads(struct part *part, const struct unit_shape *shape, int 
                          const void *dq, const void *dk)
 {
     const struct kernels *kernels = part->kernels;
-    const struct stash *stash = part_recomputed(part, unit);
-    const struct backward *back = part_backward_of(part, unit);
-    const struct projected dprojected = projected_gradients(stash, back);
+    const struct stash *stash = part_backward_stash(part, unit);
+    const struct backward *backward = part_backward_of(part, unit);
+    const struct projected dprojected = projected_gradients(stash, backward);
     struct norm_shape query = head_norm(part, shape, shape->H);
     struct norm_shape key = head_norm(part, shape, shape->G);
-    kernels->norm_backward(&part->ctx, &query, dprojected.way[WAY_Q], false, back->dq_scale, NULL,
-                           dq, stash->q_raw, NULL, stash->q_rstd,
+    kernels->norm_backward(&part->ctx, &query, dprojected.way[WAY_Q], false, backward->dq_scale,
+                           NULL, dq, stash->q_raw, NULL, stash->q_rstd,
                            unit_weight(part, unit, PARAM_Q_NORM, 0));
-    kernels->norm_backward(&part->ctx, &key, dprojected.way[WAY_K], false, back->dk_scale, NULL, dk,
-                           stash->k_raw, NULL, stash->k_rstd,
+    kernels->norm_backward(&part->ctx, &key, dprojected.way[WAY_K], false, backward->dk_scale, NULL,
+                           dk, stash->k_raw, NULL, stash->k_rstd,
                            unit_weight(part, unit, PARAM_K_NORM, 0));
 }
 
@@ -246,23 +247,23 @@ void attention_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_recomputed(part, unit);
-    struct backward *back = part_backward_of(part, unit);
+    const struct stash *stash = part_backward_stash(part, unit);
+    struct backward *backward = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
     void *dattended = part->scratch[0];
-    void *dq = back->dq, *dk = back->dk;
+    void *dq = backward->dq, *dk = backward->dk;
     if (shape->qk_norm) {
         dq = part->scratch[1];
         dk = part->scratch[2];
     }
-    form_again(part, shape, unit, frame);
+    recompute(part, shape, unit, frame);
     connect_output_backward(part, unit, frame);
     struct attention_shape scores = scores_shape(part, shape, frame);
     kernels->linear_backward_input(&part->ctx, dattended, false, doutput,
                                    unit_weight(part, unit, PARAM_WO, 0), shape->N,
                                    shape->H * shape->E, shape->D);
-    kernels->attention_backward(&part->ctx, &scores, dq, dk, back->dv, dattended, stash->attended,
-                                stash->lse, stash->q, stash->k, stash->v);
+    kernels->attention_backward(&part->ctx, &scores, dq, dk, backward->dv, dattended,
+                                stash->attended, stash->lse, stash->q, stash->k, stash->v);
     rotate(part, shape, frame, dq, shape->H, true);
     rotate(part, shape, frame, dk, shape->G, true);
     if (shape->qk_norm) {
@@ -276,10 +277,10 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_recomputed(part, unit);
-    const struct backward *back = part_backward_of(part, unit);
+    const struct stash *stash = part_backward_stash(part, unit);
+    const struct backward *backward = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
-    const struct projected dprojected = projected_gradients(stash, back);
+    const struct projected dprojected = projected_gradients(stash, backward);
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0),
                                     unit_bias_gradient(part, unit, PARAM_WO, 0), doutput,
                                     stash->attended, shape->N, shape->H * shape->E, shape->D);
@@ -291,16 +292,16 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
         if (way == WAY_Q || !shape->shared_input) {
             kernels->accumulate_f32(
                 &part->ctx, unit_gradient(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)),
-                back->dscale[way], shape->D);
+                backward->dscale[way], shape->D);
             unit_accumulate_bias(part, unit, PARAM_ATTN_NORM, norm_index(shape, way),
-                                 back->dbias[way], shape->D);
+                                 backward->dbias[way], shape->D);
         }
     }
     if (shape->qk_norm) {
         kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_Q_NORM, 0),
-                                back->dq_scale, shape->E);
+                                backward->dq_scale, shape->E);
         kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_K_NORM, 0),
-                                back->dk_scale, shape->E);
+                                backward->dk_scale, shape->E);
     }
     connect_weight_gradient(part, unit, frame);
 }

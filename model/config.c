@@ -68,14 +68,17 @@ void config_connector_defaults(const char *dense_type, struct model_config *conf
     }
 }
 
-static void entries_connector_defaults(const struct config_entries *entries,
-                                       struct model_config *config)
+/* The value that the last entry of this name gives; NULL if none does. */
+static const char *entries_find(const struct config_entries *entries, const char *key)
 {
+    const char *value = NULL;
     for (size_t i = 0; entries != NULL && i < entries->count; i++) {
-        if (strcmp(entries->entry[i].key, "dense_type") == 0) {
-            config_connector_defaults(entries->entry[i].value, config);
+        const struct config_entry *entry = &entries->entry[i];
+        if (strcmp(entry->key, key) == 0 && strcmp(entry->value, "null") != 0) {
+            value = entry->value;
         }
     }
+    return value;
 }
 
 static void config_derive(struct model_config *config)
@@ -105,7 +108,8 @@ static bool holds_model(const char *path, char *out_inner, size_t size)
     return access(file, F_OK) == 0;
 }
 
-static status_t config_read(const char *path, struct model_config *config, char *file, size_t size)
+static status_t config_read(const char *path, const char *dense_type, struct model_config *config,
+                            char *file, size_t size)
 {
     struct stat info;
 
@@ -123,7 +127,7 @@ static status_t config_read(const char *path, struct model_config *config, char 
                     "model %s: a folder without a config.json, but %s has one: name that folder",
                     path, inner);
     }
-    return config_file_read(file, config);
+    return config_file_read(file, dense_type, config);
 }
 
 /* "FILE: " or "FILE and the command line: ": where the keys of a model come from. */
@@ -156,9 +160,12 @@ status_t model_config_load(const char *path, const struct config_entries *model_
 
     memset(&config, 0, sizeof config);
     option_defaults(model_options, model_options_count, &config);
-    entries_connector_defaults(model_keys, &config);
+    const char *dense_type = entries_find(model_keys, "dense_type");
+    if (dense_type) {
+        config_connector_defaults(dense_type, &config);
+    }
     if (path[0] != '\0') {
-        TRY(config_read(path, &config, file, sizeof file));
+        TRY(config_read(path, dense_type, &config, file, sizeof file));
     }
     TRY(entries_apply(model_keys, model_options, model_options_count, "model.", &config));
     TRY(entries_apply(dense_keys, dense, dense_count, "dense.", &config));

@@ -219,7 +219,7 @@ static status_t members_set(const struct config_file *file, const struct members
 }
 
 static status_t document_set(const struct config_file *file, const struct json *document,
-                             struct model_config *config)
+                             const char *overriding, struct model_config *config)
 {
     struct option dense[DENSE_KEYS_MAX];
     struct members top = {"", "", model_options, model_options_count, false};
@@ -231,7 +231,7 @@ static status_t document_set(const struct config_file *file, const struct json *
                     json_type_name(json_type(document)));
     }
     const struct json *dense_type = json_get(document, "dense_type");
-    if (dense_type != NULL && json_type(dense_type) == JSON_STRING) {
+    if (!overriding && dense_type != NULL && json_type(dense_type) == JSON_STRING) {
         config_connector_defaults(json_get_string(dense_type), config);
     }
     TRY(members_set(file, &top, document, config));
@@ -269,7 +269,7 @@ static status_t file_slurp(FILE *stream, struct config_file *file)
     return STATUS_OK;
 }
 
-status_t config_file_read(const char *path, struct model_config *config)
+status_t config_file_read(const char *path, const char *dense_type, struct model_config *config)
 {
     struct config_file file = {.path = path};
     struct json *document = NULL;
@@ -281,7 +281,7 @@ status_t config_file_read(const char *path, struct model_config *config)
     }
     TRY_GOTO(file_slurp(stream, &file), close);
     TRY_GOTO(json_parse(file.text, file.length, path, &document), close);
-    status = document_set(&file, document, config);
+    status = document_set(&file, document, dense_type, config);
     json_free(document);
 close:
     free(file.text);

@@ -8,8 +8,10 @@
 enum { DENSE_KEYS_MAX = 8 };
 size_t config_dense_options(struct option out[DENSE_KEYS_MAX]);
 
-/* Sets the fields that the file gives and leaves the others alone. */
-MUST_USE status_t config_file_read(const char *path, struct model_config *config);
+/* Sets the fields that the file gives and leaves the others alone. dense_type: what replaces the file's, so
+ * that the file's connector changes no default; NULL = nothing does. */
+MUST_USE status_t config_file_read(const char *path, const char *dense_type,
+                                   struct model_config *config);
 
 /* Other defaults of a model with this dense_type; nothing where it has none. */
 void config_connector_defaults(const char *dense_type, struct model_config *config);

@@ -28,11 +28,11 @@ static void unit_flops(const struct unit_shape *shape, const struct connect_flop
     case UNIT_FFN:
         linear = (shape->gelu ? 4.0 : 6.0) * N * D * (double)shape->F;
         break;
-    case UNIT_HEAD: /* its input and weight gradients belong to the forward */
+    case UNIT_HEAD: /* B makes the logits */
         linear = 2.0 * N * D * (double)shape->V;
-        unit->forward_cost = 3.0 * linear + connect->forward;
-        unit->backward_cost = connect->backward;
-        unit->weight_cost = connect->weight;
+        unit->forward_cost = connect->forward;
+        unit->backward_cost = 2.0 * linear + connect->backward;
+        unit->weight_cost = linear + connect->weight;
         return;
     }
     unit->forward_cost = linear + 2.0 * scores + connect->forward;
@@ -57,7 +57,7 @@ static double recomputed_flops(enum recompute_choice recompute, const struct uni
         kept = 2.0 * N * D * (double)shape->F;
         break;
     case UNIT_EMBED:
-    case UNIT_HEAD: /* the forward has used the logits already */
+    case UNIT_HEAD:
         return connect->forward;
     }
     return unit->forward_cost - kept;

@@ -58,11 +58,11 @@ void ffn_forward(struct part *part, int unit, int frame)
 }
 
 /* What the layout did not keep since the forward. */
-static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
+static void recompute(struct part *part, const struct unit_shape *shape, int unit, int frame)
 {
-    struct stash *stash = part_recomputed(part, unit);
+    struct stash *stash = part_backward_stash(part, unit);
     if (part->model->recompute == RECOMPUTE_SELECTIVE) {
-        connect_form_again(part, unit, frame, stash);
+        connect_recompute(part, unit, frame, stash);
         norm_input(part, shape, unit, frame, stash);
         form_activated(part, shape, stash);
     } else if (part->model->recompute == RECOMPUTE_FULL) {
@@ -99,11 +99,11 @@ void ffn_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    struct stash *stash = part_recomputed(part, unit);
-    struct backward *back = part_backward_of(part, unit);
+    struct stash *stash = part_backward_stash(part, unit);
+    struct backward *backward = part_backward_of(part, unit);
     const void *doutput = connect_output_gradient(part, unit);
     bool accumulate;
-    form_again(part, shape, unit, frame);
+    recompute(part, shape, unit, frame);
     connect_output_backward(part, unit, frame);
     kernels->linear_backward_input(&part->ctx, part->scratch[0], false, doutput,
                                    unit_weight(part, unit, PARAM_W2, 0), shape->N, shape->F,
@@ -111,9 +111,10 @@ void ffn_backward(struct part *part, int unit, int frame)
     inactivate(part, shape, unit, stash);
     void *dinput = connect_input_gradient(part, unit, 0, &accumulate);
     struct norm_shape norm = unit_norm(part, shape);
-    kernels->norm_backward(&part->ctx, &norm, dinput, accumulate, back->dscale[0], back->dbias[0],
-                           part->scratch[1], connect_input(part, unit, frame, 0), stash->mean[0],
-                           stash->rstd[0], unit_weight(part, unit, PARAM_FFN_NORM, 0));
+    kernels->norm_backward(&part->ctx, &norm, dinput, accumulate, backward->dscale[0],
+                           backward->dbias[0], part->scratch[1],
+                           connect_input(part, unit, frame, 0), stash->mean[0], stash->rstd[0],
+                           unit_weight(part, unit, PARAM_FFN_NORM, 0));
     connect_backward(part, unit, frame);
 }
 
@@ -121,8 +122,8 @@ void ffn_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_recomputed(part, unit);
-    const struct backward *back = part_backward_of(part, unit);
+    const struct stash *stash = part_backward_stash(part, unit);
+    const struct backward *backward = part_backward_of(part, unit);
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W2, 0),
                                     unit_bias_gradient(part, unit, PARAM_W2, 0),
                                     connect_output_gradient(part, unit), stash->activated, shape->N,
@@ -136,7 +137,7 @@ void ffn_weight_gradient(struct part *part, int unit, int frame)
                                         stash->normed[0], shape->N, shape->D, shape->F);
     }
     kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FFN_NORM, 0),
-                            back->dscale[0], shape->D);
-    unit_accumulate_bias(part, unit, PARAM_FFN_NORM, 0, back->dbias[0], shape->D);
+                            backward->dscale[0], shape->D);
+    unit_accumulate_bias(part, unit, PARAM_FFN_NORM, 0, backward->dbias[0], shape->D);
     connect_weight_gradient(part, unit, frame);
 }

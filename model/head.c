@@ -1,8 +1,13 @@
-/* head.c - the final norm, logits and loss, a chunk of tokens at a time.
+/* head.c - the final norm, logits and loss.
  *
- * The one place where forward and backward meet: per chunk of rows the logits are made, turned into loss
- * and their gradient, and used for the input and weight gradients at once, so that the logits of a whole
- * microbatch never exist.
+ *     F   the connector's input; in a forward that no backward follows also norm, logits and loss
+ *     B   norm, logits, loss, and down again to the gradient of the input
+ *     W   the gradient of the output matrix
+ *
+ * Training needs the logits for their gradient alone, so B makes them: between F and B a microbatch keeps
+ * nothing of the vocabulary's width, however many microbatches are in flight. B keeps the logits' gradient
+ * for W, which need not follow at once: the gradient that the stage before waits for goes first. The
+ * logits themselves, in float32, exist for a chunk of rows at a time.
  */
 #include "model/connect/connect.h"
 
@@ -12,95 +17,124 @@ size_t head_chunk_rows(enum dtype dtype)
     return dtype == DTYPE_BF16 ? 1024 : 128;
 }
 
-static void head_chunk(struct part *part, const struct unit_shape *shape, int unit,
-                       struct stash *stash, const int32_t *targets, size_t first, size_t rows,
-                       float loss_scale, double *loss)
+/* Rows of the chunk that begins at row `first`. */
+static size_t chunk_rows(const struct part *part, const struct unit_shape *shape, size_t first)
 {
-    const struct kernels *kernels = part->kernels;
-    size_t D = shape->D, V = shape->V;
-    const void *weight = unit_weight(part, unit, PARAM_OUTPUT, 0);
-    const void *normed = part_at(part, stash->normed[0], first * D);
-    void *dlogits = part->forward_only ? NULL : part->dlogits;
-    kernels->logits_forward(&part->ctx, part->logits, normed, weight, rows, D, V);
-    kernels->xent(&part->ctx, loss, dlogits, part->logits, targets + first, loss_scale, rows, V);
-    if (!part->forward_only) {
-        unsigned char *dnormed = stash->dnormed;
-        dnormed += first * D * dtype_size(part->model->dtype);
-        kernels->linear_backward_input(&part->ctx, dnormed, false, dlogits, weight, rows, D, V);
-        kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_OUTPUT, 0),
-                                        NULL, dlogits, normed, rows, D, V);
-    }
+    size_t remaining = shape->N - first;
+    return remaining < part->head_rows ? remaining : part->head_rows;
 }
 
-/* The input and its norm. */
-static void form_inner(struct part *part, const struct unit_shape *shape, int unit, int frame,
-                       struct stash *stash)
+static void form_normed(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                        struct stash *stash)
 {
     struct norm_shape norm = unit_norm(part, shape);
-    connect_forward(part, unit, frame, stash);
     part->kernels->norm_forward(&part->ctx, &norm, stash->normed[0], stash->mean[0], stash->rstd[0],
                                 connect_input(part, unit, frame, 0),
                                 unit_weight(part, unit, PARAM_FINAL_NORM, 0),
                                 unit_bias(part, unit, PARAM_FINAL_NORM, 0));
 }
 
-void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
+/* Adds the loss of the chunk at row `first`. dlogits: NULL, or where its gradient goes, which may be where
+ * the logits are. */
+static void chunk_loss(struct part *part, int unit, int frame, const void *normed, size_t first,
+                       float *logits, void *dlogits)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
+    const struct frame *of = &part->now->frame[frame];
+    size_t rows = chunk_rows(part, shape, first);
+    part->kernels->logits_forward(&part->ctx, logits, part_at(part, normed, first * shape->D),
+                                  unit_weight(part, unit, PARAM_OUTPUT, 0), rows, shape->D,
+                                  shape->V);
+    part->kernels->xent(&part->ctx, of->loss, dlogits, logits, of->targets + first, of->loss_scale,
+                        rows, shape->V);
+}
+
+void head_forward(struct part *part, int unit, int frame)
+{
+    const struct unit_shape *shape = unit_shape(part->model, unit);
+    const struct frame *of = &part->now->frame[frame];
     struct stash *stash = part_stash(part, unit, frame);
-    form_inner(part, shape, unit, frame, stash);
-    const int32_t *targets = part->now->frame[frame].targets;
-    part->kernels->zero(&part->ctx, out_loss, sizeof *out_loss);
-    for (size_t first = 0; targets && first < shape->N; first += part->head_rows) {
-        size_t rows = shape->N - first < part->head_rows ? shape->N - first : part->head_rows;
-        head_chunk(part, shape, unit, stash, targets, first, rows, loss_scale, out_loss);
+    connect_forward(part, unit, frame, stash);
+    if (!part->forward_only) {
+        return;
+    }
+    form_normed(part, shape, unit, frame, stash);
+    part->kernels->zero(&part->ctx, of->loss, sizeof *of->loss);
+    for (size_t first = 0; of->targets && first < shape->N; first += part->head_rows) {
+        chunk_loss(part, unit, frame, stash->normed[0], first, part->logits, NULL);
     }
 }
 
-/* What the layout did not keep since the forward. The normed input did its work there. */
-static void form_again(struct part *part, const struct unit_shape *shape, int unit, int frame)
+/* The connector's input, where the layout did not keep it since the forward. */
+static void form_input(struct part *part, int unit, int frame, struct stash *stash)
 {
-    struct stash *stash = part_recomputed(part, unit);
     if (part->model->recompute == RECOMPUTE_SELECTIVE) {
-        connect_form_again(part, unit, frame, stash);
+        connect_recompute(part, unit, frame, stash);
     } else if (part->model->recompute == RECOMPUTE_FULL) {
-        form_inner(part, shape, unit, frame, stash);
+        connect_forward(part, unit, frame, stash);
+    }
+}
+
+/* From the normed input to the loss and back: the gradients of the logits, and (in dnormed, [N, D]) of the
+ * normed input. */
+static void loss_backward(struct part *part, int unit, int frame, void *dnormed)
+{
+    const struct unit_shape *shape = unit_shape(part->model, unit);
+    const struct frame *of = &part->now->frame[frame];
+    const void *normed = part_backward_stash(part, unit)->normed[0];
+    size_t element = dtype_size(part->model->dtype);
+    part->kernels->zero(&part->ctx, of->loss, sizeof *of->loss);
+    for (size_t first = 0; first < shape->N; first += part->head_rows) {
+        unsigned char *dlogits = part_backward_of(part, unit)->dlogits, *dinput = dnormed;
+        dlogits += first * shape->V * element;
+        dinput += first * shape->D * element;
+        float *logits = element == sizeof(float) ? (float *)(void *)dlogits : part->logits;
+        chunk_loss(part, unit, frame, normed, first, logits, dlogits);
+        part->kernels->linear_backward_input(&part->ctx, dinput, false, dlogits,
+                                             unit_weight(part, unit, PARAM_OUTPUT, 0),
+                                             chunk_rows(part, shape, first), shape->D, shape->V);
     }
 }
 
 void head_backward(struct part *part, int unit, int frame)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct stash *stash = part_recomputed(part, unit);
-    struct backward *back = part_backward_of(part, unit);
+    struct stash *stash = part_backward_stash(part, unit);
+    struct backward *backward = part_backward_of(part, unit);
     struct norm_shape norm = unit_norm(part, shape);
+    void *dnormed = part->scratch[1];
     bool accumulate;
-    form_again(part, shape, unit, frame);
+    form_input(part, unit, frame, stash);
+    form_normed(part, shape, unit, frame, stash);
+    loss_backward(part, unit, frame, dnormed);
     void *dinput = connect_input_gradient(part, unit, 0, &accumulate);
-    part->kernels->norm_backward(&part->ctx, &norm, dinput, accumulate, back->dscale[0],
-                                 back->dbias[0], stash->dnormed,
-                                 connect_input(part, unit, frame, 0), stash->mean[0],
-                                 stash->rstd[0], unit_weight(part, unit, PARAM_FINAL_NORM, 0));
+    part->kernels->norm_backward(&part->ctx, &norm, dinput, accumulate, backward->dscale[0],
+                                 backward->dbias[0], dnormed, connect_input(part, unit, frame, 0),
+                                 stash->mean[0], stash->rstd[0],
+                                 unit_weight(part, unit, PARAM_FINAL_NORM, 0));
     connect_backward(part, unit, frame);
 }
 
 void head_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
+    const struct backward *backward = part_backward_of(part, unit);
+    part->kernels->linear_backward_weight(
+        &part->ctx, unit_gradient(part, unit, PARAM_OUTPUT, 0), NULL, backward->dlogits,
+        part_backward_stash(part, unit)->normed[0], shape->N, shape->D, shape->V);
     part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_FINAL_NORM, 0),
-                                  part_backward_of(part, unit)->dscale[0], shape->D);
-    unit_accumulate_bias(part, unit, PARAM_FINAL_NORM, 0, part_backward_of(part, unit)->dbias[0],
-                         shape->D);
+                                  backward->dscale[0], shape->D);
+    unit_accumulate_bias(part, unit, PARAM_FINAL_NORM, 0, backward->dbias[0], shape->D);
     connect_weight_gradient(part, unit, frame);
 }
 
-/* A chunk at a time, as in the forward. */
+/* A chunk at a time, as for the loss. */
 status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows, float *out)
 {
     int unit = part->model->graph.units - 1;
     const struct unit_shape *shape = unit_shape(part->model, unit);
     part->now = &part->stage[part->stage_of[unit]];
-    const struct stash *stash = part_stash(part, unit, frame);
+    const struct stash *stash = part_view(part, unit, frame);
     int64_t most = (int64_t)part->head_rows;
     for (int64_t done = 0; done < rows; done += most) {
         size_t chunk = (size_t)(rows - done < most ? rows - done : most);

@@ -16,9 +16,11 @@ static struct arena *home_of(const struct layout *l, enum lifetime lifetime)
     case CHEAP:
         return l->training && l->model->recompute == RECOMPUTE_NONE ? l->homes->frame
                                                                     : l->homes->shared;
-    case LEFT:
+    case ALONE:
+        return l->homes->shared;
+    case UNTIL_GRAD:
         return l->homes->backward;
-    case OWN:
+    case UNTIL_W:
         break;
     }
     return full ? l->homes->shared : l->homes->backward;
@@ -81,6 +83,14 @@ static void layout_ffn(const struct layout *l, struct stash *out)
     out->activated = layout_tensor(l, CHEAP, shape->N, shape->F);
 }
 
+static void layout_head(const struct layout *l, struct stash *out)
+{
+    const struct unit_shape *shape = l->shape;
+    out->normed[0] = layout_tensor(l, ALONE, shape->N, shape->D);
+    out->rstd[0] = layout_floats(l, ALONE, shape->N);
+    out->mean[0] = shape->norm == NORM_LAYER ? layout_floats(l, ALONE, shape->N) : NULL;
+}
+
 void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
                   struct stash *out)
 {
@@ -101,8 +111,7 @@ void stash_layout(const struct model *model, int unit, bool training, const stru
         layout_ffn(&l, out);
         break;
     case UNIT_HEAD:
-        layout_input_norms(&l, out);
-        out->dnormed = training ? layout_tensor(&l, KEY, shape->N, shape->D) : NULL;
+        layout_head(&l, out);
         break;
     }
 }
@@ -117,13 +126,13 @@ static void layout_recomputed(const struct layout *l, struct backward *out)
     bool norms = shape->kind == UNIT_ATTENTION || shape->kind == UNIT_FFN;
     int inputs = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
     for (int c = 0; selective && norms && c < inputs; c++) {
-        out->normed[c] = layout_tensor(l, LEFT, shape->N, shape->D);
+        out->normed[c] = layout_tensor(l, UNTIL_GRAD, shape->N, shape->D);
     }
-    for (int c = inputs; c < INPUTS; c++) {
+    for (int c = inputs; norms && c < INPUTS; c++) {
         out->normed[c] = out->normed[0];
     }
     if (selective && shape->kind == UNIT_FFN) {
-        out->activated = layout_tensor(l, LEFT, shape->N, shape->F);
+        out->activated = layout_tensor(l, UNTIL_GRAD, shape->N, shape->F);
     }
 }
 
@@ -132,9 +141,9 @@ static void layout_norm_shares(const struct layout *l, int inputs, struct backwa
     const struct unit_shape *shape = l->shape;
     for (int c = 0; c < INPUTS; c++) {
         bool own = c < inputs;
-        out->dscale[c] = own ? layout_floats(l, OWN, shape->D) : out->dscale[0];
+        out->dscale[c] = own ? layout_floats(l, UNTIL_W, shape->D) : out->dscale[0];
         out->dbias[c] = !own                        ? out->dbias[0]
-                        : shape->norm == NORM_LAYER ? layout_floats(l, OWN, shape->D)
+                        : shape->norm == NORM_LAYER ? layout_floats(l, UNTIL_W, shape->D)
                                                     : NULL;
     }
 }
@@ -144,14 +153,23 @@ static void layout_attention_backward(const struct layout *l, struct backward *o
     const struct unit_shape *shape = l->shape;
     layout_norm_shares(l, shape->shared_input ? 1 : INPUTS, out);
     if (!shape->qk_norm) {
-        out->dq = layout_tensor(l, OWN, shape->N, shape->H * shape->E);
-        out->dk = layout_tensor(l, OWN, shape->N, shape->G * shape->E);
+        out->dq = layout_tensor(l, UNTIL_W, shape->N, shape->H * shape->E);
+        out->dk = layout_tensor(l, UNTIL_W, shape->N, shape->G * shape->E);
     }
-    out->dv = layout_tensor(l, OWN, shape->N, shape->G * shape->E);
+    out->dv = layout_tensor(l, UNTIL_W, shape->N, shape->G * shape->E);
     if (shape->qk_norm) {
-        out->dq_scale = layout_floats(l, OWN, shape->E);
-        out->dk_scale = layout_floats(l, OWN, shape->E);
+        out->dq_scale = layout_floats(l, UNTIL_W, shape->E);
+        out->dk_scale = layout_floats(l, UNTIL_W, shape->E);
     }
+}
+
+/* B forms the norm in any case; with full recomputation the stash that it forms again stays until W. */
+static void layout_head_backward(const struct layout *l, struct backward *out)
+{
+    const struct unit_shape *shape = l->shape;
+    bool full = l->model->recompute == RECOMPUTE_FULL;
+    out->normed[0] = full ? NULL : layout_tensor(l, UNTIL_W, shape->N, shape->D);
+    out->dlogits = layout_tensor(l, UNTIL_W, shape->N, shape->V);
 }
 
 static void backward_layout(const struct model *model, int unit, const struct homes *homes,
@@ -173,49 +191,50 @@ static void backward_layout(const struct model *model, int unit, const struct ho
         break;
     case UNIT_HEAD:
         layout_norm_shares(&l, 1, out);
+        layout_head_backward(&l, out);
         break;
     }
 }
 
 void unit_layout_backward(const struct model *model, int unit, struct arena *backward,
-                          struct arena *shared, struct stash *out_again, struct backward *out)
+                          struct arena *shared, struct stash *out_recomputed, struct backward *out)
 {
     bool full = model->recompute == RECOMPUTE_FULL, own = full && !model->weights_at_once;
     struct arena nowhere;
     struct homes homes = {&nowhere, backward, own ? backward : shared};
     arena_init_measure(&nowhere);
-    memset(out_again, 0, sizeof *out_again);
-    if (full) { /* what is in a frame stays there: its places in `again` are NULL */
-        stash_layout(model, unit, true, &homes, out_again);
+    memset(out_recomputed, 0, sizeof *out_recomputed);
+    if (full) { /* what is in a frame stays there: its places in `recomputed` are NULL */
+        stash_layout(model, unit, true, &homes, out_recomputed);
     }
     backward_layout(model, unit, &homes, out);
 }
 
 _Static_assert(sizeof(struct stash) % sizeof(void *) == 0, "a stash is pointers alone");
 
-void stash_recomputed(const struct model *model, const struct stash *again,
-                      const struct backward *back, struct stash *stash)
+void stash_view(const struct model *model, const struct stash *recomputed,
+                const struct backward *backward, struct stash *stash)
 {
     void *from[sizeof(struct stash) / sizeof(void *)], *to[sizeof(struct stash) / sizeof(void *)];
-    memcpy(from, again, sizeof from);
+    memcpy(from, recomputed, sizeof from);
     memcpy(to, stash, sizeof to);
     for (size_t i = 0; i < sizeof to / sizeof to[0]; i++) {
         to[i] = from[i] ? from[i] : to[i];
     }
     memcpy(stash, to, sizeof to);
     for (int c = 0; c < INPUTS; c++) {
-        stash->normed[c] = back->normed[c] ? back->normed[c] : stash->normed[c];
+        stash->normed[c] = backward->normed[c] ? backward->normed[c] : stash->normed[c];
     }
-    stash->activated = back->activated ? back->activated : stash->activated;
-    connect_stash_recomputed(model, back, stash);
+    stash->activated = backward->activated ? backward->activated : stash->activated;
+    connect_stash_view(model, backward, stash);
 }
 
 void unit_measure(const struct model *model, int unit, bool training, struct unit_bytes *out)
 {
     struct arena frame, backward, shared;
     struct homes homes = {&frame, &backward, &shared};
-    struct stash stash, again;
-    struct backward back;
+    struct stash stash, recomputed;
+    struct backward leaves;
     arena_init_measure(&frame);
     arena_init_measure(&backward);
     arena_init_measure(&shared);
@@ -223,7 +242,7 @@ void unit_measure(const struct model *model, int unit, bool training, struct uni
     size_t forward = shared.used;
     if (training) {
         shared.used = 0;
-        unit_layout_backward(model, unit, &backward, &shared, &again, &back);
+        unit_layout_backward(model, unit, &backward, &shared, &recomputed, &leaves);
     }
     size_t most = shared.used > forward ? shared.used : forward;
     *out = (struct unit_bytes){(int64_t)frame.used, (int64_t)backward.used, (int64_t)most};

@@ -7,16 +7,17 @@
  * Where a tensor lives follows from who reads it after F, and from what is formed again:
  *
  *     lifetime                                               none     selective  full      evaluation
- *     KEY    keys; what a later unit reads besides; the    frame    frame      frame     frame
- *            head's dnormed
+ *     KEY    keys; what a later unit reads besides         frame    frame      frame     frame
  *     CORE   projections, attention, gate and up, the      frame    frame      shared    shared
  *            generator; statistics of norms
  *     CHEAP  mixed inputs, normed inputs, queries and      frame    shared     shared    shared
  *            keys after norm and rotation, the activation
- *     LEFT   what B leaves for GRAD                         backward backward   backward
- *     OWN    what B leaves for W                            backward backward   shared
+ *     ALONE  what F or B uses within itself: the head's    shared   shared     shared    shared
+ *            norm
+ *     UNTIL_GRAD   what B leaves for GRAD                         backward backward   backward
+ *     UNTIL_W    what B leaves for W                            backward backward   shared
  *
- * With full recomputation and W not at once, B forms CORE, CHEAP and OWN in backward memory of the unit's
+ * With full recomputation and W not at once, B forms CORE, CHEAP and UNTIL_W in backward memory of the unit's
  * own, where they stay until W.
  *
  * CHEAP is two thirds of an attention's frame and two fifths of an FFN's, and costs memory traffic alone:
@@ -35,7 +36,7 @@
 #include "base/arena.h"
 #include "model/shape.h"
 
-enum lifetime { KEY, CORE, CHEAP, LEFT, OWN };
+enum lifetime { KEY, CORE, CHEAP, ALONE, UNTIL_GRAD, UNTIL_W };
 
 /* Room for the pointers of a connector's own struct, which it lays over it (connect_stash_of). */
 enum { CONNECT_POINTERS = 32 };
@@ -53,8 +54,6 @@ struct stash {
     /* FFN */
     /* [N, F]. B writes the gradients of gate and up over these: nothing else reads them after it. */
     void *gate, *up, *activated;
-    /* head */
-    void *dnormed; /* [N, D] gradient of the normed input, made by the forward */
 };
 
 struct backward {
@@ -68,9 +67,10 @@ struct backward {
     float *dscale[INPUTS];      /* [D] this microbatch's share of the norm scales' gradients */
     float *dbias[INPUTS];       /* [D] and of the norms' biases (LayerNorm) */
     float *dq_scale, *dk_scale; /* [E] */
-    /* Formed again for W (selective), instead of the stash's: [N, D], [N, F]. */
+    /* Formed by B for W, instead of the stash's: [N, D], [N, F] (selective; the head's always). */
     void *normed[INPUTS];
     void *activated;
+    void *dlogits; /* [N, V], the head's */
 };
 
 /* Where a unit's tensors may live. */
@@ -95,13 +95,13 @@ float *layout_floats(const struct layout *layout, enum lifetime lifetime, size_t
 void stash_layout(const struct model *model, int unit, bool training, const struct homes *homes,
                   struct stash *out);
 /* What B leaves for GRAD and W, and (full recomputation) what it forms again for itself and them: in
- * `shared` if the model's W follows B at once, else in memory of the unit's own. *out_again has NULL where
+ * `shared` if the model's W follows B at once, else in memory of the unit's own. *out_recomputed has NULL where
  * nothing is formed again. */
 void unit_layout_backward(const struct model *model, int unit, struct arena *backward,
-                          struct arena *shared, struct stash *out_again, struct backward *out);
+                          struct arena *shared, struct stash *out_recomputed, struct backward *out);
 /* Turns the stash that F writes into the one that B (which forms some of it again), GRAD and W see. */
-void stash_recomputed(const struct model *model, const struct stash *again,
-                      const struct backward *back, struct stash *stash);
+void stash_view(const struct model *model, const struct stash *recomputed,
+                const struct backward *backward, struct stash *stash);
 void unit_measure(const struct model *model, int unit, bool training, struct unit_bytes *out);
 
 #endif

@@ -245,13 +245,17 @@ float *part_values(const struct part *part, enum store_kind kind, int param);
 MUST_USE status_t part_read(const struct part *part, const struct slice *slice, float *out);
 MUST_USE status_t part_write(struct part *part, const struct slice *slice, const float *in);
 
-/* In what follows `stage` is an index of part_options.stage, `frame` one of its frames, `back` one of its
+/* In what follows `stage` is an index of part_options.stage, `frame` one of its frames, `slot` one of its
  * backward memories; those of `unit` are of the unit's stage.
  *
  * Tokens of a frame's microbatch (where the part lives): inputs, targets [B*T] (borrowed until the frame is
  * reused). Inputs are looked at by the embedding, targets by the head; either may be NULL elsewhere. */
 void part_set_tokens(struct part *part, int stage, int frame, const int32_t *inputs,
                      const int32_t *targets);
+/* Where the head puts the loss of the frame's microbatch (where the part lives): *out = sum over tokens of
+ * -log p(target), made by the head's F if no backward follows, else by its B. Gradients are those of the
+ * loss times `scale`. */
+void part_set_loss(struct part *part, int stage, int frame, float scale, double *out);
 /* Document starts of the frame's microbatch: first[t] = position in its sequence where token t's document
  * begins; attention sees first[t]..t; position[t] = t mod T - first[t]. NULL = one document. [B*T],
  * borrowed like the tokens. */
@@ -262,26 +266,25 @@ void part_set_documents(struct part *part, int stage, int frame, const int32_t *
 void part_set_key(struct part *part, int stage, int frame, int key, const void *where);
 const void *part_key(const struct part *part, int stage, int frame, int key);
 /* Where the gradient of a key is formed for the microbatch in a backward memory. */
-void part_set_key_gradient(struct part *part, int stage, int back, int key, void *where);
+void part_set_key_gradient(struct part *part, int stage, int slot, int key, void *where);
 
-/* Forward of a unit. For the head: *out_loss (where the part lives) = sum over tokens of -log p(target) (others leave it
- * alone); when training, also gradients for the loss times loss_scale. */
-void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
+/* Forward of a unit. */
+void part_forward(struct part *part, int unit, int frame);
 /* Gradients of a unit's inputs, from those of its outputs (part_key_gradient formed before). */
-void part_backward(struct part *part, int unit, int frame, int back);
+void part_backward(struct part *part, int unit, int frame, int slot);
 /* Adds the microbatch's weight gradients of a unit. */
-void part_weight_gradient(struct part *part, int unit, int frame, int back);
+void part_weight_gradient(struct part *part, int unit, int frame, int slot);
 /* A key's gradient on a stage. */
 struct key_sum {
-    int stage, frame, back, key;
+    int stage, frame, slot, key;
     const struct add
         *adds; /* [count] in this order, the first onto zero unless a sum was received */
     int count;
     const void *partial; /* [N, D] for ADD_PARTIAL */
 };
 void part_key_gradient(struct part *part, const struct key_sum *sum);
-/* To the host: logits [rows, V] f32 of rows [first, first + rows) of the head's last forward, which was of
- * this frame. */
+/* To the host: logits [rows, V] f32 of rows [first, first + rows) of the head's last operation, which was of
+ * this frame: an F that no backward follows, or a B. */
 MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows,
                               float *out);
 

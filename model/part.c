@@ -90,7 +90,6 @@ static void lay_workspace(struct part *part, const struct part_options *options,
         max_size(max_size(limits->D, limits->H * limits->E), max_size(limits->F, limits->K));
     bool head = options_have(options, part->model->graph.units - 1);
     size_t logits = head ? part->head_rows * limits->V : 0;
-    bool beside = part->training && element != sizeof(float);
     part->ctx.workspace_bytes = kernels_workspace(part->kernels, limits);
     part->ctx.workspace = arena_alloc(arena, part->ctx.workspace_bytes);
     part->scratch[0] = arena_alloc(arena, N * width * element);
@@ -100,7 +99,6 @@ static void lay_workspace(struct part *part, const struct part_options *options,
     part->sine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
     part->squares = arena_alloc(arena, (size_t)part->store.params * sizeof(double));
     part->logits = arena_alloc(arena, logits * sizeof(float));
-    part->dlogits = beside ? arena_alloc(arena, logits * element) : part->logits;
     for (int u = 0; u < part->model->graph.units; u++) {
         size_t count = 0;
         if (options_have(options, u)) {
@@ -246,19 +244,19 @@ struct stash *part_stash(const struct part *part, int unit, int frame)
     return &part->now->frame[frame].stash[place];
 }
 
-struct stash *part_recomputed(const struct part *part, int unit)
+struct stash *part_backward_stash(const struct part *part, int unit)
 {
-    return &part->back->recomputed[part_place(part, unit)];
+    return &part->backward->view[part_place(part, unit)];
 }
 
 struct stash *part_view(const struct part *part, int unit, int frame)
 {
-    return part->back ? part_recomputed(part, unit) : part_stash(part, unit, frame);
+    return part->backward ? part_backward_stash(part, unit) : part_stash(part, unit, frame);
 }
 
 struct backward *part_backward_of(const struct part *part, int unit)
 {
-    return &part->back->backward[part_place(part, unit)];
+    return &part->backward->unit[part_place(part, unit)];
 }
 
 struct norm_shape unit_norm(const struct part *part, const struct unit_shape *shape)
@@ -312,6 +310,13 @@ void part_set_tokens(struct part *part, int stage, int frame, const int32_t *inp
     of->targets = targets;
 }
 
+void part_set_loss(struct part *part, int stage, int frame, float scale, double *out)
+{
+    struct frame *of = part_frame(part, stage, frame);
+    of->loss_scale = scale;
+    of->loss = out;
+}
+
 void part_set_documents(struct part *part, int stage, int frame, const int32_t *first,
                         const int32_t *position)
 {
@@ -340,10 +345,10 @@ const void *part_read_key(const struct part *part, int frame, int key)
     return part->now->frame[frame].key[key];
 }
 
-void part_set_key_gradient(struct part *part, int stage, int back, int key, void *where)
+void part_set_key_gradient(struct part *part, int stage, int slot, int key, void *where)
 {
-    CHECK(back >= 0 && back < part->stage[stage].backwards, "no backward memory %d", back);
-    part->stage[stage].back[back].key_gradient[key] = where;
+    CHECK(slot >= 0 && slot < part->stage[stage].backwards, "no backward memory %d", slot);
+    part->stage[stage].backward[slot].key_gradient[key] = where;
 }
 
 void part_time(struct part *part, struct timeline *timeline)

@@ -9,13 +9,15 @@ struct frame {
     struct stash *stash; /* [units of the stage] as F sees it */
     const void **key;    /* [keys of the graph] */
     const int32_t *inputs, *targets, *first, *position;
+    float loss_scale;
+    double *loss;
 };
 
 /* A microbatch from its B to its W. */
-struct back {
-    struct backward *backward; /* [units of the stage] */
-    struct stash *again;      /* [units] what B forms again in memory of its own; NULLs elsewhere */
-    struct stash *recomputed; /* [units] as B, GRAD and W see it, from B on */
+struct backward_memory {
+    struct backward *unit;    /* [units of the stage] */
+    struct stash *recomputed; /* [units] what B forms again in memory of its own; NULLs elsewhere */
+    struct stash *view;       /* [units] as B, GRAD and W see it, from B on */
     void **key_gradient;      /* [keys of the graph] */
 };
 
@@ -23,7 +25,7 @@ struct stage_memory {
     int *unit; /* [units] */
     int units, frames, backwards;
     struct frame *frame;
-    struct back *back;
+    struct backward_memory *backward;
 };
 
 struct part {
@@ -41,16 +43,15 @@ struct part {
     struct store store;
     /* What the operation under way works in. */
     struct stage_memory *now;
-    struct back *back;    /* NULL in a forward */
-    void **key_gradient;  /* back->key_gradient */
-    float *cosine, *sine; /* [T, R/2] rotary table */
-    void *scratch[3];     /* [N, max(D, H*E, F, K)] x 2, [N, G, E] (training) */
-    float **constants;    /* [units of the graph] the connector's, where the part lives */
-    double *squares;      /* [params] where the part lives */
-    float *logits;        /* [head_rows, V], part with the head */
-    void *dlogits;        /* the same of the dtype; in float32 the logits' own place */
-    size_t head_rows;     /* head_chunk_rows, or all if they are fewer */
-    int open;             /* recompute full, weights at once: unit whose W is due; else -1 */
+    struct backward_memory *backward; /* NULL in a forward */
+    void **key_gradient;              /* backward->key_gradient */
+    float *cosine, *sine;             /* [T, R/2] rotary table */
+    void *scratch[3];                 /* [N, max(D, H*E, F, K)] x 2, [N, G, E] (training) */
+    float **constants; /* [units of the graph] the connector's, where the part lives */
+    double *squares;   /* [params] where the part lives */
+    float *logits;     /* [head_rows, V], part with the head */
+    size_t head_rows;  /* head_chunk_rows, or all if they are fewer */
+    int open;          /* recompute full, weights at once: unit whose W is due; else -1 */
     struct arena frame_arena, backward_arena, workspace_arena;
 };
 
@@ -65,7 +66,7 @@ void part_destroy_stages(struct part *part);
 /* Of the stage under way. As F sees it; as B, GRAD and W of the microbatch under way do; whichever of the
  * two the operation under way is. */
 struct stash *part_stash(const struct part *part, int unit, int frame);
-struct stash *part_recomputed(const struct part *part, int unit);
+struct stash *part_backward_stash(const struct part *part, int unit);
 struct stash *part_view(const struct part *part, int unit, int frame);
 struct backward *part_backward_of(const struct part *part, int unit);
 const void *part_read_key(const struct part *part, int frame, int key);
@@ -90,8 +91,7 @@ struct norm_shape unit_rms_norm(const struct part *part, const struct unit_shape
 
 /* ---- the units ---- */
 
-/* Tokens of the head's chunk: logits of no more rows than this exist at once. The output's gradient is
- * added up chunk by chunk, so the chunk belongs to the order of additions: by the dtype alone. */
+/* Tokens of the head's chunk: logits of no more rows than this exist at once. */
 size_t head_chunk_rows(enum dtype dtype);
 
 void attention_forward(struct part *part, int unit, int frame);
@@ -100,7 +100,7 @@ void attention_weight_gradient(struct part *part, int unit, int frame);
 void ffn_forward(struct part *part, int unit, int frame);
 void ffn_backward(struct part *part, int unit, int frame);
 void ffn_weight_gradient(struct part *part, int unit, int frame);
-void head_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss);
+void head_forward(struct part *part, int unit, int frame);
 void head_backward(struct part *part, int unit, int frame);
 void head_weight_gradient(struct part *part, int unit, int frame);
 

@@ -19,13 +19,14 @@ static status_t create_frame(const struct part *part, struct stage_memory *stage
     return frame->stash && frame->key ? STATUS_OK : no_memory("a frame");
 }
 
-static status_t create_back(const struct part *part, struct stage_memory *stage, struct back *back)
+static status_t create_backward(const struct part *part, struct stage_memory *stage,
+                                struct backward_memory *memory)
 {
-    back->backward = calloc((size_t)stage->units, sizeof *back->backward);
-    back->again = calloc((size_t)stage->units, sizeof *back->again);
-    back->recomputed = calloc((size_t)stage->units, sizeof *back->recomputed);
-    back->key_gradient = calloc((size_t)part->model->graph.keys, sizeof *back->key_gradient);
-    return back->backward && back->again && back->recomputed && back->key_gradient
+    memory->unit = calloc((size_t)stage->units, sizeof *memory->unit);
+    memory->recomputed = calloc((size_t)stage->units, sizeof *memory->recomputed);
+    memory->view = calloc((size_t)stage->units, sizeof *memory->view);
+    memory->key_gradient = calloc((size_t)part->model->graph.keys, sizeof *memory->key_gradient);
+    return memory->unit && memory->recomputed && memory->view && memory->key_gradient
                ? STATUS_OK
                : no_memory("a backward memory");
 }
@@ -37,8 +38,8 @@ static status_t create_stage(struct part *part, int index, const struct part_sta
         .units = from->units, .frames = from->frames, .backwards = from->backwards};
     stage->unit = malloc((size_t)from->units * sizeof *stage->unit);
     stage->frame = calloc((size_t)from->frames, sizeof *stage->frame);
-    stage->back = calloc((size_t)from->backwards + 1, sizeof *stage->back);
-    if (!stage->unit || !stage->frame || !stage->back) {
+    stage->backward = calloc((size_t)from->backwards + 1, sizeof *stage->backward);
+    if (!stage->unit || !stage->frame || !stage->backward) {
         return no_memory("a stage");
     }
     for (int u = 0; u < from->units; u++) {
@@ -50,7 +51,7 @@ static status_t create_stage(struct part *part, int index, const struct part_sta
         TRY(create_frame(part, stage, &stage->frame[f]));
     }
     for (int b = 0; b < stage->backwards; b++) {
-        TRY(create_back(part, stage, &stage->back[b]));
+        TRY(create_backward(part, stage, &stage->backward[b]));
     }
     return STATUS_OK;
 }
@@ -99,15 +100,15 @@ static void lay_frames(struct part *part, struct stage_memory *stage, const stru
     }
 }
 
-static void lay_backs(struct part *part, struct stage_memory *stage, struct arena *backward,
-                      struct arena *shared)
+static void lay_backwards(struct part *part, struct stage_memory *stage, struct arena *backward,
+                          struct arena *shared)
 {
     for (int b = 0; b < stage->backwards; b++) {
         for (int u = 0; u < stage->units; u++) {
-            struct back *back = &stage->back[b];
+            struct backward_memory *memory = &stage->backward[b];
             shared->used = 0;
-            unit_layout_backward(part->model, stage->unit[u], backward, shared, &back->again[u],
-                                 &back->backward[u]);
+            unit_layout_backward(part->model, stage->unit[u], backward, shared,
+                                 &memory->recomputed[u], &memory->unit[u]);
         }
     }
 }
@@ -122,7 +123,7 @@ static void lay_stages(struct part *part, struct arena *frames, struct arena *ba
     struct homes homes = {frames, backward, &shared};
     for (int s = 0; s < part->stages; s++) {
         lay_frames(part, &part->stage[s], &homes);
-        lay_backs(part, &part->stage[s], backward, &shared);
+        lay_backwards(part, &part->stage[s], backward, &shared);
     }
 }
 
@@ -171,15 +172,15 @@ void part_destroy_stages(struct part *part)
             free(stage->frame[f].stash);
             free(stage->frame[f].key);
         }
-        for (int b = 0; stage->back && b < stage->backwards; b++) {
-            free(stage->back[b].backward);
-            free(stage->back[b].again);
-            free(stage->back[b].recomputed);
-            free(stage->back[b].key_gradient);
+        for (int b = 0; stage->backward && b < stage->backwards; b++) {
+            free(stage->backward[b].unit);
+            free(stage->backward[b].recomputed);
+            free(stage->backward[b].view);
+            free(stage->backward[b].key_gradient);
         }
         free(stage->unit);
         free(stage->frame);
-        free(stage->back);
+        free(stage->backward);
     }
     free(part->stage);
     free(part->stage_of);

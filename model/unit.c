@@ -1,16 +1,16 @@
 /* unit.c - forward, backward and weight gradients of any unit: one switch each. */
 #include "model/connect/connect.h"
 
-/* From here on operations work in the unit's stage, and (back >= 0) in that backward memory. */
-static void unit_enter(struct part *part, int unit, int back)
+/* From here on operations work in the unit's stage, and (slot >= 0) in that backward memory. */
+static void unit_enter(struct part *part, int unit, int slot)
 {
     CHECK(part_has(part, unit), "unit %d is not of this part", unit);
     part->now = &part->stage[part->stage_of[unit]];
-    part->back = back >= 0 ? &part->now->back[back] : NULL;
-    part->key_gradient = back >= 0 ? part->back->key_gradient : NULL;
+    part->backward = slot >= 0 ? &part->now->backward[slot] : NULL;
+    part->key_gradient = slot >= 0 ? part->backward->key_gradient : NULL;
 }
 
-void part_forward(struct part *part, int unit, int frame, float loss_scale, double *out_loss)
+void part_forward(struct part *part, int unit, int frame)
 {
     const struct model *model = part->model;
     unit_enter(part, unit, -1);
@@ -30,20 +30,19 @@ void part_forward(struct part *part, int unit, int frame, float loss_scale, doub
         ffn_forward(part, unit, frame);
         break;
     case UNIT_HEAD:
-        head_forward(part, unit, frame, loss_scale, out_loss);
+        head_forward(part, unit, frame);
         break;
     }
 }
 
-void part_backward(struct part *part, int unit, int frame, int back)
+void part_backward(struct part *part, int unit, int frame, int slot)
 {
     CHECK(!part->forward_only, "backward after forwards that have none");
-    unit_enter(part, unit, back);
+    unit_enter(part, unit, slot);
     int place = part->place_of[unit];
-    struct stash *recomputed = &part->back->recomputed[place];
-    *recomputed = *part_stash(part, unit, frame);
-    stash_recomputed(part->model, &part->back->again[place], &part->back->backward[place],
-                     recomputed);
+    struct stash *view = &part->backward->view[place];
+    *view = *part_stash(part, unit, frame);
+    stash_view(part->model, &part->backward->recomputed[place], &part->backward->unit[place], view);
     if (part->model->recompute == RECOMPUTE_FULL && part->model->weights_at_once) {
         CHECK(part->open < 0, "B of unit %d before W of unit %d", unit, part->open);
         part->open = unit;
@@ -63,12 +62,12 @@ void part_backward(struct part *part, int unit, int frame, int back)
     }
 }
 
-void part_weight_gradient(struct part *part, int unit, int frame, int back)
+void part_weight_gradient(struct part *part, int unit, int frame, int slot)
 {
     const struct model *model = part->model;
     bool at_once = model->recompute == RECOMPUTE_FULL && model->weights_at_once;
     CHECK(!at_once || part->open == unit, "W of unit %d does not follow its B", unit);
-    unit_enter(part, unit, back);
+    unit_enter(part, unit, slot);
     part->open = -1;
     switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
@@ -95,6 +94,6 @@ void part_key_gradient(struct part *part, const struct key_sum *sum)
     for (int a = 0; a < sum->count; a++) {
         CHECK(a == 0 || sum->adds[a].read != ADD_RECEIVED, "a received sum comes first");
     }
-    unit_enter(part, part->stage[sum->stage].unit[0], sum->back);
+    unit_enter(part, part->stage[sum->stage].unit[0], sum->slot);
     part->model->connector->add_gradient(part, sum);
 }

@@ -276,7 +276,7 @@ static status_t complete(const struct trainer *trainer, char **text)
 
 static bool wanted(const struct trainer *trainer)
 {
-    return trainer->device && trainer->kernels->dtype == DTYPE_BF16 &&
+    return trainer->place.device && trainer->place.kernels->dtype == DTYPE_BF16 &&
            trainer->config.kernels.algorithms[0];
 }
 
@@ -308,7 +308,8 @@ status_t algorithms_prepare(struct trainer *trainer)
     TRY(group_agree(group, table_load(path, *text)));
     TRY(complete(trainer, text));
     return group_agree(group,
-                       worker_rehearse(trainer->train ? trainer->train : trainer->evaluation));
+                       worker_rehearse(trainer->workers.train ? trainer->workers.train
+                                                              : trainer->workers.evaluation));
 }
 
 uint64_t algorithms_hash(const struct trainer *trainer)

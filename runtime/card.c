@@ -5,8 +5,8 @@
 
 void card_open(struct trainer *trainer)
 {
-    if (trainer->device && trainer->training && trainer->config.logging.card_every > 0) {
-        trainer->card = nvml_open(trainer->device);
+    if (trainer->place.device && trainer->training && trainer->config.logging.card_every > 0) {
+        trainer->card = nvml_open(trainer->place.device);
     }
 }
 
@@ -24,7 +24,7 @@ void card_report(struct trainer *trainer, int64_t step)
         !nvml_read(trainer->card, &now)) {
         return;
     }
-    struct report *report = &trainer->last;
+    struct report *report = &trainer->costs.last;
     report->sm_mhz = now.sm_mhz;
     report->watts = now.watts;
     report->celsius = now.celsius;

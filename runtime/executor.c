@@ -10,7 +10,7 @@ struct walk {
     const int32_t *position; /* with documents */
     float loss_scale;
     const struct worker_hooks *hooks;
-    struct walked *walked; /* on a device */
+    struct walk_record *record; /* on a device */
 };
 
 static int64_t *messages_of(struct worker *worker)
@@ -61,17 +61,18 @@ static void book_wait(struct worker *worker, const struct shipment *shipment, in
 static void find_keys(struct worker *worker, const struct op *op)
 {
     const struct plan *plan = worker->active;
-    int local = worker->local[op->stage];
+    int local = worker->tables.local[op->stage];
     for (int key = 0; key < plan->graph->keys; key++) {
         int home = plan_stage_of(plan, plan->graph->key[key].producer);
-        int shipment = worker->arrives[key];
-        if (home != op->stage && worker->local[home] >= 0) {
+        int shipment = worker->tables.arrives[key];
+        if (home != op->stage && worker->tables.local[home] >= 0) {
             int frame = op->microbatch % plan->stage[home].frames;
             part_set_key(worker->part, local, op->frame, key,
-                         part_key(worker->part, worker->local[home], frame, key));
+                         part_key(worker->part, worker->tables.local[home], frame, key));
         } else if (shipment >= 0) {
             int slot = op->microbatch % plan->shipment[shipment].slots;
-            part_set_key(worker->part, local, op->frame, key, worker->arrival[shipment][slot]);
+            part_set_key(worker->part, local, op->frame, key,
+                         worker->tables.arrival[shipment][slot]);
         }
     }
 }
@@ -79,7 +80,7 @@ static void find_keys(struct worker *worker, const struct op *op)
 /* Slot of the sum in which the operation's stage forms the key's gradient. */
 static void *sum_of(const struct worker *worker, const struct op *op, int key, int slot)
 {
-    return worker->sum[worker->active->stage[op->stage].sum[key]][slot];
+    return worker->tables.sum[worker->active->stage[op->stage].sum[key]][slot];
 }
 
 /* Stops this thread. */
@@ -100,9 +101,9 @@ static status_t walk_wait(struct walk *walk, const struct op *op)
 static status_t walk_put(struct walk *walk, const struct op *op)
 {
     struct worker *worker = walk->worker;
-    const void *source = op->source >= 0
-                             ? sum_of(worker, op, op->key, op->source)
-                             : part_key(worker->part, worker->local[op->stage], op->frame, op->key);
+    const void *source = op->source >= 0 ? sum_of(worker, op, op->key, op->source)
+                                         : part_key(worker->part, worker->tables.local[op->stage],
+                                                    op->frame, op->key);
     return wire_put(worker->wire, op->shipment, op->slot, message_of(worker, op), source);
 }
 
@@ -126,20 +127,28 @@ static status_t walk_group(struct walk *walk, const struct op *op, int count)
     if (op->kind == OP_POST) {
         return wire_post_all(worker->wire, message, count);
     }
-    TRY(ahead_wait_begin(worker, walk->walked, op, group_is_dense(worker, op, count)));
+    TRY(in_flight_wait_begin(worker, walk->record, op, group_is_dense(worker, op, count)));
     TRY(op->kind == OP_WAIT ? wire_wait_all(worker->wire, message, count)
                             : wire_sent_all(worker->wire, message, count));
-    return ahead_wait_end(worker, walk->walked);
+    return in_flight_wait_end(worker, walk->record);
+}
+
+/* After the operation that made the logits. */
+static void show_head(struct worker *worker, const struct op *op)
+{
+    if (op->unit == worker->model->graph.units - 1 && worker->head.fn) {
+        worker->head.fn(worker->head.arg, worker->part, op->frame, op->microbatch);
+    }
 }
 
 static void walk_forward(struct walk *walk, const struct op *op)
 {
     struct worker *worker = walk->worker;
     const struct model *model = worker->model;
-    int last = model->graph.units - 1, local = worker->local[op->stage];
+    int local = worker->tables.local[op->stage];
     int64_t offset = (int64_t)op->microbatch * model->B * model->T;
     const struct batch *batch = &walk->batch;
-    double *loss = worker->device ? worker->loss_there : worker->loss;
+    double *loss = worker->device ? worker->head.loss_on_device : worker->head.loss;
     if (op->unit == worker->active->stage[op->stage].unit[0]) {
         find_keys(worker, op);
         part_set_documents(worker->part, local, op->frame,
@@ -148,11 +157,11 @@ static void walk_forward(struct walk *walk, const struct op *op)
         part_set_tokens(worker->part, local, op->frame,
                         batch->inputs ? batch->inputs + offset : NULL,
                         batch->targets ? batch->targets + offset : NULL);
+        part_set_loss(worker->part, local, op->frame, walk->loss_scale, &loss[op->microbatch]);
     }
-    part_forward(worker->part, op->unit, op->frame, walk->loss_scale,
-                 op->unit == last ? &loss[op->microbatch] : NULL);
-    if (op->unit == last && worker->on_head) {
-        worker->on_head(worker->head_arg, worker->part, op->frame, op->microbatch);
+    part_forward(worker->part, op->unit, op->frame);
+    if (!worker->active->training) {
+        show_head(worker, op);
     }
 }
 
@@ -162,25 +171,26 @@ static void walk_backward(struct walk *walk, const struct op *op)
     struct worker *worker = walk->worker;
     int key = graph_formed_by(&worker->model->graph, op->unit);
     if (key >= 0) {
-        part_set_key_gradient(worker->part, worker->local[op->stage], op->back, key,
+        part_set_key_gradient(worker->part, worker->tables.local[op->stage], op->backward_slot, key,
                               sum_of(worker, op, key, op->slot));
     }
-    part_backward(worker->part, op->unit, op->frame, op->back);
+    part_backward(worker->part, op->unit, op->frame, op->backward_slot);
+    show_head(worker, op);
 }
 
 static void walk_gradient(struct walk *walk, const struct op *op)
 {
     struct worker *worker = walk->worker;
-    int local = worker->local[op->stage];
+    int local = worker->tables.local[op->stage];
     int partial = worker->active->stage[op->stage].partial[op->key];
     struct key_sum sum = {.stage = local,
                           .frame = op->frame,
-                          .back = op->back,
+                          .slot = op->backward_slot,
                           .key = op->key,
                           .adds = worker->active->add + op->first_add,
                           .count = op->adds,
-                          .partial = partial >= 0 ? worker->sum[partial][op->source] : NULL};
-    part_set_key_gradient(worker->part, local, op->back, op->key,
+                          .partial = partial >= 0 ? worker->tables.sum[partial][op->source] : NULL};
+    part_set_key_gradient(worker->part, local, op->backward_slot, op->key,
                           sum_of(worker, op, op->key, op->slot));
     part_key_gradient(worker->part, &sum);
 }
@@ -244,7 +254,7 @@ static status_t walk_op(struct walk *walk, const struct op *op, int count)
         walk_gradient(walk, op);
         return STATUS_OK;
     case OP_W:
-        part_weight_gradient(worker->part, op->unit, op->frame, op->back);
+        part_weight_gradient(worker->part, op->unit, op->frame, op->backward_slot);
         return STATUS_OK;
     case OP_NORM:
         return walk->hooks->norm(walk->hooks->arg);
@@ -267,7 +277,7 @@ static status_t bring(struct walk *walk, int which, const int32_t *here, int32_t
     if (!here || !worker->device) {
         return STATUS_OK;
     }
-    int32_t *pinned = walk->walked->tokens + (size_t)which * most;
+    int32_t *pinned = walk->record->tokens + (size_t)which * most;
     memcpy(pinned, here, count * sizeof *pinned);
     *out = there;
     return device_copy(worker->device, there, pinned, count * sizeof *pinned, worker->stream);
@@ -279,12 +289,12 @@ static status_t bring_batch(struct walk *walk, const struct batch *batch)
     struct worker *worker = walk->worker;
     int64_t T = worker->model->T, count = worker->active->microbatches * worker->model->B * T;
     for (int64_t i = 0; batch->first && i < count; i++) {
-        worker->positions[i] = (int32_t)(i % T) - batch->first[i];
+        worker->tokens.positions[i] = (int32_t)(i % T) - batch->first[i];
     }
-    TRY(bring(walk, 0, batch->inputs, worker->inputs, &walk->batch.inputs));
-    TRY(bring(walk, 1, batch->targets, worker->targets, &walk->batch.targets));
-    TRY(bring(walk, 2, batch->first, worker->first, &walk->batch.first));
-    return bring(walk, 3, batch->first ? worker->positions : NULL, worker->position,
+    TRY(bring(walk, 0, batch->inputs, worker->tokens.inputs, &walk->batch.inputs));
+    TRY(bring(walk, 1, batch->targets, worker->tokens.targets, &walk->batch.targets));
+    TRY(bring(walk, 2, batch->first, worker->tokens.first, &walk->batch.first));
+    return bring(walk, 3, batch->first ? worker->tokens.positions : NULL, worker->tokens.position,
                  &walk->position);
 }
 
@@ -305,7 +315,7 @@ static void rehearse(struct walk *walk)
         } else if (op->kind == OP_GRAD) {
             walk_gradient(walk, op);
         } else if (op->kind == OP_W) {
-            part_weight_gradient(worker->part, op->unit, op->frame, op->back);
+            part_weight_gradient(worker->part, op->unit, op->frame, op->backward_slot);
         }
     }
 }
@@ -314,17 +324,19 @@ status_t worker_rehearse(struct worker *worker)
 {
     size_t bytes = (size_t)(worker->plan->microbatches * worker->model->B * worker->model->T) *
                    sizeof(int32_t);
-    int32_t *const list[] = {worker->inputs, worker->targets, worker->first, worker->position};
-    struct walk walk = {.worker = worker,
-                        .batch = {.inputs = worker->inputs, .targets = worker->targets},
-                        .position = worker->position,
-                        .loss_scale = 1};
+    int32_t *const list[] = {worker->tokens.inputs, worker->tokens.targets, worker->tokens.first,
+                             worker->tokens.position};
+    struct walk walk = {
+        .worker = worker,
+        .batch = {.inputs = worker->tokens.inputs, .targets = worker->tokens.targets},
+        .position = worker->tokens.position,
+        .loss_scale = 1};
     part_forward_only(worker->part, !worker->plan->training);
     for (size_t i = 0; i < sizeof list / sizeof list[0]; i++) {
         TRY(device_fill(worker->device, list[i], 0, bytes, worker->stream));
     }
     rehearse(&walk);
-    walk.batch.first = worker->first; /* masks have kernels of their own */
+    walk.batch.first = worker->tokens.first; /* masks have kernels of their own */
     rehearse(&walk);
     return device_stream_sync(worker->device, worker->stream);
 }
@@ -335,7 +347,7 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
     struct walk walk = {.worker = worker, .loss_scale = loss_scale, .hooks = hooks};
     TRY(worker_prepare(worker));
     if (worker->device) {
-        TRY(ahead_begin(worker, &walk.walked));
+        TRY(in_flight_begin(worker, &walk.record));
     }
     timeline_begin(worker->timeline, worker->stream, "batch", "copies");
     status_t status = bring_batch(&walk, batch);
@@ -353,5 +365,5 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
     atomic_store_explicit(&worker->now, NULL, memory_order_release);
     messages_of(worker)[false] += worker->active->microbatches;
     messages_of(worker)[true] += worker->plan->training ? worker->active->microbatches : 0;
-    return worker->device ? ahead_end(worker, walk.walked) : STATUS_OK;
+    return worker->device ? in_flight_end(worker, walk.record) : STATUS_OK;
 }

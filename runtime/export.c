@@ -90,7 +90,7 @@ status_t trainer_export(struct trainer *trainer, const char *folder)
     struct tensor_entry *entries = NULL;
     bool root = group_rank(trainer->group) == 0;
     TRY(trainer_settle(trainer, NULL));
-    atomic_store_explicit(&trainer->walking, NULL, memory_order_release);
+    atomic_store_explicit(&trainer->workers.walking, NULL, memory_order_release);
     TRY(join(temporary, sizeof temporary, folder, temporary_name[0]));
     status_t status = model_entries(trainer->model, &entries);
     if (status == STATUS_OK && root) {

@@ -14,19 +14,20 @@ static void memory_of_host(const struct worker *worker, struct trainer_memory *o
 
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)
 {
-    const struct worker *worker = trainer->train ? trainer->train : trainer->evaluation;
+    const struct worker *worker =
+        trainer->workers.train ? trainer->workers.train : trainer->workers.evaluation;
     plan_memory(worker->plan, worker->rank, &out->predicted);
     part_memory(worker->part, &out->used);
-    out->arrivals_used = worker->arrival_bytes;
-    out->gradient_slots_used = worker->gradient_bytes;
+    out->arrivals_used = worker->bytes.arrivals;
+    out->gradient_slots_used = worker->bytes.gradients;
     memory_of_host(worker, out);
     out->device_used = 0;
     out->transport_used = 0;
-    size_t room = trainer->room, total;
-    if (trainer->device && !trainer->shares_device &&
-        device_memory(trainer->device, &room, &total) == STATUS_OK) {
-        out->device_used = (int64_t)trainer->room - (int64_t)room;
-        out->transport_used = worker->transport_bytes > 0 ? worker->transport_bytes : 0;
+    size_t room = trainer->place.room, total;
+    if (trainer->place.device && !trainer->place.shares_device &&
+        device_memory(trainer->place.device, &room, &total) == STATUS_OK) {
+        out->device_used = (int64_t)trainer->place.room - (int64_t)room;
+        out->transport_used = worker->bytes.transport > 0 ? worker->bytes.transport : 0;
     }
 }
 
@@ -62,6 +63,6 @@ status_t memory_workspaces(const struct model *model, const struct plan *plan,
 
 status_t trainer_workspaces(const struct trainer *trainer, int64_t *out)
 {
-    return memory_workspaces(trainer->model, trainer_plan(trainer), trainer->kernels,
-                             trainer->threads, out);
+    return memory_workspaces(trainer->model, trainer_plan(trainer), trainer->place.kernels,
+                             trainer->place.threads, out);
 }

@@ -89,9 +89,10 @@ static bool card_idle(char *why, size_t size)
 static status_t open_device(struct trainer *trainer, int devices)
 {
     size_t total;
-    TRY(device_open(DEVICE_CUDA, group_local_rank(trainer->group) % devices, &trainer->device));
-    TRY(device_stream_create(trainer->device, false, &trainer->stream));
-    return device_memory(trainer->device, &trainer->room, &total);
+    TRY(device_open(DEVICE_CUDA, group_local_rank(trainer->group) % devices,
+                    &trainer->place.device));
+    TRY(device_stream_create(trainer->place.device, false, &trainer->place.stream));
+    return device_memory(trainer->place.device, &trainer->place.room, &total);
 }
 
 /* why: of a rank that computes on the host though nobody asked for that. */
@@ -119,28 +120,28 @@ static status_t choose_device(struct trainer *trainer, char *why, size_t size)
     }
     if (host) {
         why[tell ? strlen(why) : 0] = '\0';
-        return kernels_cpu(&trainer->kernels);
+        return kernels_cpu(&trainer->place.kernels);
     }
     TRY(open_device(trainer, devices));
     kernels_cuda_options(
         &(struct kernels_cuda_options){.deterministic = trainer->config.deterministic});
-    return kernels_cuda(bf16 ? DTYPE_BF16 : DTYPE_F32, &trainer->kernels);
+    return kernels_cuda(bf16 ? DTYPE_BF16 : DTYPE_F32, &trainer->place.kernels);
 }
 
 /* ---- what ranks tell each other ---- */
 
-struct place {
+struct place_report {
     unsigned char card[sizeof((struct device_info *)0)->card];
     char where[192]; /* the card, for people */
     char name[128];  /* of the operations */
     char line[640];
 };
 
-static void card_fill(const struct trainer *trainer, struct place *out)
+static void card_fill(const struct trainer *trainer, struct place_report *out)
 {
     struct device_info info;
     char host[64] = "", version[64], driver[96] = "";
-    device_info(trainer->device, &info);
+    device_info(trainer->place.device, &info);
     gethostname(host, sizeof host - 1);
     if (nvml_driver(version, sizeof version)) {
         snprintf(driver, sizeof driver, ", driver %s", version);
@@ -151,30 +152,30 @@ static void card_fill(const struct trainer *trainer, struct place *out)
     memcpy(out->card, info.card, sizeof out->card);
     snprintf(out->where, sizeof out->where, "%s, %s of %s", info.name, info.bus, host);
     snprintf(out->line, sizeof out->line, "computing on %s%s: %s%s%s", info.name, driver,
-             trainer->kernels->name, trainer->kernels->lacks ? "; " : "",
-             trainer->kernels->lacks ? trainer->kernels->lacks : "");
+             trainer->place.kernels->name, trainer->place.kernels->lacks ? "; " : "",
+             trainer->place.kernels->lacks ? trainer->place.kernels->lacks : "");
 }
 
-static void place_fill(const struct trainer *trainer, const char *why, struct place *out)
+static void place_fill(const struct trainer *trainer, const char *why, struct place_report *out)
 {
     memset(out, 0, sizeof *out);
-    snprintf(out->name, sizeof out->name, "%s", trainer->kernels->name);
-    if (trainer->device) {
+    snprintf(out->name, sizeof out->name, "%s", trainer->place.kernels->name);
+    if (trainer->place.device) {
         card_fill(trainer, out);
     } else {
         snprintf(out->line, sizeof out->line, "computing on the host: %s, %d thread%s%s%s",
-                 out->name, trainer->threads, trainer->threads == 1 ? "" : "s",
+                 out->name, trainer->place.threads, trainer->place.threads == 1 ? "" : "s",
                  why[0] ? "; not on a GPU: " : "", why);
     }
 }
 
-static bool same_card(const struct place *one, const struct place *other)
+static bool same_card(const struct place_report *one, const struct place_report *other)
 {
     return memcmp(one->card, other->card, sizeof one->card) == 0;
 }
 
 /* Places as their ranks see them, which may be a GPU each and all of them number 0. */
-static void tell_sharing(const struct place *place, int ranks)
+static void tell_sharing(const struct place_report *place, int ranks)
 {
     int cards = 0, first = -1, second = -1;
     for (int r = 0; r < ranks; r++) {
@@ -198,7 +199,7 @@ static void tell_sharing(const struct place *place, int ranks)
 
 /* Ranks that compute by other libraries (cuDNN on some hosts only): what such a run computes depends on
  * which rank has what. */
-static void tell_unlike(const struct place *place, int ranks)
+static void tell_unlike(const struct place_report *place, int ranks)
 {
     int unlike = 0;
     while (unlike < ranks && strcmp(place[unlike].name, place[0].name) == 0) {
@@ -212,20 +213,20 @@ static void tell_unlike(const struct place *place, int ranks)
 }
 
 /* Each rank's line, on stderr where no rank before it says the same. */
-static void tell_all(struct trainer *trainer, const struct place *place)
+static void tell_all(struct trainer *trainer, const struct place_report *place)
 {
     int ranks = group_size(trainer->group), own = group_rank(trainer->group), before = 0;
     while (before < own && strcmp(place[before].line, place[own].line) != 0) {
         before++;
     }
     log_write(before == own ? LOG_INFO : LOG_DEBUG, "%s", place[own].line);
-    for (int r = 0; trainer->device && r < ranks; r++) {
-        trainer->shares_device |= r != own && same_card(&place[r], &place[own]);
+    for (int r = 0; trainer->place.device && r < ranks; r++) {
+        trainer->place.shares_device |= r != own && same_card(&place[r], &place[own]);
     }
     if (own == 0) {
         tell_unlike(place, ranks);
     }
-    if (own == 0 && trainer->device) {
+    if (own == 0 && trainer->place.device) {
         tell_sharing(place, ranks);
     }
 }
@@ -234,11 +235,11 @@ status_t place_choose(struct trainer *trainer)
 {
     struct group *group = trainer->group;
     char why[320] = "";
-    struct place own, *place = calloc((size_t)group_size(group), sizeof *place);
+    struct place_report own, *place = calloc((size_t)group_size(group), sizeof *place);
     if (trainer->config.parallel.threads > 0) {
         warn_threads(trainer->config.parallel.threads, group);
     }
-    trainer->threads = place_threads(&trainer->config, group_local_size(group));
+    trainer->place.threads = place_threads(&trainer->config, group_local_size(group));
     status_t status = place ? choose_device(trainer, why, sizeof why)
                             : FAIL(STATUS_NOMEM, "no memory for %d names", group_size(group));
     status = group_agree(group, status);

@@ -25,8 +25,9 @@ status_t trainer_profile(struct trainer *trainer, const char *folder)
     }
     int64_t spans = steps * SPANS_A_STEP;
     if (status == STATUS_OK) {
-        status = timeline_create(trainer->device, spans < SPANS_MOST ? (size_t)spans : SPANS_MOST,
-                                 &profile->timeline);
+        status =
+            timeline_create(trainer->place.device, spans < SPANS_MOST ? (size_t)spans : SPANS_MOST,
+                            &profile->timeline);
     }
     return group_agree(trainer->group, status);
 }
@@ -43,21 +44,21 @@ static void record_into(struct worker *worker, struct timeline *timeline)
 void profile_pause(struct trainer *trainer)
 {
     if (trainer->profile.recording) {
-        record_into(trainer->train, NULL);
+        record_into(trainer->workers.train, NULL);
     }
 }
 
 void profile_go_on(struct trainer *trainer)
 {
     if (trainer->profile.recording) {
-        record_into(trainer->train, trainer->profile.timeline);
+        record_into(trainer->workers.train, trainer->profile.timeline);
     }
 }
 
 void profile_destroy(struct trainer *trainer)
 {
-    if (trainer->train) {
-        record_into(trainer->train, NULL);
+    if (trainer->workers.train) {
+        record_into(trainer->workers.train, NULL);
     }
     timeline_destroy(trainer->profile.timeline);
     trainer->profile.timeline = NULL;
@@ -67,14 +68,14 @@ void profile_destroy(struct trainer *trainer)
 status_t profile_before(struct trainer *trainer, int64_t step)
 {
     struct profile *profile = &trainer->profile;
-    struct worker *worker = trainer->train;
+    struct worker *worker = trainer->workers.train;
     if (step != profile->first) {
         return STATUS_OK;
     }
     TRY(worker_settle(worker));
     log_debug("recording from step %lld on", (long long)step);
     profile->recording = true;
-    timeline_track(profile->timeline, trainer->stream, "compute", true);
+    timeline_track(profile->timeline, trainer->place.stream, "compute", true);
     record_into(worker, profile->timeline);
     return timeline_start(profile->timeline);
 }
@@ -82,8 +83,8 @@ status_t profile_before(struct trainer *trainer, int64_t step)
 static void name_process(const struct trainer *trainer, char *name, size_t size)
 {
     struct device_info info = {.name = "host"};
-    if (trainer->device) {
-        device_info(trainer->device, &info);
+    if (trainer->place.device) {
+        device_info(trainer->place.device, &info);
     }
     snprintf(name, size, "rank %d (%s)", group_rank(trainer->group), info.name);
 }
@@ -105,7 +106,7 @@ static status_t finish(struct trainer *trainer, int64_t step)
     char name[160], path[PATH_MAX + 32];
     int rank = group_rank(trainer->group), steps = (int)(step - profile->first + 1);
     log_debug("steps %lld to %lld are enqueued", (long long)profile->first, (long long)step);
-    TRY(worker_settle(trainer->train));
+    TRY(worker_settle(trainer->workers.train));
     log_debug("they are done: %zu spans", timeline_count(profile->timeline));
     status_t status = timeline_resolve(profile->timeline);
     if (status == STATUS_OK && rank == 0) {

@@ -30,9 +30,9 @@ static void view_fill(const struct trainer *trainer, struct view *out)
     struct device_info info;
     memset(out, 0, sizeof *out);
     int length = snprintf(out->device, sizeof out->device, "muddpipe %s, %s", MUDDPIPE_VERSION,
-                          trainer->kernels->name);
-    if (trainer->device && length > 0 && (size_t)length < sizeof out->device) {
-        device_info(trainer->device, &info);
+                          trainer->place.kernels->name);
+    if (trainer->place.device && length > 0 && (size_t)length < sizeof out->device) {
+        device_info(trainer->place.device, &info);
         snprintf(out->device + length, sizeof out->device - (size_t)length,
                  ", CUDA %d.%d, %s of %d multiprocessors", info.runtime / 1000,
                  info.runtime % 1000 / 10, info.name, info.multiprocessors);

@@ -87,8 +87,8 @@ static status_t sampler_init(struct sampler *sampler)
         status = FAIL(STATUS_NOMEM, "no memory for a sample");
     }
     TRY(group_agree(trainer->group, status));
-    TRY(trainer_forward_worker(trainer, 1, &trainer->sampling));
-    sampler->worker = trainer->sampling;
+    TRY(trainer_forward_worker(trainer, 1, &trainer->workers.sampling));
+    sampler->worker = trainer->workers.sampling;
     return STATUS_OK;
 }
 
@@ -99,8 +99,8 @@ status_t trainer_sample(struct trainer *trainer, const char *prompt, int count, 
     status_t status = sampler_init(&sampler);
     bool stop = false;
     if (status == STATUS_OK) {
-        sampler.worker->on_head = take_logits;
-        sampler.worker->head_arg = &sampler;
+        sampler.worker->head.fn = take_logits;
+        sampler.worker->head.arg = &sampler;
         for (const char *c = prompt[0] ? prompt : "\n"; *c; c++) {
             push(&sampler, (unsigned char)*c);
         }

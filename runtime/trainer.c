@@ -10,7 +10,7 @@
 static status_t choose_transport(struct trainer *trainer)
 {
     trainer->transport = trainer->config.parallel.transport;
-    if (group_size(trainer->group) == 1 && !trainer->device &&
+    if (group_size(trainer->group) == 1 && !trainer->place.device &&
         transport_needs_gpus(trainer->transport)) {
         log_warn(
             "parallel.transport=%s has no use: one rank sends nothing, and more of them on the "
@@ -19,7 +19,7 @@ static status_t choose_transport(struct trainer *trainer)
     }
     return strcmp(trainer->transport, "auto") != 0
                ? STATUS_OK
-               : transport_choose(trainer->group, trainer->device, trainer->stream,
+               : transport_choose(trainer->group, trainer->place.device, trainer->place.stream,
                                   &trainer->transport);
 }
 
@@ -64,17 +64,17 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
     const struct run_config *config = &trainer->config;
     struct worker_options options = {
         .model = trainer->model,
-        .kernels = trainer->kernels,
+        .kernels = trainer->place.kernels,
         .group = trainer->group,
         .transport = trainer->transport,
         .purpose = purpose,
         .plan = plan_options_of(config, group_size(trainer->group), microbatches, training),
         .training = training,
-        .threads = trainer->threads,
+        .threads = trainer->place.threads,
         .trace = &trainer->trace,
-        .device = trainer->device,
-        .stream = trainer->stream,
-        .lender = trainer->train ? trainer->train : trainer->evaluation};
+        .device = trainer->place.device,
+        .stream = trainer->place.stream,
+        .lender = trainer->workers.train ? trainer->workers.train : trainer->workers.evaluation};
     options.plan.sizes = sizes;
     options.plan.size_count = size_count;
     options.plan.room = options.lender ? options.lender->plan : NULL;
@@ -98,7 +98,7 @@ static const char evaluation_purpose[] = "held-out evaluation";
 /* The one with the memory and the wire; NULL while there is none. */
 static struct worker *first_worker(const struct trainer *trainer)
 {
-    return trainer->train ? trainer->train : trainer->evaluation;
+    return trainer->workers.train ? trainer->workers.train : trainer->workers.evaluation;
 }
 
 static void say_staged(const struct worker *worker)
@@ -114,7 +114,8 @@ static void say_staged(const struct worker *worker)
 static void describe(void *argument, char *buffer, size_t size)
 {
     struct trainer *trainer = argument;
-    const struct worker *worker = atomic_load_explicit(&trainer->walking, memory_order_acquire);
+    const struct worker *worker =
+        atomic_load_explicit(&trainer->workers.walking, memory_order_acquire);
     const char *purpose = worker ? worker->purpose : "";
     const struct plan *plan = NULL;
     const struct op *op = worker ? worker_doing(worker, &plan) : NULL;
@@ -133,18 +134,18 @@ static status_t rehearse_update(struct trainer *trainer)
     struct adamw_args args = {.beta1 = 0.9f,
                               .beta2 = 0.9f,
                               .eps = 1,
-                              .gradient_scale_at = exchanger_scale(trainer, 0),
+                              .gradient_scale_at = norm_exchange_scale(trainer, 0),
                               .step = 1};
     CHECK(*args.gradient_scale_at < 0, "an update before the first step");
-    part_zero_gradients(trainer->train->part);
-    TRY(exchange_fill(trainer, trainer->exchange.own[0]));
-    part_adamw(trainer->train->part, &args);
-    return worker_settle(trainer->train);
+    part_zero_gradients(trainer->workers.train->part);
+    TRY(norm_exchange_fill(trainer, trainer->exchange.own[0]));
+    part_adamw(trainer->workers.train->part, &args);
+    return worker_settle(trainer->workers.train);
 }
 
 static status_t make_forward_worker(struct trainer *trainer, int microbatches, struct worker **slot)
 {
-    const char *purpose = slot == &trainer->sampling ? "sample" : evaluation_purpose;
+    const char *purpose = slot == &trainer->workers.sampling ? "sample" : evaluation_purpose;
     return make_worker(trainer, false, microbatches, NULL, 0, purpose, slot);
 }
 
@@ -171,9 +172,9 @@ static status_t make_training(struct trainer *trainer, int microbatches)
     status_t status = sizes ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the sizes of steps");
     TRY(group_agree(trainer->group, status));
     count = smaller_sizes(trainer, sizes);
-    status = make_worker(trainer, true, microbatches, sizes, count, "", &trainer->train);
+    status = make_worker(trainer, true, microbatches, sizes, count, "", &trainer->workers.train);
     for (int i = 0; i < count && status == STATUS_OK; i++) {
-        status = worker_add_size(trainer->train, sizes[i]);
+        status = worker_add_size(trainer->workers.train, sizes[i]);
     }
     free(sizes);
     return group_agree(trainer->group, status);
@@ -183,9 +184,42 @@ static status_t make_workers(struct trainer *trainer, const struct trainer_optio
 {
     TRY(options->training ? make_training(trainer, options->microbatches) : STATUS_OK);
     if (!options->training || options->evaluates) {
-        TRY(make_forward_worker(trainer, options->microbatches, &trainer->evaluation));
+        TRY(make_forward_worker(trainer, options->microbatches, &trainer->workers.evaluation));
     }
-    return options->samples ? make_forward_worker(trainer, 1, &trainer->sampling) : STATUS_OK;
+    return options->samples ? make_forward_worker(trainer, 1, &trainer->workers.sampling)
+                            : STATUS_OK;
+}
+
+/* What only this rank can do or fail at, once its workers are there. */
+static status_t fill_workers(struct trainer *trainer, const char *weights)
+{
+    TRY(load_weights(trainer, weights));
+    if (!trainer->training) {
+        return STATUS_OK;
+    }
+    TRY(norm_exchange_create(trainer));
+    return trainer->place.device ? rehearse_update(trainer) : STATUS_OK;
+}
+
+static status_t make_place_and_model(struct trainer *trainer, const struct trainer_options *options)
+{
+    TRY(place_choose(trainer));
+    struct model_use use = model_use_of(&trainer->config, options->B, options->T);
+    return model_create(options->model, &use, &trainer->model);
+}
+
+/* Every step of it is collective, or agreed upon afterwards. */
+static status_t make_all(struct trainer *trainer, const struct trainer_options *options)
+{
+    bool first = group_rank(trainer->group) == 0;
+    TRY(group_agree(trainer->group, first ? algorithms_check(&trainer->config) : STATUS_OK));
+    TRY(group_agree(trainer->group, make_place_and_model(trainer, options)));
+    TRY(choose_transport(trainer));
+    TRY(make_workers(trainer, options));
+    say_staged(first_worker(trainer));
+    TRY(algorithms_prepare(trainer));
+    TRY(group_agree(trainer->group, fill_workers(trainer, options->weights)));
+    return trainer->training ? norm_exchange_rehearse(trainer) : STATUS_OK;
 }
 
 status_t trainer_create(const struct trainer_options *options, struct trainer **out)
@@ -199,40 +233,7 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
     trainer->training = options->training;
     trainer->microbatches = options->microbatches;
     trace_reset(&trainer->trace);
-    status_t status =
-        group_rank(trainer->group) == 0 ? algorithms_check(&trainer->config) : STATUS_OK;
-    status = group_agree(trainer->group, status);
-    if (status == STATUS_OK) {
-        status = place_choose(trainer);
-    }
-    if (status == STATUS_OK) {
-        struct model_use use = model_use_of(&trainer->config, options->B, options->T);
-        status = model_create(options->model, &use, &trainer->model);
-    }
-    status = group_agree(trainer->group, status);
-    if (status == STATUS_OK) {
-        status = choose_transport(trainer);
-    }
-    if (status == STATUS_OK) {
-        status = make_workers(trainer, options);
-    }
-    if (status == STATUS_OK) {
-        say_staged(first_worker(trainer));
-        status = algorithms_prepare(trainer);
-    }
-    if (status == STATUS_OK) {
-        status = load_weights(trainer, options->weights);
-        if (status == STATUS_OK && options->training) {
-            status = exchange_create(trainer);
-        }
-        if (status == STATUS_OK && options->training && trainer->device) {
-            status = rehearse_update(trainer);
-        }
-        status = group_agree(trainer->group, status);
-    }
-    if (status == STATUS_OK && options->training) {
-        status = exchange_rehearse(trainer);
-    }
+    status_t status = make_all(trainer, options);
     if (status != STATUS_OK) {
         trainer_destroy(trainer);
         return status;
@@ -256,16 +257,16 @@ void trainer_destroy(struct trainer *trainer)
                  group_rank(trainer->group));
         return;
     }
-    exchange_destroy(trainer);
+    norm_exchange_destroy(trainer);
     profile_destroy(trainer);
     card_close(trainer);
-    worker_destroy(trainer->sampling);
-    worker_destroy(trainer->evaluation);
-    worker_destroy(trainer->train);
+    worker_destroy(trainer->workers.sampling);
+    worker_destroy(trainer->workers.evaluation);
+    worker_destroy(trainer->workers.train);
     model_destroy(trainer->model);
-    if (trainer->device) {
-        device_stream_destroy(trainer->device, trainer->stream);
-        device_close(trainer->device);
+    if (trainer->place.device) {
+        device_stream_destroy(trainer->place.device, trainer->place.stream);
+        device_close(trainer->place.device);
     }
     free(trainer->algorithms);
     free(trainer);
@@ -288,14 +289,14 @@ struct part *trainer_part(const struct trainer *trainer)
 
 bool trainer_on_device(const struct trainer *trainer)
 {
-    return trainer->device != NULL;
+    return trainer->place.device != NULL;
 }
 
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg)
 {
     struct worker *worker = first_worker(trainer);
-    worker->on_head = fn;
-    worker->head_arg = arg;
+    worker->head.fn = fn;
+    worker->head.arg = arg;
 }
 
 void trainer_on_known(struct trainer *trainer, trainer_known_fn fn, void *arg)
@@ -312,8 +313,8 @@ void trainer_fail(struct trainer *trainer, status_t status)
 status_t trainer_walk(struct trainer *trainer, struct worker *worker, const struct batch *batch,
                       float loss_scale, const struct worker_hooks *hooks)
 {
-    atomic_store_explicit(&trainer->walking, worker, memory_order_release);
-    if (worker == trainer->train) {
+    atomic_store_explicit(&trainer->workers.walking, worker, memory_order_release);
+    if (worker == trainer->workers.train) {
         return worker_walk(worker, batch, loss_scale, hooks);
     }
     profile_pause(trainer);
@@ -337,11 +338,9 @@ static status_t optimizer_step(void *argument)
                               .beta2 = (float)optimizer->beta2,
                               .eps = (float)optimizer->eps,
                               .weight_decay = (float)optimizer->weight_decay,
-                              .gradient_scale = (float)trainer->scale,
-                              .gradient_scale_at =
-                                  trainer->device ? exchanger_scale(trainer, step) : NULL,
+                              .gradient_scale_at = norm_exchange_scale(trainer, step),
                               .step = step};
-    part_adamw(trainer->train->part, &args);
+    part_adamw(trainer->workers.train->part, &args);
     return STATUS_OK;
 }
 
@@ -361,52 +360,49 @@ static void count_bytes(const struct worker *worker, int64_t *out_plain, int64_t
     }
 }
 
+/* On a device what is missing then comes when the step is over. */
 static void close_step(struct trainer *trainer)
 {
+    struct report *cost = &trainer->costs.step[atomic_load(&trainer->step) % WALKS_IN_FLIGHT];
     int64_t plain, dense, now = trace_now();
-    int turn = (int)(atomic_load(&trainer->step) % WALKS_AHEAD);
-    count_bytes(trainer->train, &plain, &dense);
-    trainer->plain[turn] = plain - trainer->plain_so_far;
-    trainer->dense[turn] = dense - trainer->dense_so_far;
-    if (trainer->device) {
-        return; /* trainer_cost_of, when it is over */
+    *cost = (struct report){0};
+    count_bytes(trainer->workers.train, &plain, &dense);
+    cost->bytes_plain = (double)(plain - trainer->costs.plain);
+    cost->bytes_dense = (double)(dense - trainer->costs.dense);
+    if (trainer->place.device) {
+        return;
     }
     trace_switch(&trainer->trace, TRACE_OTHER);
-    struct report *last = &trainer->last;
-    last->seconds = (double)(now - trainer->step_start) * 1e-9;
+    cost->seconds = (double)(now - trainer->costs.begun) * 1e-9;
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
-        last->ns[c] = (double)trainer->trace.ns[c];
+        cost->ns[c] = (double)trainer->trace.ns[c];
     }
-    last->bytes_plain = (double)trainer->plain[turn];
-    last->bytes_dense = (double)trainer->dense[turn];
 }
 
 status_t trainer_cost_of(struct trainer *trainer, int64_t step)
 {
-    struct report *last = &trainer->last;
+    struct report *last = &trainer->costs.last;
     int64_t plain, dense;
-    if (!trainer->device) {
-        return STATUS_OK;
-    }
     *last = (struct report){0};
     if (step < 1) {
         return STATUS_OK;
     }
-    TRY(ahead_stalls(trainer->train, step - 1, &plain, &dense));
-    last->seconds = trainer->seconds[step % WALKS_AHEAD];
+    *last = trainer->costs.step[step % WALKS_IN_FLIGHT];
+    if (!trainer->place.device) {
+        return STATUS_OK;
+    }
+    TRY(in_flight_stalls(trainer->workers.train, step - 1, &plain, &dense));
     last->ns[TRACE_WAIT] = (double)plain;
     last->ns[TRACE_EXPOSED_DENSE] = (double)dense;
     double rest = last->seconds * 1e9 - (double)(plain + dense);
     last->ns[TRACE_OTHER] = rest > 0 ? rest : 0;
-    last->bytes_plain = (double)trainer->plain[step % WALKS_AHEAD];
-    last->bytes_dense = (double)trainer->dense[step % WALKS_AHEAD];
     return STATUS_OK;
 }
 
 /* Streams that wait for us must not hold up the end. What all ranks saw leaves the streams in order. */
 static status_t step_end(struct trainer *trainer, status_t status)
 {
-    if (trainer->device && status != STATUS_OK && status != STATUS_PEER &&
+    if (trainer->place.device && status != STATUS_OK && status != STATUS_PEER &&
         status != STATUS_NUMERIC) {
         group_give_up(trainer->group, "this rank failed in a step");
     }
@@ -419,22 +415,20 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     const struct model *model = trainer->model;
     int microbatches = batch->microbatches > 0 ? batch->microbatches : trainer->microbatches;
     double tokens = (double)microbatches * (double)model->B * (double)model->T;
-    struct worker_hooks hooks = {exchange_norm, optimizer_step, trainer};
-    int64_t known = atomic_load(&trainer->step) + 1 - WALKS_AHEAD;
-    if (known > 0) {
-        TRY(exchange_collect(trainer, known));
-    }
+    struct worker_hooks hooks = {norm_exchange_step, optimizer_step, trainer};
+    int64_t known = atomic_load(&trainer->step) + 1 - trainer->exchange.depth;
+    TRY(norm_exchange_collect(trainer, known));
     TRY(trainer_cost_of(trainer, known));
     card_report(trainer, atomic_load(&trainer->step) + 1);
     trainer->optimizer = optimizer;
     TRY(profile_before(trainer, atomic_fetch_add(&trainer->step, 1) + 1));
-    TRY(worker_set_microbatches(trainer->train, microbatches));
-    count_bytes(trainer->train, &trainer->plain_so_far, &trainer->dense_so_far);
-    trainer->step_start = trace_now();
+    TRY(worker_set_microbatches(trainer->workers.train, microbatches));
+    count_bytes(trainer->workers.train, &trainer->costs.plain, &trainer->costs.dense);
+    trainer->costs.begun = trace_now();
     trace_reset(&trainer->trace);
-    part_zero_gradients(trainer->train->part);
-    TRY(step_end(trainer,
-                 trainer_walk(trainer, trainer->train, batch, (float)(1.0 / tokens), &hooks)));
+    part_zero_gradients(trainer->workers.train->part);
+    TRY(step_end(trainer, trainer_walk(trainer, trainer->workers.train, batch,
+                                       (float)(1.0 / tokens), &hooks)));
     close_step(trainer);
     TRY(profile_after(trainer, atomic_load(&trainer->step)));
     *out = trainer->known;
@@ -443,9 +437,9 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
 
 status_t trainer_settle(struct trainer *trainer, struct step_result *out)
 {
-    if (trainer->train) {
-        TRY(exchange_collect(trainer, atomic_load(&trainer->step)));
-        TRY(worker_settle(trainer->train));
+    if (trainer->workers.train) {
+        TRY(norm_exchange_collect(trainer, atomic_load(&trainer->step)));
+        TRY(worker_settle(trainer->workers.train));
     }
     if (out) {
         *out = trainer->known;
@@ -455,7 +449,7 @@ status_t trainer_settle(struct trainer *trainer, struct step_result *out)
 
 status_t trainer_flush(struct trainer *trainer)
 {
-    return exchange_flush(trainer);
+    return norm_exchange_flush(trainer);
 }
 
 status_t trainer_check_traffic(const struct trainer *trainer)
@@ -473,15 +467,15 @@ status_t trainer_forward_worker(struct trainer *trainer, int microbatches, struc
 
 status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, double *out_loss)
 {
-    TRY(trainer_forward_worker(trainer, trainer->microbatches, &trainer->evaluation));
-    struct worker *worker = trainer->evaluation;
+    TRY(trainer_forward_worker(trainer, trainer->microbatches, &trainer->workers.evaluation));
+    struct worker *worker = trainer->workers.evaluation;
     TRY(trainer_walk(trainer, worker, batch, 1.0f, NULL));
     TRY(worker_read_loss(worker));
     double loss = 0;
     int last = trainer->model->graph.units - 1;
     int root = plan_rank_of(worker->plan, plan_stage_of(worker->plan, last));
     for (int m = 0; m < worker->plan->microbatches; m++) {
-        loss += worker->loss[m];
+        loss += worker->head.loss[m];
     }
     TRY(group_broadcast(trainer->group, &loss, sizeof loss, root));
     *out_loss = loss;

@@ -28,7 +28,7 @@ static void lay_arrivals(struct worker *worker, struct arena *arena)
     for (int s = 0; s < worker->plan->shipments; s++) {
         const struct shipment *shipment = &worker->plan->shipment[s];
         for (int slot = 0; receives(worker, s) && slot < shipment->slots; slot++) {
-            worker->arrival[s][slot] = arena_alloc(arena, (size_t)shipment->bytes);
+            worker->tables.arrival[s][slot] = arena_alloc(arena, (size_t)shipment->bytes);
         }
     }
 }
@@ -40,8 +40,9 @@ static void lay_sums(struct worker *worker, struct arena *arena)
         const struct sum *sum = &plan->sum[i];
         size_t bytes = (size_t)plan->graph->key[sum->key].bytes;
         for (int slot = 0; sum->rank == worker->rank && slot < sum->slots; slot++) {
-            worker->sum[i][slot] = sum->shipment >= 0 ? worker->arrival[sum->shipment][slot]
-                                                      : arena_alloc(arena, bytes);
+            worker->tables.sum[i][slot] = sum->shipment >= 0
+                                              ? worker->tables.arrival[sum->shipment][slot]
+                                              : arena_alloc(arena, bytes);
         }
     }
 }
@@ -58,12 +59,12 @@ static void lay_batch(struct worker *worker, struct arena *arena)
     if (!worker->device) {
         return;
     }
-    worker->inputs = arena_alloc(arena, bytes);
-    worker->targets = arena_alloc(arena, bytes);
-    worker->first = arena_alloc(arena, bytes);
-    worker->position = arena_alloc(arena, bytes);
-    worker->loss_there =
-        arena_alloc(arena, (size_t)worker->plan->microbatches * sizeof *worker->loss_there);
+    worker->tokens.inputs = arena_alloc(arena, bytes);
+    worker->tokens.targets = arena_alloc(arena, bytes);
+    worker->tokens.first = arena_alloc(arena, bytes);
+    worker->tokens.position = arena_alloc(arena, bytes);
+    worker->head.loss_on_device = arena_alloc(arena, (size_t)worker->plan->microbatches *
+                                                         sizeof *worker->head.loss_on_device);
 }
 
 /* To this rank in a walk. */
@@ -79,34 +80,38 @@ static size_t count_puts(const struct worker *worker)
 static status_t create_tables(struct worker *worker)
 {
     int shipments = worker->plan->shipments, sums = worker->plan->sums, own = 0;
-    worker->arrival = calloc((size_t)shipments + 1, sizeof *worker->arrival);
-    worker->sum = calloc((size_t)sums + 1, sizeof *worker->sum);
-    worker->local = calloc((size_t)worker->plan->stages, sizeof *worker->local);
-    worker->arrives = calloc((size_t)worker->plan->graph->keys, sizeof *worker->arrives);
-    worker->loss = calloc((size_t)worker->plan->microbatches, sizeof *worker->loss);
+    worker->tables.arrival = calloc((size_t)shipments + 1, sizeof *worker->tables.arrival);
+    worker->tables.sum = calloc((size_t)sums + 1, sizeof *worker->tables.sum);
+    worker->tables.local = calloc((size_t)worker->plan->stages, sizeof *worker->tables.local);
+    worker->tables.arrives =
+        calloc((size_t)worker->plan->graph->keys, sizeof *worker->tables.arrives);
+    worker->head.loss = calloc((size_t)worker->plan->microbatches, sizeof *worker->head.loss);
     worker->shorter = calloc((size_t)worker->plan->microbatches, sizeof *worker->shorter);
-    worker->positions = calloc((size_t)batch_tokens(worker), sizeof *worker->positions);
+    worker->tokens.positions =
+        calloc((size_t)batch_tokens(worker), sizeof *worker->tokens.positions);
     worker->puts = calloc(count_puts(worker) + 1, sizeof *worker->puts);
-    bool made = worker->arrival && worker->sum && worker->local && worker->arrives &&
-                worker->loss && worker->shorter && worker->positions && worker->puts;
+    bool made = worker->tables.arrival && worker->tables.sum && worker->tables.local &&
+                worker->tables.arrives && worker->head.loss && worker->shorter &&
+                worker->tokens.positions && worker->puts;
     for (int s = 0; made && s < shipments; s++) {
-        worker->arrival[s] = calloc((size_t)worker->plan->shipment[s].slots + 1, sizeof(void *));
-        made = worker->arrival[s] != NULL;
+        worker->tables.arrival[s] =
+            calloc((size_t)worker->plan->shipment[s].slots + 1, sizeof(void *));
+        made = worker->tables.arrival[s] != NULL;
     }
     for (int i = 0; made && i < sums; i++) {
-        worker->sum[i] = calloc((size_t)worker->plan->sum[i].slots + 1, sizeof(void *));
-        made = worker->sum[i] != NULL;
+        worker->tables.sum[i] = calloc((size_t)worker->plan->sum[i].slots + 1, sizeof(void *));
+        made = worker->tables.sum[i] != NULL;
     }
     for (int s = 0; made && s < worker->plan->stages; s++) {
-        worker->local[s] = plan_rank_of(worker->plan, s) == worker->rank ? own++ : -1;
+        worker->tables.local[s] = plan_rank_of(worker->plan, s) == worker->rank ? own++ : -1;
     }
     for (int key = 0; made && key < worker->plan->graph->keys; key++) {
-        worker->arrives[key] = -1;
+        worker->tables.arrives[key] = -1;
     }
     for (int s = 0; made && s < shipments; s++) {
         const struct shipment *shipment = &worker->plan->shipment[s];
         if (!shipment->backward && receives(worker, s)) {
-            worker->arrives[shipment->key] = s;
+            worker->tables.arrives[shipment->key] = s;
         }
     }
     return made ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for a worker's tables");
@@ -118,9 +123,9 @@ static status_t create_slots(struct worker *worker)
     TRY(create_tables(worker));
     arena_init_measure(&measure);
     lay_arrivals(worker, &measure);
-    worker->arrival_bytes = (int64_t)measure.used;
+    worker->bytes.arrivals = (int64_t)measure.used;
     lay_sums(worker, &measure);
-    worker->gradient_bytes = (int64_t)measure.used - worker->arrival_bytes;
+    worker->bytes.gradients = (int64_t)measure.used - worker->bytes.arrivals;
     lay_batch(worker, &measure);
     TRY(arena_create_on(&worker->memory, worker->device, MEMORY_DEVICE, worker->stream,
                         measure.used, "arrival and gradient slots"));
@@ -139,14 +144,14 @@ static status_t borrow_slots(struct worker *worker)
     TRY(create_tables(worker));
     for (int s = 0; s < worker->plan->shipments; s++) {
         for (int slot = 0; slot < worker->plan->shipment[s].slots; slot++) {
-            worker->arrival[s][slot] = lender->arrival[s][slot];
+            worker->tables.arrival[s][slot] = lender->tables.arrival[s][slot];
         }
     }
-    worker->inputs = lender->inputs;
-    worker->targets = lender->targets;
-    worker->first = lender->first;
-    worker->position = lender->position;
-    worker->loss_there = lender->loss_there;
+    worker->tokens.inputs = lender->tokens.inputs;
+    worker->tokens.targets = lender->tokens.targets;
+    worker->tokens.first = lender->tokens.first;
+    worker->tokens.position = lender->tokens.position;
+    worker->head.loss_on_device = lender->head.loss_on_device;
     worker->wire = lender->wire;
     return STATUS_OK;
 }
@@ -196,12 +201,13 @@ static struct wire_channel *channels_of(const struct worker *worker)
     struct wire_channel *channel = calloc((size_t)shipments + 1, sizeof *channel);
     for (int s = 0; channel && s < shipments; s++) {
         const struct shipment *shipment = &worker->plan->shipment[s];
-        channel[s] = (struct wire_channel){
-            .from = plan_rank_of(worker->plan, shipment->from),
-            .to = plan_rank_of(worker->plan, shipment->to),
-            .bytes = (size_t)shipment->bytes,
-            .slots = shipment->slots,
-            .slot = worker->arrival && receives(worker, s) ? worker->arrival[s] : NULL};
+        channel[s] = (struct wire_channel){.from = plan_rank_of(worker->plan, shipment->from),
+                                           .to = plan_rank_of(worker->plan, shipment->to),
+                                           .bytes = (size_t)shipment->bytes,
+                                           .slots = shipment->slots,
+                                           .slot = worker->tables.arrival && receives(worker, s)
+                                                       ? worker->tables.arrival[s]
+                                                       : NULL};
     }
     return channel;
 }
@@ -209,7 +215,7 @@ static struct wire_channel *channels_of(const struct worker *worker)
 /* Of a channel: a walk puts one for each microbatch, and asks for all to have been sent. */
 static int messages_ahead(const struct worker *worker)
 {
-    return worker->plan->microbatches * (worker->device ? WALKS_AHEAD : 1);
+    return worker->plan->microbatches * (worker->device ? WALKS_IN_FLIGHT : 1);
 }
 
 /* `place`: the second part, once there are slots. What the transport takes of the GPU is measured. */
@@ -230,7 +236,7 @@ static status_t create_wire(struct worker *worker, bool place)
     status_t status = place ? wire_place(worker->wire, channel)
                             : wire_connect(worker->group, &options, channel,
                                            worker->plan->shipments, &worker->wire);
-    worker->transport_bytes += before - room_of(worker);
+    worker->bytes.transport += before - room_of(worker);
     free(channel);
     return status;
 }
@@ -247,7 +253,7 @@ static status_t create_part(struct worker *worker, const struct worker_options *
                                 .trace = options->trace,
                                 .device = options->device,
                                 .stream = options->stream};
-    TRY(group_agree(worker->group, part_workspace(&part, &worker->workspace)));
+    TRY(group_agree(worker->group, part_workspace(&part, &worker->bytes.workspace)));
     TRY(worker_check_room(worker));
     return part_create(&part, &worker->part);
 }
@@ -260,7 +266,7 @@ static status_t create_memory(struct worker *worker, const struct worker_options
     if (!worker->device) {
         return STATUS_OK;
     }
-    TRY(ahead_create(worker));
+    TRY(in_flight_create(worker));
     return worker_rehearse(worker);
 }
 
@@ -325,23 +331,23 @@ void worker_destroy(struct worker *worker)
     if (!worker->lender) {
         wire_destroy(worker->wire);
     }
-    ahead_destroy(worker);
+    in_flight_destroy(worker);
     if (!worker->lender) {
         part_destroy(worker->part);
     }
     if (worker->plan) {
-        free_table(worker->arrival, worker->plan->shipments);
-        free_table(worker->sum, worker->plan->sums);
+        free_table(worker->tables.arrival, worker->plan->shipments);
+        free_table(worker->tables.sum, worker->plan->sums);
     }
     for (int m = 0; worker->shorter && m < worker->plan->microbatches; m++) {
         plan_destroy(worker->shorter[m]);
     }
     free(worker->shorter);
     arena_destroy(&worker->memory);
-    free(worker->local);
-    free(worker->arrives);
-    free(worker->loss);
-    free(worker->positions);
+    free(worker->tables.local);
+    free(worker->tables.arrives);
+    free(worker->head.loss);
+    free(worker->tokens.positions);
     free(worker->puts);
     plan_destroy(worker->plan);
     free(worker);
@@ -405,11 +411,12 @@ status_t worker_set_microbatches(struct worker *worker, int microbatches)
 
 status_t worker_read_loss(struct worker *worker)
 {
-    size_t bytes = (size_t)worker->plan->microbatches * sizeof *worker->loss;
+    size_t bytes = (size_t)worker->plan->microbatches * sizeof *worker->head.loss;
     if (!worker->device) {
         return STATUS_OK;
     }
     TRY(worker_settle(worker));
-    TRY(device_copy(worker->device, worker->loss, worker->loss_there, bytes, worker->stream));
+    TRY(device_copy(worker->device, worker->head.loss, worker->head.loss_on_device, bytes,
+                    worker->stream));
     return device_stream_sync(worker->device, worker->stream);
 }

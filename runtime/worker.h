@@ -36,10 +36,10 @@ struct worker_options {
 
 /* Walks that the host may have enqueued and the device not finished: while it enqueues one, the one
  * before it runs. */
-enum { WALKS_AHEAD = 2 };
+enum { WALKS_IN_FLIGHT = 2 };
 
-/* What a walk on a device leaves behind for its end: one of WALKS_AHEAD in turn. */
-struct walked {
+/* What a walk on a device leaves behind for its end: one of WALKS_IN_FLIGHT in turn. */
+struct walk_record {
     int32_t *tokens; /* pinned [4][microbatches * B*T]: inputs, targets, first, position */
     struct device_event *done;          /* the stream has done all of it */
     struct device_event **begin, **end; /* [waits] around what may hold up the stream */
@@ -47,13 +47,41 @@ struct walked {
     int waits;
     struct plan *_Atomic plan; /* that it walks */
 };
-struct ahead {
-    struct walked walked[WALKS_AHEAD];
+struct in_flight {
+    struct walk_record record[WALKS_IN_FLIGHT];
     int64_t walks;             /* enqueued so far */
     uint32_t *reached;         /* pinned: what the stream waits in (place_of); 0 between walks */
     int waits;                 /* most of a walk */
     struct device_event *mark; /* of worker_settle */
     void *pinned;
+};
+
+/* Where things of the plan are on this rank. */
+struct worker_tables {
+    void ***arrival; /* [shipments][slots] */
+    void ***sum;     /* [sums][slots] */
+    int *arrives;    /* [keys] shipment that brings the key to this rank; -1 */
+    int *local;      /* [stages] place among this rank's, which is the part's; -1: another rank's */
+};
+
+struct worker_bytes {
+    int64_t arrivals, gradients; /* used */
+    int64_t workspace;           /* that the part's operations want beside its own */
+    int64_t transport;           /* of the GPU, taken by the transport while it connected */
+};
+
+/* The head's rank: what it hands out. */
+struct worker_head {
+    trainer_head_fn fn; /* after the logits of a microbatch; NULL = nobody asks */
+    void *arg;
+    double *loss;           /* [microbatches] sums, on the host after worker_read_loss */
+    double *loss_on_device; /* the same where the part lives */
+};
+
+/* [microbatches * B*T] the batch where the part lives; on the host only position is ours. */
+struct worker_tokens {
+    int32_t *inputs, *targets, *first, *position;
+    int32_t *positions; /* on the host, of the walk now enqueued */
 };
 
 struct worker {
@@ -69,33 +97,21 @@ struct worker {
     struct trace *trace;
     struct timeline *timeline; /* of a profiled step; else NULL */
     int rank;
-    void ***arrival; /* [shipments][slots] */
-    void ***sum;     /* [sums][slots] */
-    int *arrives;    /* [keys] shipment that brings the key to this rank; -1 */
-    int *local;      /* [stages] place among this rank's, which is the part's; -1: another rank's */
     struct arena memory;
-    int64_t arrival_bytes, gradient_bytes; /* used */
-    int64_t workspace;       /* bytes that the part's operations want beside its own */
-    int64_t transport_bytes; /* of the GPU, taken by the transport while it connected */
-    bool refused;            /* by worker_check_room */
-    int64_t messages[2];     /* [backward] so far in each shipment, which number them; lender's */
+    struct worker_tables tables;
+    struct worker_bytes bytes;
+    struct worker_head head;
+    struct worker_tokens tokens;
+    bool refused;        /* by worker_check_room */
+    int64_t messages[2]; /* [backward] so far in each shipment, which number them; lender's */
     const struct plan *expected;    /* whose puts the wire was told to expect; lender's */
     _Atomic(const struct op *) now; /* for the liveness thread */
     const char *purpose, *transport;
 
-    trainer_head_fn on_head;
-    void *head_arg;
-    double
-        *loss; /* [microbatches] sums, on the host after worker_read_loss; the head's rank only */
-
     struct device *device; /* NULL = the host */
     void *stream;
-    struct ahead ahead; /* on a device */
-    double *loss_there; /* the same where the part lives */
-    /* [microbatches * B*T] the batch where the part lives; on the host only position is ours. */
-    int32_t *inputs, *targets, *first, *position;
-    int32_t *positions; /* on the host, of the walk now enqueued */
-    int *puts;          /* [shipments to this rank * microbatches] scratch: an order of puts */
+    struct in_flight in_flight; /* on a device */
+    int *puts; /* [shipments to this rank * microbatches] scratch: an order of puts */
 };
 
 /* Everything that the walk calls back for: the norm's exchange and the optimizer. */
@@ -118,20 +134,20 @@ MUST_USE status_t worker_check_room(struct worker *worker);
  * predicted, what is free and which keys to change. Nothing where worker_check_room did. */
 void worker_explain_memory(const struct worker *worker);
 /* worker_device.c: of a device. */
-MUST_USE status_t ahead_create(struct worker *worker);
-void ahead_destroy(struct worker *worker);
+MUST_USE status_t in_flight_create(struct worker *worker);
+void in_flight_destroy(struct worker *worker);
 /* Takes the next of the walks in turn; waits until the device has left it. */
-MUST_USE status_t ahead_begin(struct worker *worker, struct walked **out);
-MUST_USE status_t ahead_end(struct worker *worker, struct walked *walked);
+MUST_USE status_t in_flight_begin(struct worker *worker, struct walk_record **out);
+MUST_USE status_t in_flight_end(struct worker *worker, struct walk_record *record);
 /* Around what the stream may wait in, one operation or several; `op` the first, for messages. `dense`:
  * some of it is of a dense shipment. */
-MUST_USE status_t ahead_wait_begin(struct worker *worker, struct walked *walked,
-                                   const struct op *op, bool dense);
-MUST_USE status_t ahead_wait_end(struct worker *worker, struct walked *walked);
+MUST_USE status_t in_flight_wait_begin(struct worker *worker, struct walk_record *record,
+                                       const struct op *op, bool dense);
+MUST_USE status_t in_flight_wait_end(struct worker *worker, struct walk_record *record);
 /* How long the stream stood still in walk number `walk` (from 0, the last or the one before), ns; waits
  * until it is done. */
-MUST_USE status_t ahead_stalls(struct worker *worker, int64_t walk, int64_t *out_plain,
-                               int64_t *out_dense);
+MUST_USE status_t in_flight_stalls(struct worker *worker, int64_t walk, int64_t *out_plain,
+                                   int64_t *out_dense);
 /* Waits until the device has done everything enqueued: STATUS_PEER when a peer is lost meanwhile,
  * STATUS_TIMEOUT after the deadline. At once on the host. */
 MUST_USE status_t worker_settle(struct worker *worker);
@@ -148,7 +164,7 @@ const struct op *worker_doing(const struct worker *worker, const struct plan **o
  * and libraries choose and allocate at their first call. Frames, slots and gradients hold garbage after. */
 MUST_USE status_t worker_rehearse(struct worker *worker);
 
-/* Fetches the losses of the last walk into worker->loss. */
+/* Fetches the losses of the last walk into worker->head.loss. */
 MUST_USE status_t worker_read_loss(struct worker *worker);
 bool worker_hosts(const struct worker *worker, int unit);
 /* Tells part and wire which plan is walked next. */

@@ -33,88 +33,88 @@ static int count_waits(const struct worker *worker)
 /* Pinned: the word first, then the token lists. */
 static status_t pinned_create(struct worker *worker)
 {
-    struct ahead *ahead = &worker->ahead;
+    struct in_flight *flight = &worker->in_flight;
     size_t lists = TOKEN_LISTS * tokens_of(worker) * sizeof(int32_t);
-    size_t bytes = ARENA_ALIGN + WALKS_AHEAD * lists;
+    size_t bytes = ARENA_ALIGN + WALKS_IN_FLIGHT * lists;
     TRY(device_alloc(worker->device, MEMORY_PINNED, bytes, "batches on their way to the GPU",
-                     &ahead->pinned));
-    ahead->reached = ahead->pinned;
-    *ahead->reached = 0;
-    for (int i = 0; i < WALKS_AHEAD; i++) {
-        ahead->walked[i].tokens =
-            (int32_t *)((char *)ahead->pinned + ARENA_ALIGN + (size_t)i * lists);
+                     &flight->pinned));
+    flight->reached = flight->pinned;
+    *flight->reached = 0;
+    for (int i = 0; i < WALKS_IN_FLIGHT; i++) {
+        flight->record[i].tokens =
+            (int32_t *)((char *)flight->pinned + ARENA_ALIGN + (size_t)i * lists);
     }
     return STATUS_OK;
 }
 
-static status_t walked_create(struct worker *worker, struct walked *walked)
+static status_t walk_record_create(struct worker *worker, struct walk_record *record)
 {
-    size_t count = (size_t)worker->ahead.waits + 1;
-    walked->begin = calloc(count, sizeof(struct device_event *));
-    walked->end = calloc(count, sizeof(struct device_event *));
-    walked->dense = calloc(count, sizeof *walked->dense);
-    if (!walked->begin || !walked->end || !walked->dense) {
-        return FAIL(STATUS_NOMEM, "no memory for the times of %d waits", worker->ahead.waits);
+    size_t count = (size_t)worker->in_flight.waits + 1;
+    record->begin = calloc(count, sizeof(struct device_event *));
+    record->end = calloc(count, sizeof(struct device_event *));
+    record->dense = calloc(count, sizeof *record->dense);
+    if (!record->begin || !record->end || !record->dense) {
+        return FAIL(STATUS_NOMEM, "no memory for the times of %d waits", worker->in_flight.waits);
     }
-    TRY(device_event_create(worker->device, false, &walked->done));
-    for (int i = 0; i < worker->ahead.waits; i++) {
-        TRY(device_event_create(worker->device, true, &walked->begin[i]));
-        TRY(device_event_create(worker->device, true, &walked->end[i]));
+    TRY(device_event_create(worker->device, false, &record->done));
+    for (int i = 0; i < worker->in_flight.waits; i++) {
+        TRY(device_event_create(worker->device, true, &record->begin[i]));
+        TRY(device_event_create(worker->device, true, &record->end[i]));
     }
     return STATUS_OK;
 }
 
-status_t ahead_create(struct worker *worker)
+status_t in_flight_create(struct worker *worker)
 {
-    worker->ahead.waits = count_waits(worker);
+    worker->in_flight.waits = count_waits(worker);
     TRY(pinned_create(worker));
-    TRY(device_event_create(worker->device, false, &worker->ahead.mark));
-    for (int i = 0; i < WALKS_AHEAD; i++) {
-        TRY(walked_create(worker, &worker->ahead.walked[i]));
+    TRY(device_event_create(worker->device, false, &worker->in_flight.mark));
+    for (int i = 0; i < WALKS_IN_FLIGHT; i++) {
+        TRY(walk_record_create(worker, &worker->in_flight.record[i]));
     }
     return STATUS_OK;
 }
 
-void ahead_destroy(struct worker *worker)
+void in_flight_destroy(struct worker *worker)
 {
-    struct ahead *ahead = &worker->ahead;
-    for (int w = 0; worker->device && w < WALKS_AHEAD; w++) {
-        struct walked *walked = &ahead->walked[w];
-        for (int i = 0; i < ahead->waits; i++) {
-            device_event_destroy(worker->device, walked->begin ? walked->begin[i] : NULL);
-            device_event_destroy(worker->device, walked->end ? walked->end[i] : NULL);
+    struct in_flight *flight = &worker->in_flight;
+    for (int w = 0; worker->device && w < WALKS_IN_FLIGHT; w++) {
+        struct walk_record *record = &flight->record[w];
+        for (int i = 0; i < flight->waits; i++) {
+            device_event_destroy(worker->device, record->begin ? record->begin[i] : NULL);
+            device_event_destroy(worker->device, record->end ? record->end[i] : NULL);
         }
-        device_event_destroy(worker->device, walked->done);
-        free(walked->begin);
-        free(walked->end);
-        free(walked->dense);
+        device_event_destroy(worker->device, record->done);
+        free(record->begin);
+        free(record->end);
+        free(record->dense);
     }
     if (worker->device) {
-        device_event_destroy(worker->device, ahead->mark);
-        device_free(worker->device, MEMORY_PINNED, ahead->pinned);
+        device_event_destroy(worker->device, flight->mark);
+        device_free(worker->device, MEMORY_PINNED, flight->pinned);
     }
 }
 
 /* ---- waiting for the device ---- */
 
 /* An operation of a walk as one word, never 0. */
-static uint32_t place_of(const struct worker *worker, const struct walked *walked,
+static uint32_t place_of(const struct worker *worker, const struct walk_record *record,
                          const struct op *op)
 {
     uint32_t index = (uint32_t)(op - worker->active->rank[worker->rank].op);
-    return (index + 1) * WALKS_AHEAD + (uint32_t)(walked - worker->ahead.walked);
+    return (index + 1) * WALKS_IN_FLIGHT + (uint32_t)(record - worker->in_flight.record);
 }
 
 const struct op *worker_doing(const struct worker *worker, const struct plan **out_plan)
 {
     const struct op *op = atomic_load_explicit(&worker->now, memory_order_acquire);
     *out_plan = worker->active;
-    if (!worker->device || !worker->ahead.reached) {
+    if (!worker->device || !worker->in_flight.reached) {
         return op;
     }
-    uint32_t place = __atomic_load_n(worker->ahead.reached, __ATOMIC_ACQUIRE);
-    const struct plan *plan = worker->ahead.walked[place % WALKS_AHEAD].plan;
-    uint32_t index = place / WALKS_AHEAD - 1;
+    uint32_t place = __atomic_load_n(worker->in_flight.reached, __ATOMIC_ACQUIRE);
+    const struct plan *plan = worker->in_flight.record[place % WALKS_IN_FLIGHT].plan;
+    uint32_t index = place / WALKS_IN_FLIGHT - 1;
     if (place == 0 || index >= (uint32_t)plan->rank[worker->rank].ops) {
         return op;
     }
@@ -163,8 +163,8 @@ status_t worker_settle(struct worker *worker)
     if (!worker->device) {
         return STATUS_OK;
     }
-    TRY(device_event_record(worker->device, worker->ahead.mark, worker->stream));
-    TRY(await(worker, worker->ahead.mark));
+    TRY(device_event_record(worker->device, worker->in_flight.mark, worker->stream));
+    TRY(await(worker, worker->in_flight.mark));
     return group_check(worker->group);
 }
 
@@ -203,51 +203,53 @@ bool worker_drain(struct worker *worker)
 
 /* ---- a walk ---- */
 
-status_t ahead_begin(struct worker *worker, struct walked **out)
+status_t in_flight_begin(struct worker *worker, struct walk_record **out)
 {
-    struct ahead *ahead = &worker->ahead;
-    struct walked *walked = &ahead->walked[ahead->walks % WALKS_AHEAD];
-    if (ahead->walks >= WALKS_AHEAD) {
-        TRY(await(worker, walked->done));
+    struct in_flight *flight = &worker->in_flight;
+    struct walk_record *record = &flight->record[flight->walks % WALKS_IN_FLIGHT];
+    if (flight->walks >= WALKS_IN_FLIGHT) {
+        TRY(await(worker, record->done));
     }
-    walked->waits = 0;
-    walked->plan = worker->active;
-    *out = walked;
+    record->waits = 0;
+    record->plan = worker->active;
+    *out = record;
     return STATUS_OK;
 }
 
-status_t ahead_end(struct worker *worker, struct walked *walked)
+status_t in_flight_end(struct worker *worker, struct walk_record *record)
 {
-    TRY(device_word_write(worker->device, worker->ahead.reached, 0, worker->stream));
-    TRY(device_event_record(worker->device, walked->done, worker->stream));
-    worker->ahead.walks++;
+    TRY(device_word_write(worker->device, worker->in_flight.reached, 0, worker->stream));
+    TRY(device_event_record(worker->device, record->done, worker->stream));
+    worker->in_flight.walks++;
     return STATUS_OK;
 }
 
-status_t ahead_wait_begin(struct worker *worker, struct walked *walked, const struct op *op,
-                          bool dense)
+status_t in_flight_wait_begin(struct worker *worker, struct walk_record *record,
+                              const struct op *op, bool dense)
 {
-    CHECK(walked->waits < worker->ahead.waits, "more than %d waits in a walk", worker->ahead.waits);
-    walked->dense[walked->waits] = dense;
-    TRY(device_word_write(worker->device, worker->ahead.reached, place_of(worker, walked, op),
+    CHECK(record->waits < worker->in_flight.waits, "more than %d waits in a walk",
+          worker->in_flight.waits);
+    record->dense[record->waits] = dense;
+    TRY(device_word_write(worker->device, worker->in_flight.reached, place_of(worker, record, op),
                           worker->stream));
-    return device_event_record(worker->device, walked->begin[walked->waits], worker->stream);
+    return device_event_record(worker->device, record->begin[record->waits], worker->stream);
 }
 
-status_t ahead_wait_end(struct worker *worker, struct walked *walked)
+status_t in_flight_wait_end(struct worker *worker, struct walk_record *record)
 {
-    return device_event_record(worker->device, walked->end[walked->waits++], worker->stream);
+    return device_event_record(worker->device, record->end[record->waits++], worker->stream);
 }
 
-status_t ahead_stalls(struct worker *worker, int64_t walk, int64_t *out_plain, int64_t *out_dense)
+status_t in_flight_stalls(struct worker *worker, int64_t walk, int64_t *out_plain,
+                          int64_t *out_dense)
 {
-    const struct walked *walked = &worker->ahead.walked[walk % WALKS_AHEAD];
-    TRY(await(worker, walked->done));
+    const struct walk_record *record = &worker->in_flight.record[walk % WALKS_IN_FLIGHT];
+    TRY(await(worker, record->done));
     double plain = 0, dense = 0;
-    for (int i = 0; i < walked->waits; i++) {
+    for (int i = 0; i < record->waits; i++) {
         double ms;
-        TRY(device_event_elapsed(worker->device, walked->begin[i], walked->end[i], &ms));
-        *(walked->dense[i] ? &dense : &plain) += ms;
+        TRY(device_event_elapsed(worker->device, record->begin[i], record->end[i], &ms));
+        *(record->dense[i] ? &dense : &plain) += ms;
     }
     *out_plain = (int64_t)(plain * 1e6);
     *out_dense = (int64_t)(dense * 1e6);

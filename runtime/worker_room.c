@@ -27,7 +27,7 @@ static void claim_of_plan(const struct worker *worker, struct claim *out)
     plan_memory(worker->plan, worker->rank, need);
     out->weights = need->parameters + need->gradients + need->optimizer;
     out->slots = need->arrivals + need->gradient_slots;
-    out->workspace = worker->workspace;
+    out->workspace = worker->bytes.workspace;
     out->bytes = out->weights + need->frames + out->slots + need->backward + out->workspace;
 }
 
@@ -73,7 +73,7 @@ enum { WORTH_SAYING = 16 << 20 }; /* bytes of a GPU */
 
 static bool transport_matters(const struct worker *worker)
 {
-    return worker->transport_bytes >= WORTH_SAYING;
+    return worker->bytes.transport >= WORTH_SAYING;
 }
 
 /* What would need less, of what is not at its least already. */
@@ -122,7 +122,7 @@ static status_t no_room(const struct worker *worker, const struct claim *own,
     }
     if (transport_matters(worker)) {
         snprintf(transport, sizeof transport, " beside %.1f that transport %s has taken",
-                 gib(worker->transport_bytes), worker->transport);
+                 gib(worker->bytes.transport), worker->transport);
     }
     needs_print(worker, own, needs, sizeof needs);
     remedies_print(worker, claims->ranks > 1, remedies, sizeof remedies);

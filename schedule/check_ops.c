@@ -102,7 +102,7 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
                    .key = -1,
                    .shipment = -1,
                    .frame = -1,
-                   .back = -1,
+                   .backward_slot = -1,
                    .slot = -1,
                    .source = -1,
                    .together = op->together}; /* check_together */
@@ -116,12 +116,12 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
         int formed = op_formed(plan, op);
         e.unit = op->unit;
         e.frame = frame;
-        e.back = op->kind == OP_F ? -1 : op->microbatch % stage->backwards;
+        e.backward_slot = op->kind == OP_F ? -1 : op->microbatch % stage->backwards;
         e.slot = formed >= 0 ? sum_slot(plan, stage->sum[formed], op) : -1;
     } else if (op->kind == OP_GRAD) {
         e.key = op->key;
         e.frame = frame;
-        e.back = op->microbatch % stage->backwards;
+        e.backward_slot = op->microbatch % stage->backwards;
         e.slot = sum_slot(plan, stage->sum[op->key], op);
         e.source = stage->partial[op->key] >= 0 ? sum_slot(plan, stage->partial[op->key], op) : -1;
         e.first_add = op->first_add;
@@ -141,8 +141,8 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
 
 static bool check_fields(const struct checker *checker, int rank, int index)
 {
-    static const char *const name[] = {"kind",      "stage", "microbatch", "unit", "key",
-                                       "shipment",  "frame", "back",       "slot", "source",
+    static const char *const name[] = {"kind",      "stage", "microbatch",    "unit", "key",
+                                       "shipment",  "frame", "backward slot", "slot", "source",
                                        "first_add", "adds",  "together"};
     const struct op *op = &checker->plan->rank[rank].op[index];
     if ((int)op->kind < 0 || op->kind >= OP_KINDS || !op_lawful(checker, rank, op)) {

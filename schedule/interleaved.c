@@ -41,14 +41,14 @@ static void interleaved_build(const struct layout *layout, int rank, struct phas
 {
     int P = layout->ranks, V = layout->chunks, all = layout->microbatches * V;
     int after = P - rank - 1, groups = (V - 1) * interleaved_first_group(layout);
-    int ahead = V == 1 ? after : 2 * after + groups;
-    for (int i = 0; i < ahead && i < all; i++) {
+    int warmup = V == 1 ? after : 2 * after + groups;
+    for (int i = 0; i < warmup && i < all; i++) {
         interleaved_forward(layout, rank, i, out);
     }
     for (int i = 0; i < all; i++) {
         int chunk, m;
-        if (i + ahead < all) {
-            interleaved_forward(layout, rank, i + ahead, out);
+        if (i + warmup < all) {
+            interleaved_forward(layout, rank, i + warmup, out);
         }
         interleaved_at(layout, i, &chunk, &m);
         phase_add_backward(out, (V - 1 - chunk) * P + rank, m);

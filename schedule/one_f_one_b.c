@@ -4,13 +4,13 @@
 
 static void one_f_one_b_build(const struct layout *layout, int rank, struct phase_list *out)
 {
-    int ahead = layout->ranks - rank - 1, M = layout->microbatches;
-    for (int m = 0; m < ahead && m < M; m++) {
+    int warmup = layout->ranks - rank - 1, M = layout->microbatches;
+    for (int m = 0; m < warmup && m < M; m++) {
         phase_add(out, PHASE_F, rank, m);
     }
     for (int m = 0; m < M; m++) {
-        if (m + ahead < M) {
-            phase_add(out, PHASE_F, rank, m + ahead);
+        if (m + warmup < M) {
+            phase_add(out, PHASE_F, rank, m + warmup);
         }
         phase_add_backward(out, rank, m);
     }

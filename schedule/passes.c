@@ -99,7 +99,7 @@ static struct op *op_push(struct expansion *e, enum op_kind kind, int microbatch
                       .key = -1,
                       .shipment = -1,
                       .frame = -1,
-                      .back = -1,
+                      .backward_slot = -1,
                       .slot = -1,
                       .source = -1};
     return op;
@@ -110,7 +110,7 @@ static struct op *emit_unit(struct expansion *e, enum op_kind kind, int unit, in
     struct op *op = op_push(e, kind, microbatch);
     op->unit = unit;
     op->frame = microbatch % e->plan->stage[e->stage].frames;
-    op->back = kind == OP_F ? -1 : microbatch % e->plan->stage[e->stage].backwards;
+    op->backward_slot = kind == OP_F ? -1 : microbatch % e->plan->stage[e->stage].backwards;
     return op;
 }
 
@@ -149,7 +149,7 @@ static void emit_grad(struct expansion *e, int key, int microbatch)
     struct op *op = op_push(e, OP_GRAD, microbatch);
     op->key = key;
     op->frame = microbatch % stage->frames;
-    op->back = microbatch % stage->backwards;
+    op->backward_slot = microbatch % stage->backwards;
     op->slot = microbatch % e->plan->sum[stage->sum[key]].slots;
     if (stage->partial[key] >= 0) {
         op->source = microbatch % e->plan->sum[stage->partial[key]].slots;

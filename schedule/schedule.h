@@ -149,7 +149,7 @@ struct op {
     /* F, B, GRAD, W: the microbatch's activation frame of the stage. PUT, SENT forward: the frame that the
      * key is sent from. Else -1. */
     int frame;
-    int back; /* B, GRAD, W: the microbatch's backward memory of the stage; else -1 */
+    int backward_slot; /* B, GRAD, W: the microbatch's backward memory of the stage; else -1 */
     /* POST, WAIT: arrival slot. GRAD: slot of the stage's sum of the key (the arrival slot when one is
      * received). B that forms a gradient (READ_FORMS): its slot. PUT: the receiver's arrival slot.
      * Else -1. */

@@ -6,13 +6,13 @@
 
 static void zb_h1_build(const struct layout *layout, int rank, struct phase_list *out)
 {
-    int ahead = layout->ranks - rank - 1, M = layout->microbatches, w = 0;
-    for (int m = 0; m < ahead && m < M; m++) {
+    int warmup = layout->ranks - rank - 1, M = layout->microbatches, w = 0;
+    for (int m = 0; m < warmup && m < M; m++) {
         phase_add(out, PHASE_F, rank, m);
     }
     for (int m = 0; m < M; m++) {
-        if (m + ahead < M) {
-            phase_add(out, PHASE_F, rank, m + ahead);
+        if (m + warmup < M) {
+            phase_add(out, PHASE_F, rank, m + warmup);
         }
         phase_add(out, PHASE_B, rank, m);
         phase_add(out, PHASE_K, rank, m);

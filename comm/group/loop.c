@@ -46,7 +46,7 @@ static unsigned char *stage_reserve(struct loop_world *world, size_t bytes)
 static int first_left(const struct loop_world *world)
 {
     for (int i = 0; i < world->ranks; i++) {
-        if (world->left[i]) {
+        if (world->finished[i]) {
             return i;
         }
     }
@@ -157,7 +157,7 @@ static void leave(struct group *group, bool failed)
 
     snprintf(reason, sizeof reason, "rank %d gave up (its own message says why)", group->rank);
     pthread_mutex_lock(&world->mutex);
-    world->left[group->rank] = true;
+    world->finished[group->rank] = true;
     for (int i = 0; i < world->ranks; i++) {
         if (failed && i != group->rank) {
             group_fail(&world->group[i], true, reason);
@@ -199,7 +199,7 @@ static void world_fini(struct loop_world *world)
     free(world->group);
     free(world->puts);
     free(world->dead);
-    free(world->left);
+    free(world->finished);
     free(world->wires_created);
     free(world->stage[0]);
     free(world->stage[1]);
@@ -217,10 +217,10 @@ static status_t world_init(struct loop_world *world, int ranks, const struct gro
     }
     world->puts = calloc(n, sizeof *world->puts);
     world->dead = calloc(n, sizeof *world->dead);
-    world->left = calloc(n, sizeof *world->left);
+    world->finished = calloc(n, sizeof *world->finished);
     world->wires_created = calloc(n, sizeof *world->wires_created);
     world->group = calloc(n, sizeof *world->group);
-    if (world->puts == NULL || world->dead == NULL || world->left == NULL ||
+    if (world->puts == NULL || world->dead == NULL || world->finished == NULL ||
         world->wires_created == NULL || world->group == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for a group of %d threads", ranks);
     }

@@ -25,9 +25,9 @@ static int64_t patience(void)
 static bool ready(int fd, short events, int64_t until)
 {
     struct pollfd entry = {.fd = fd, .events = events};
-    int64_t left = (until - trace_now()) / 1000000;
+    int64_t remaining = (until - trace_now()) / 1000000;
 
-    return poll(&entry, 1, left > 0 ? (int)left : 0) > 0 && (entry.revents & events) != 0;
+    return poll(&entry, 1, remaining > 0 ? (int)remaining : 0) > 0 && (entry.revents & events) != 0;
 }
 
 static void drop(int *fd)

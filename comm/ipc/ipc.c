@@ -1,11 +1,11 @@
 /* ipc.c - the "ipc" transport: copies into memory of another process on the host's GPUs, with every
  * verb an operation of a stream and no host in between.
  *
- * The sender maps the receiver's slots (CUDA IPC) and has a stream, a lane, for each rank it sends to.
+ * The sender maps the receiver's slots (CUDA IPC) and has a stream for each rank it sends to.
  * Slot k of a channel has two words (ipc.h), which count the messages that went through it:
  *
  *     post   the wire's stream writes the slot's credit: n
- *     put    the lane waits for the credit n and for the wire's stream (the source is written), copies
+ *     put    the stream to the peer waits for the credit n and for the wire's stream (the source is written), copies
  *            by copy engine, writes the slot's arrival: n
  *     wait   the wire's stream waits for the arrival n
  *     sent   the wire's stream waits for the same arrival at the other end: then the copy, and all before
@@ -15,14 +15,14 @@
  * for they are compared by difference; they begin shortly before that, so that every run has been there.
  *
  * Operations of the wire's stream cost time of the GPU, so those that can be are saved: several credits are
- * one operation, and so are several waits; and since a lane keeps its order, a wait for one message is a
- * wait for all before it in the lane, which then wait for nothing. At the receiver that takes the order
+ * one operation, and so are several waits; and since a put stream keeps its order, a wait for one message is a
+ * wait for all before it in it, which then wait for nothing. At the receiver that takes the order
  * of the puts (wire_expect).
  *
- * Why nothing deadlocks: a lane is a queue, and so is the wire's stream; every operation waits for
+ * Why nothing deadlocks: a put stream is a queue, and so is the wire's stream; every operation waits for
  * earlier ones of its own queue, or for one of another queue that the plan has put before it: a put
- * for its post, a wait for its put. Puts to one rank stand in one lane, so a put whose slot is not free
- * holds up those behind it; plan_check has walked the plan under just that rule. Lanes to different
+ * for its post, a wait for its put. Puts to one rank stand in one put stream, so a put whose slot is not free
+ * holds up those behind it; plan_check has walked the plan under just that rule. Streams to different
  * ranks do not wait for each other as long as the GPU gives each a queue, which is looked at here.
  * Queues are finite: behind some hundreds of puts that wait, the next one stops the caller until the
  * first of them has gone.
@@ -107,7 +107,7 @@ static status_t ipc_post(struct wire *wire, int channel, int slot, int64_t messa
 
 /* ---- what a stream waits for ---- */
 
-/* The message is put at `turn` of its lane and there when `until` is reached. */
+/* The message is put at `turn` of its peer and there when `until` is reached. */
 static void line_want(struct ipc_line *line, int64_t turn, struct device_word until)
 {
     if (turn > line->seen && turn > line->wanted) {
@@ -124,7 +124,7 @@ static void line_take(struct ipc_wire *self, struct ipc_line *line)
     }
 }
 
-/* The stream waits for the words noted and for the last of what is wanted of each lane (mutex held, which
+/* The stream waits for the words noted and for the last of what is wanted of each put stream (mutex held, which
  * is left). */
 static status_t wait_wanted(struct wire *wire)
 {
@@ -265,13 +265,13 @@ static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t messag
     TRY(status);
     /* The credit first: it is mostly there before the source is, and then costs no time. */
     TRY(device_event_record(device, peer->ready, wire->stream));
-    TRY(device_word_wait(device, s->credit, use, peer->lane));
-    TRY(device_event_wait(device, peer->ready, peer->lane));
-    wire_time_begin(wire, peer->lane, "copy", channel, message);
-    status = device_copy(device, s->there, source, wire->channel[channel].bytes, peer->lane);
+    TRY(device_word_wait(device, s->credit, use, peer->stream));
+    TRY(device_event_wait(device, peer->ready, peer->stream));
+    wire_time_begin(wire, peer->stream, "copy", channel, message);
+    status = device_copy(device, s->there, source, wire->channel[channel].bytes, peer->stream);
     timeline_end(wire->timeline);
     TRY(status);
-    return device_word_write(device, s->arrival, use, peer->lane);
+    return device_word_write(device, s->arrival, use, peer->stream);
 }
 
 static void want_sent(struct wire *wire, int channel, int64_t message)
@@ -308,7 +308,7 @@ static status_t ipc_sent(struct wire *wire, int channel, int64_t message)
 
 /* ---- a peer is lost ---- */
 
-/* Lets every wait pass that has been enqueued (mutex held): of the wire's stream for arrivals, of lanes
+/* Lets every wait pass that has been enqueued (mutex held): of the wire's stream for arrivals, of put streams
  * for credits. With those everything gets on, what `sent` waits for included. */
 static void release_waits(struct ipc_wire *self)
 {
@@ -387,7 +387,7 @@ static bool drain_all(struct ipc_wire *self)
     bool done = drain(self, self->wire->stream);
 
     for (int i = 0; i < self->wire->group->size && done; i++) {
-        done = self->peer[i].lane == NULL || drain(self, self->peer[i].lane);
+        done = self->peer[i].stream == NULL || drain(self, self->peer[i].stream);
     }
     return done;
 }
@@ -437,7 +437,7 @@ void ipc_free(struct ipc_wire *self, bool connected)
         take_leave(self);
     }
     for (int i = 0; self->peer != NULL && i < wire->group->size; i++) {
-        device_stream_destroy(wire->device, self->peer[i].lane);
+        device_stream_destroy(wire->device, self->peer[i].stream);
         device_event_destroy(wire->device, self->peer[i].ready);
         ipc_flags_close(&self->peer[i].flags);
     }

@@ -59,7 +59,7 @@ struct ipc_put { /* whose source may still be read */
     int64_t message;
     int slot;
     uint32_t use;
-    int64_t turn; /* among all puts of its lane */
+    int64_t turn; /* among all puts of its peer */
 };
 
 struct ipc_channel {
@@ -73,7 +73,7 @@ struct ipc_channel {
     int64_t waits;   /* since it was told */
 };
 
-/* What one lane brings comes in its order: who has waited for something has waited for all before it. */
+/* What one put stream brings comes in its order: who has waited for something has waited for all before it. */
 struct ipc_line {
     int64_t seen;             /* turn of the last that the wire's stream waits for; -1 = none */
     int64_t wanted;           /* now asked for, where later; with */
@@ -82,10 +82,10 @@ struct ipc_line {
 
 struct ipc_peer {
     bool sends_to_us;
-    void *lane; /* of the puts to it; NULL = none */
+    void *stream; /* of the puts to it; NULL = none */
     struct device_event *ready;
     struct ipc_flags flags; /* its arrivals */
-    int64_t puts;           /* through the lane so far */
+    int64_t puts;           /* through its stream so far */
     int64_t expected;       /* puts of a walk to us */
     struct ipc_line out, in;
 };

@@ -93,18 +93,18 @@ static void set_words(const struct ipc_wire *self)
     }
 }
 
-static status_t open_lane(struct ipc_wire *self, int to)
+static status_t open_stream(struct ipc_wire *self, int to)
 {
     struct ipc_peer *peer = &self->peer[to];
 
-    if (peer->lane != NULL) {
+    if (peer->stream != NULL) {
         return STATUS_OK;
     }
-    TRY(device_stream_create(self->wire->device, true, &peer->lane));
+    TRY(device_stream_create(self->wire->device, true, &peer->stream));
     return device_event_create(self->wire->device, false, &peer->ready);
 }
 
-static status_t prepare_channel(struct ipc_wire *self, int channel, int *lanes)
+static status_t prepare_channel(struct ipc_wire *self, int channel, int *streams)
 {
     const struct wire_channel *c = &self->wire->channel[channel];
     struct ipc_channel *ours = &self->channel[channel];
@@ -128,15 +128,15 @@ static status_t prepare_channel(struct ipc_wire *self, int channel, int *lanes)
         self->peer[c->from].sends_to_us = true;
         return STATUS_OK;
     }
-    *lanes += self->peer[c->to].lane == NULL;
-    return open_lane(self, c->to);
+    *streams += self->peer[c->to].stream == NULL;
+    return open_stream(self, c->to);
 }
 
-/* This rank's own part: channels, lanes, flags. */
+/* This rank's own part: channels, put streams, flags. */
 static status_t prepare(struct ipc_wire *self)
 {
     struct wire *wire = self->wire;
-    int lanes = 0;
+    int streams = 0;
 
     self->peer = calloc((size_t)wire->group->size, sizeof *self->peer);
     self->channel = calloc((size_t)wire->count, sizeof *self->channel);
@@ -150,9 +150,9 @@ static status_t prepare(struct ipc_wire *self)
     }
     TRY(device_event_create(wire->device, false, &self->mark));
     for (int i = 0; i < wire->count; i++) {
-        TRY(prepare_channel(self, i, &lanes));
+        TRY(prepare_channel(self, i, &streams));
     }
-    TRY(wire_check_queues("ipc", lanes + 1));
+    TRY(wire_check_queues("ipc", streams + 1));
     TRY(ipc_flags_create(wire->device, ipc_flags_lines(wire, wire->group->rank), &self->own));
     place_words(self, &self->own, wire->group->rank);
     set_words(self);
@@ -233,7 +233,7 @@ static status_t connect_peers(struct ipc_wire *self, const struct introduction *
 
     for (int i = 0; i < wire->group->size; handles += in->counts[i] / sizeof *handles, i++) {
         struct ipc_peer *peer = &self->peer[i];
-        if (peer->lane != NULL) {
+        if (peer->stream != NULL) {
             TRY(ipc_flags_open(wire->device, &in->card[i], i, ipc_flags_lines(wire, i),
                                &peer->flags));
             place_words(self, &peer->flags, i);

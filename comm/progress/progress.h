@@ -32,7 +32,8 @@
 enum ticket_state { TICKET_IDLE, TICKET_MOVING, TICKET_DONE, TICKET_BROKEN };
 
 struct ticket {
-    struct ticket *next;  /* in the queue or its lane, then (thread) in a list of the backend's */
+    struct ticket *
+        next; /* in the thread's queue or that of its word, then (thread) in a list of the backend's */
     struct ticket *older; /* departures under way of this channel, or spare */
     struct ticket *made;  /* all but those of slots */
     struct progress *progress;
@@ -49,7 +50,7 @@ struct ticket {
 
     /* of a stream's verb */
     struct ticket *newer; /* departures under way of this channel */
-    int lane;
+    int queue;
     const uint32_t *word; /* to be started when it has reached `due` */
     uint32_t due;
 };

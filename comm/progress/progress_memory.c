@@ -35,12 +35,12 @@ static void lay_words(struct progress *progress, struct arena *arena)
 
     s->reached = arena_alloc(arena, sizeof *s->reached);
     uint32_t *copied = arena_alloc(arena, count * sizeof *copied);
-    uint32_t *left = arena_alloc(arena, count * sizeof *left);
+    uint32_t *sent = arena_alloc(arena, count * sizeof *sent);
     uint32_t *landed = arena_alloc(arena, count_slots(progress->wire, true) * sizeof *landed);
     for (int i = 0; arena->base != NULL && i < progress->wire->count; i++) {
         const struct wire_channel *c = &progress->wire->channel[i];
         s->channel[i].copied = &copied[i];
-        s->channel[i].left = &left[i];
+        s->channel[i].sent = &sent[i];
         if (c->to == progress->wire->group->rank) {
             s->channel[i].landed = landed;
             landed += c->slots;
@@ -93,18 +93,18 @@ static status_t create_tables(struct progress *progress)
     const struct wire *wire = progress->wire;
     size_t ranks = (size_t)wire->group->size;
 
-    s->lanes = 1 + wire->group->size;
-    s->lane = calloc((size_t)s->lanes, sizeof *s->lane);
+    s->queues = 1 + wire->group->size;
+    s->queue = calloc((size_t)s->queues, sizeof *s->queue);
     s->to = calloc(ranks, sizeof *s->to);
     s->channel = calloc((size_t)wire->count, sizeof *s->channel);
     s->landings = calloc(count_slots(wire, true) + 1, sizeof *s->landings);
     s->staged_messages = calloc(count_slots(wire, false) + 1, sizeof *s->staged_messages);
-    if (s->lane == NULL || s->to == NULL || s->channel == NULL || s->landings == NULL ||
+    if (s->queue == NULL || s->to == NULL || s->channel == NULL || s->landings == NULL ||
         s->staged_messages == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for %d channels of a stream", wire->count);
     }
-    for (int i = 0; i < s->lanes; i++) {
-        s->lane[i].end = &s->lane[i].first;
+    for (int i = 0; i < s->queues; i++) {
+        s->queue[i].end = &s->queue[i].first;
     }
     struct landing *landing = s->landings;
     int64_t *staged = s->staged_messages;
@@ -183,7 +183,7 @@ static void release(struct progress *progress)
 
     for (int i = 0; i < progress->wire->count; i++) {
         struct stream_channel *channel = &s->channel[i];
-        word_set(channel->left, *channel->left + FAR_AHEAD);
+        word_set(channel->sent, *channel->sent + FAR_AHEAD);
         for (int k = 0; channel->landed != NULL && k < progress->wire->channel[i].slots; k++) {
             word_set(&channel->landed[k], channel->landed[k] + FAR_AHEAD);
         }
@@ -220,7 +220,7 @@ void streams_free(struct progress *progress)
     if (!progress->wire->group->failed) {
         arena_destroy(&s->pinned);
     }
-    free(s->lane);
+    free(s->queue);
     free(s->to);
     free(s->channel);
     free(s->landings);

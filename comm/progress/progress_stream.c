@@ -114,23 +114,23 @@ static void check_deadline(struct progress *progress)
 
 static void line_up(struct progress_streams *s, struct ticket *ticket)
 {
-    struct lane *lane = &s->lane[ticket->lane];
+    struct ticket_queue *queue = &s->queue[ticket->queue];
 
     ticket->next = NULL;
-    *lane->end = ticket;
-    lane->end = &ticket->next;
+    *queue->end = ticket;
+    queue->end = &ticket->next;
 }
 
-/* From the front of `lane` to `end` what its stream has reached; the new end. */
-static struct ticket **take_due(struct lane *lane, struct ticket **end)
+/* From the front of `queue` to `end` what its stream has reached; the new end. */
+static struct ticket **take_due(struct ticket_queue *queue, struct ticket **end)
 {
-    while (lane->first != NULL && has_reached(lane->first->word, lane->first->due)) {
-        *end = lane->first;
-        end = &lane->first->next;
-        lane->first = lane->first->next;
+    while (queue->first != NULL && has_reached(queue->first->word, queue->first->due)) {
+        *end = queue->first;
+        end = &queue->first->next;
+        queue->first = queue->first->next;
     }
-    if (lane->first == NULL) {
-        lane->end = &lane->first;
+    if (queue->first == NULL) {
+        queue->end = &queue->first;
     }
     return end;
 }
@@ -149,9 +149,9 @@ struct ticket *streams_due(struct progress *progress, struct ticket *queue)
     if (progress->wire->group->failed) { /* streams run on without us, over garbage */
         return NULL;
     }
-    for (int i = 0; i < s->lanes; i++) {
-        end = take_due(&s->lane[i], end);
-        s->watching |= s->lane[i].first != NULL;
+    for (int i = 0; i < s->queues; i++) {
+        end = take_due(&s->queue[i], end);
+        s->watching |= s->queue[i].first != NULL;
     }
     *end = NULL;
     s->resting = due == NULL && !s->watching;
@@ -181,7 +181,7 @@ static void close_departures(struct stream_channel *channel)
     while (channel->first != NULL && channel->first->state == TICKET_DONE) {
         struct ticket *ticket = channel->first;
         channel->first = ticket->newer;
-        word_set(channel->left, after(ticket->message));
+        word_set(channel->sent, after(ticket->message));
         ticket->progress->streams->departures--;
         recycle(ticket);
     }
@@ -240,13 +240,13 @@ static void unlock(struct progress *progress)
 
 /* Queues `ticket`, to be started when `word` reaches `due`; wakes the thread unless it is awake.
  * Unlocks. */
-static status_t hand_over(struct progress *progress, struct ticket *ticket, int channel, int lane,
+static status_t hand_over(struct progress *progress, struct ticket *ticket, int channel, int queue,
                           const uint32_t *word, uint32_t due)
 {
     bool wake = progress->streams->resting;
 
     if (ticket != NULL) {
-        ticket->lane = lane;
+        ticket->queue = queue;
         ticket->word = word;
         ticket->due = due;
         progress_enqueue(progress, ticket);
@@ -313,7 +313,7 @@ static status_t copy_out(struct progress *progress, int channel, int64_t before,
     TRY(device_event_record(device, progress->streams->put, progress->wire->stream));
     TRY(device_event_wait(device, progress->streams->put, to));
     if (before >= 0) {
-        TRY(device_word_wait(device, own->left, after(before), to));
+        TRY(device_word_wait(device, own->sent, after(before), to));
     }
     wire_time_begin(progress->wire, to, "copy out", channel, message);
     TRY(device_copy(device, buffer, source, c->bytes, to));
@@ -349,7 +349,7 @@ status_t streams_put(struct progress *progress, int channel, int slot, int64_t m
     CHECK(message > own->last, "channel %d: message %" PRId64 " put after message %" PRId64,
           channel, message, own->last);
     if (own->last < 0) {
-        word_set(own->left, after(message) - 1);
+        word_set(own->sent, after(message) - 1);
         word_set(own->copied, after(message) - 1);
     }
     own->last = message;
@@ -405,6 +405,6 @@ status_t streams_sent(struct progress *progress, int channel, int64_t message)
     own->awaited = message > own->awaited ? message : own->awaited;
     unlock(progress);
     return device_word_wait(device_of(progress),
-                            progress->streams->staged ? own->copied : own->left, after(message),
+                            progress->streams->staged ? own->copied : own->sent, after(message),
                             progress->wire->stream);
 }

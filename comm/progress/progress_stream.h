@@ -1,9 +1,9 @@
 /* progress_stream.h - what progress_memory.c lays out and progress_stream.c works with: the streams of a progress, see
  * progress.h.
  *
- * Tickets wait in lanes, one for each stream that makes them due: lane 0 for the wire's stream, one
- * more for each rank to which a stream copies. Within a lane they come due in their order, so the
- * thread looks at one word a lane. A word holds the number of a message, plus one, of all that is
+ * Tickets wait in queues, one for each stream that makes them due: queue 0 for the wire's stream, one
+ * more for each rank to which a stream copies. Within a queue they come due in their order, so the
+ * thread looks at one word a queue. A word holds the number of a message, plus one, of all that is
  * through in a slot or channel; messages count up, so a word is never written twice with one value
  * and nothing but the ticket is ever used again.
  */
@@ -14,7 +14,7 @@
 #include "base/device.h"
 #include "comm/progress/progress.h"
 
-struct lane { /* (thread) tickets that are not due, oldest first */
+struct ticket_queue { /* (thread) tickets that are not due, oldest first */
     struct ticket *first, **end;
 };
 
@@ -28,7 +28,7 @@ struct stream_channel {
     struct landing *landing; /* [slots] */
     uint32_t *landed;        /* [slots] words */
     /* departures */
-    uint32_t *left, *copied; /* words; copied out of the source, if staged */
+    uint32_t *sent, *copied; /* words; copied out of the source, if staged */
     int64_t last, awaited;   /* messages put, and said to be waited for; -1 = none */
     int64_t *staged;         /* [slots] last message through each staging buffer, if any */
     int64_t puts;
@@ -48,11 +48,11 @@ struct progress_streams {
     void **to;                         /* [ranks] streams that copy sources out, if staged */
     void *in;                          /* stream that copies arrivals in, if staged */
     struct device_event *put, *landed; /* recorded in the wire's stream and in `in` */
-    struct lane *lane;                 /* [1 + ranks] */
-    int lanes;
+    struct ticket_queue *queue;        /* [1 + ranks] */
+    int queues;
     int departures; /* under way */
     bool resting;   /* the thread sleeps or is about to: wake it */
-    bool watching;  /* (thread) a lane is not empty */
+    bool watching;  /* (thread) a queue is not empty */
     int64_t moved;  /* (thread) when something happened, ns */
 };
 

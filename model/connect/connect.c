@@ -52,11 +52,11 @@ void connect_stash_layout(const struct layout *layout, struct stash *out)
     }
 }
 
-void connect_stash_recomputed(const struct model *model, const struct backward *back,
-                              struct stash *stash)
+void connect_stash_view(const struct model *model, const struct backward *backward,
+                        struct stash *stash)
 {
-    if (model->connector->stash_recomputed) {
-        model->connector->stash_recomputed(back, stash);
+    if (model->connector->stash_view) {
+        model->connector->stash_view(backward, stash);
     }
 }
 
@@ -67,10 +67,10 @@ void connect_forward(struct part *part, int unit, int frame, struct stash *stash
     }
 }
 
-void connect_form_again(struct part *part, int unit, int frame, struct stash *stash)
+void connect_recompute(struct part *part, int unit, int frame, struct stash *stash)
 {
-    if (part->model->connector->form_again) {
-        part->model->connector->form_again(part, unit, frame, stash);
+    if (part->model->connector->recompute) {
+        part->model->connector->recompute(part, unit, frame, stash);
     }
 }
 

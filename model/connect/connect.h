@@ -5,7 +5,7 @@
  * graph. So another kind of connection is a file here and a row in connect.c.
  *
  *     F      forward, then the unit's own computation from `input`, then output
- *     B      form_again, output_backward, then from output_gradient to input_gradient, then backward
+ *     B      recompute, output_backward, then from output_gradient to input_gradient, then backward
  *     GRAD   add_gradient
  *     W      weight_gradient
  */
@@ -51,8 +51,8 @@ struct connector {
     void (*stash_layout)(const struct layout *layout, struct stash *out);
     /* Fills out->dinput and out->connect. */
     void (*backward_layout)(const struct layout *layout, struct backward *out);
-    /* As stash_recomputed of layout.h, for stash->connect. Optional. */
-    void (*stash_recomputed)(const struct backward *back, struct stash *stash);
+    /* As stash_view of layout.h, for stash->connect. Optional. */
+    void (*stash_view)(const struct backward *backward, struct stash *stash);
     /* Where the key lies in the stash of the unit that makes it. */
     void *(*key)(const struct model *model, int key, const struct stash *stash);
 
@@ -61,7 +61,7 @@ struct connector {
     /* Forms the unit's inputs. `stash`: as F sees it, or (full recomputation) as B does. Optional. */
     void (*forward)(struct part *part, int unit, int frame, struct stash *stash);
     /* What selective recomputation dropped of that. Optional. */
-    void (*form_again)(struct part *part, int unit, int frame, struct stash *stash);
+    void (*recompute)(struct part *part, int unit, int frame, struct stash *stash);
     /* The tensor [N, D] that the unit's norm reads. way: WAY_Q, WAY_K, WAY_V of an attention, 0 of the
      * others. */
     const void *(*input)(const struct part *part, int unit, int frame, int way);
@@ -96,10 +96,10 @@ void connect_flops(const struct model *model, int unit, struct connect_flops *ou
 void connect_limits(const struct model *model, int unit, struct kernel_limits *out);
 const float *connect_constants(const struct model *model, int unit, size_t *out_count);
 void connect_stash_layout(const struct layout *layout, struct stash *out);
-void connect_stash_recomputed(const struct model *model, const struct backward *back,
-                              struct stash *stash);
+void connect_stash_view(const struct model *model, const struct backward *backward,
+                        struct stash *stash);
 void connect_forward(struct part *part, int unit, int frame, struct stash *stash);
-void connect_form_again(struct part *part, int unit, int frame, struct stash *stash);
+void connect_recompute(struct part *part, int unit, int frame, struct stash *stash);
 const void *connect_input(const struct part *part, int unit, int frame, int way);
 void connect_output(struct part *part, int unit, int frame);
 const void *connect_output_gradient(const struct part *part, int unit);

@@ -168,13 +168,13 @@ static void depth_backward_layout(const struct layout *layout, struct backward *
     struct depth_backward *own = (struct depth_backward *)out->connect;
     int source[KEYS_MOST];
     if (layout->unit >= 1 && !depth_gradient_over_input(layout->model, layout->unit)) {
-        out->dinput[0] = layout_tensor(layout, LEFT, shape->N, shape->D);
+        out->dinput[0] = layout_tensor(layout, UNTIL_GRAD, shape->N, shape->D);
     }
     if (layout->unit >= 2) {
         size_t n = (size_t)depth_sources(layout->model, layout->unit, source);
-        own->coefficients = layout_floats(layout, LEFT, shape->N * 3 * n);
-        own->dquery = layout_floats(layout, OWN, shape->D);
-        own->dscale = layout_floats(layout, OWN, shape->D);
+        own->coefficients = layout_floats(layout, UNTIL_GRAD, shape->N * 3 * n);
+        own->dquery = layout_floats(layout, UNTIL_W, shape->D);
+        own->dscale = layout_floats(layout, UNTIL_W, shape->D);
     }
 }
 
@@ -237,7 +237,7 @@ static const void *depth_output_gradient(const struct part *part, int unit)
 static void *depth_mix_gradient(const struct part *part, int unit)
 {
     return depth_gradient_over_input(part->model, unit)
-               ? depth_stash_of(part_recomputed(part, unit))->mixed
+               ? depth_stash_of(part_backward_stash(part, unit))->mixed
                : part_backward_of(part, unit)->dinput[0];
 }
 
@@ -251,28 +251,29 @@ static void *depth_input_gradient(struct part *part, int unit, int way, bool *ou
 static void depth_backward(struct part *part, int unit, int frame)
 {
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct depth_backward *back = depth_backward_of(part, unit);
+    const struct depth_backward *backward = depth_backward_of(part, unit);
     const void *key[KEYS_MOST];
     if (unit < 2) {
         return;
     }
     size_t n = depth_find_sources(part, unit, frame, key);
-    part->kernels->depth_backward(
-        &part->ctx, back->coefficients, back->dquery, back->dscale, depth_mix_gradient(part, unit),
-        key, unit_weight(part, unit, PARAM_QUERY, 0), unit_weight(part, unit, PARAM_SOURCE_NORM, 0),
-        unit_rms_norm(part, shape).eps, shape->N, shape->D, n);
+    part->kernels->depth_backward(&part->ctx, backward->coefficients, backward->dquery,
+                                  backward->dscale, depth_mix_gradient(part, unit), key,
+                                  unit_weight(part, unit, PARAM_QUERY, 0),
+                                  unit_weight(part, unit, PARAM_SOURCE_NORM, 0),
+                                  unit_rms_norm(part, shape).eps, shape->N, shape->D, n);
 }
 
 static void depth_weight_gradient(struct part *part, int unit, int frame)
 {
-    const struct depth_backward *back = depth_backward_of(part, unit);
+    const struct depth_backward *backward = depth_backward_of(part, unit);
     size_t D = unit_shape(part->model, unit)->D;
     (void)frame;
     if (unit >= 2) {
         part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_QUERY, 0),
-                                      back->dquery, D);
+                                      backward->dquery, D);
         part->kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_SOURCE_NORM, 0),
-                                      back->dscale, D);
+                                      backward->dscale, D);
     }
 }
 
@@ -368,7 +369,7 @@ const struct connector depth_attention_connector = {
     .backward_layout = depth_backward_layout,
     .key = depth_key,
     .forward = depth_mix,
-    .form_again = depth_mix,
+    .recompute = depth_mix,
     .input = depth_input,
     .output = depth_output,
     .output_gradient = depth_output_gradient,

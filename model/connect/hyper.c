@@ -268,30 +268,30 @@ static bool hyper_gradient_over_input(const struct model *model, int unit)
     return model->recompute == RECOMPUTE_NONE && unit >= 2;
 }
 
-static void hyper_backward_layout(const struct layout *layout, struct backward *back)
+static void hyper_backward_layout(const struct layout *layout, struct backward *backward)
 {
     const struct model *model = layout->model;
     const struct hyper_shape s = hyper_shape(model);
-    struct hyper_backward *out = (struct hyper_backward *)back->connect;
+    struct hyper_backward *out = (struct hyper_backward *)backward->connect;
     int unit = layout->unit;
     if (unit >= 1 && !hyper_gradient_over_input(model, unit)) {
-        back->dinput[0] = layout_tensor(layout, LEFT, s.N, s.D);
+        backward->dinput[0] = layout_tensor(layout, UNTIL_GRAD, s.N, s.D);
     }
     if (!hyper_mixes(model, unit)) {
         return;
     }
-    out->dstreams = unit == 1 ? streams_tensor(layout, OWN) : NULL;
-    out->doutput = layout_tensor(layout, LEFT, s.N, s.D);
-    out->dweights = layout_floats(layout, OWN, s.N * s.W);
-    out->dparams = layout_floats(layout, OWN, s.W + 3);
+    out->dstreams = unit == 1 ? streams_tensor(layout, UNTIL_W) : NULL;
+    out->doutput = layout_tensor(layout, UNTIL_GRAD, s.N, s.D);
+    out->dweights = layout_floats(layout, UNTIL_W, s.N * s.W);
+    out->dparams = layout_floats(layout, UNTIL_W, s.W + 3);
     if (hyper_generates(model)) {
-        out->dz = layout_floats(layout, OWN, s.N * s.W);
-        out->factor = layout_floats(layout, OWN, s.N * s.n);
+        out->dz = layout_floats(layout, UNTIL_W, s.N * s.W);
+        out->factor = layout_floats(layout, UNTIL_W, s.N * s.n);
     }
     for (enum block block = PRE; block < BLOCKS; block++) {
         bool own = hyper_generates(model) && hyper_has(model, unit, block);
         out->dw[block] =
-            own ? layout_floats(layout, OWN, generator_rows(&s, block) * s.width) : NULL;
+            own ? layout_floats(layout, UNTIL_W, generator_rows(&s, block) * s.width) : NULL;
     }
 }
 
@@ -422,15 +422,15 @@ static void hyper_output_backward(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct hyper_shape s = hyper_shape(part->model);
-    const struct stash *stash = part_recomputed(part, unit);
+    const struct stash *stash = part_backward_stash(part, unit);
     const struct hyper_stash *own = hyper_stash_of(stash);
-    const struct hyper_backward *back = hyper_backward_of(part, unit);
+    const struct hyper_backward *backward = hyper_backward_of(part, unit);
     const void *dstreams = part->key_gradient[unit];
     if (hyper_mixes(part->model, unit)) {
-        kernels->streams_sum(&part->ctx, back->doutput, weights_at(&s, own->weights, POST), s.W,
+        kernels->streams_sum(&part->ctx, backward->doutput, weights_at(&s, own->weights, POST), s.W,
                              dstreams, s.N, s.D, s.n);
-        kernels->streams_dots(&part->ctx, back->dweights + block_before(&s, RES),
-                              back->dweights + block_before(&s, POST), s.W, dstreams,
+        kernels->streams_dots(&part->ctx, backward->dweights + block_before(&s, RES),
+                              backward->dweights + block_before(&s, POST), s.W, dstreams,
                               hyper_streams(part, unit, frame, stash), stash->out, s.N, s.D, s.n);
     }
 }
@@ -438,7 +438,7 @@ static void hyper_output_backward(struct part *part, int unit, int frame)
 static void *hyper_mixed_gradient(const struct part *part, int unit)
 {
     return hyper_gradient_over_input(part->model, unit)
-               ? hyper_stash_of(part_recomputed(part, unit))->mixed
+               ? hyper_stash_of(part_backward_stash(part, unit))->mixed
                : part_backward_of(part, unit)->dinput[0];
 }
 
@@ -455,19 +455,19 @@ static void hyper_backward_generators(struct part *part, int unit, const void *s
 {
     const struct kernels *kernels = part->kernels;
     const struct hyper_shape s = hyper_shape(part->model);
-    const struct hyper_backward *back = hyper_backward_of(part, unit);
+    const struct hyper_backward *backward = hyper_backward_of(part, unit);
     bool accumulate = false;
     for (enum block block = PRE; block < BLOCKS; block++) {
         size_t rows = generator_rows(&s, block);
-        const float *dz = back->dz + s.N * block_before(&s, block);
+        const float *dz = backward->dz + s.N * block_before(&s, block);
         if (!hyper_has(part->model, unit, block)) {
             continue;
         }
         kernels->mudd_weights_backward_input(&part->ctx, dstreams, accumulate, dz,
                                              unit_weight(part, unit, PARAM_HYPER_W + (int)block, 0),
                                              s.rows, s.width, rows);
-        kernels->zero(&part->ctx, back->dw[block], rows * s.width * sizeof(float));
-        kernels->mudd_weights_backward_weight(&part->ctx, back->dw[block], NULL, dz, streams,
+        kernels->zero(&part->ctx, backward->dw[block], rows * s.width * sizeof(float));
+        kernels->mudd_weights_backward_weight(&part->ctx, backward->dw[block], NULL, dz, streams,
                                               s.rows, s.width, rows);
         accumulate = true;
     }
@@ -478,17 +478,17 @@ static void hyper_backward_streams(struct part *part, int unit, int frame, void 
 {
     const struct kernels *kernels = part->kernels;
     const struct hyper_shape s = hyper_shape(part->model);
-    const struct stash *stash = part_recomputed(part, unit);
+    const struct stash *stash = part_backward_stash(part, unit);
     const struct hyper_stash *own = hyper_stash_of(stash);
-    const struct hyper_backward *back = hyper_backward_of(part, unit);
+    const struct hyper_backward *backward = hyper_backward_of(part, unit);
     const void *streams = hyper_streams(part, unit, frame, stash);
     bool generates = hyper_generates(part->model);
     if (unit >= 2) {
-        kernels->streams_dots(&part->ctx, NULL, back->dweights, s.W, streams, NULL,
+        kernels->streams_dots(&part->ctx, NULL, backward->dweights, s.W, streams, NULL,
                               hyper_mixed_gradient(part, unit), s.N, s.D, s.n);
     }
-    kernels->hyper_weights_backward(&part->ctx, back->dz, back->factor, back->dparams,
-                                    back->dweights, own->z, own->rstd, learned(part, unit, PRE),
+    kernels->hyper_weights_backward(&part->ctx, backward->dz, backward->factor, backward->dparams,
+                                    backward->dweights, own->z, own->rstd, learned(part, unit, PRE),
                                     learned(part, unit, RES), learned(part, unit, POST),
                                     scale_of(part, unit, PRE), scale_of(part, unit, RES),
                                     scale_of(part, unit, POST), s.kind, s.width, s.N, s.n);
@@ -497,8 +497,8 @@ static void hyper_backward_streams(struct part *part, int unit, int frame, void 
     }
     kernels->streams_mix(&part->ctx, dstreams, generates, weights_at(&s, own->weights, RES), true,
                          part->key_gradient[unit], own->weights,
-                         unit >= 2 ? hyper_mixed_gradient(part, unit) : NULL, back->factor, streams,
-                         s.W, s.N, s.D, s.n);
+                         unit >= 2 ? hyper_mixed_gradient(part, unit) : NULL, backward->factor,
+                         streams, s.W, s.N, s.D, s.n);
 }
 
 static void hyper_backward(struct part *part, int unit, int frame)
@@ -529,21 +529,22 @@ static void hyper_weight_gradient(struct part *part, int unit, int frame)
 {
     const struct kernels *kernels = part->kernels;
     const struct hyper_shape s = hyper_shape(part->model);
-    const struct hyper_backward *back = hyper_backward_of(part, unit);
+    const struct hyper_backward *backward = hyper_backward_of(part, unit);
     (void)frame;
     for (enum block block = PRE; block < BLOCKS; block++) {
         if (!hyper_has(part->model, unit, block)) {
             continue;
         }
         kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_HYPER + (int)block, 0),
-                                back->dparams + block_before(&s, block), block_numbers(&s, block));
-        if (back->dw[block]) {
+                                backward->dparams + block_before(&s, block),
+                                block_numbers(&s, block));
+        if (backward->dw[block]) {
             kernels->accumulate_f32(&part->ctx,
                                     unit_gradient(part, unit, PARAM_HYPER_SCALE + (int)block, 0),
-                                    back->dparams + s.W + block, 1);
+                                    backward->dparams + s.W + block, 1);
             kernels->accumulate_f32(&part->ctx,
                                     unit_gradient(part, unit, PARAM_HYPER_W + (int)block, 0),
-                                    back->dw[block], generator_rows(&s, block) * s.width);
+                                    backward->dw[block], generator_rows(&s, block) * s.width);
         }
     }
 }
@@ -561,7 +562,7 @@ const struct connector hyper_connector = {
     .backward_layout = hyper_backward_layout,
     .key = hyper_key,
     .forward = hyper_forward,
-    .form_again = hyper_read,
+    .recompute = hyper_read,
     .input = hyper_input,
     .output = hyper_output,
     .output_gradient = hyper_output_gradient,

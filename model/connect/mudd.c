@@ -221,10 +221,10 @@ static void mudd_recomputed_layout(const struct layout *l, const struct consumer
 {
     const struct unit_shape *shape = l->shape;
     if (consumer->K > 0 && l->model->recompute == RECOMPUTE_SELECTIVE) {
-        out->generator_normed = layout_tensor(l, LEFT, shape->N, shape->D);
+        out->generator_normed = layout_tensor(l, UNTIL_GRAD, shape->N, shape->D);
     }
     if (consumer->K > 0 && l->model->recompute == RECOMPUTE_FULL) {
-        out->weights = layout_floats(l, LEFT, shape->N * consumer->C * consumer->n);
+        out->weights = layout_floats(l, UNTIL_GRAD, shape->N * consumer->C * consumer->n);
     }
 }
 
@@ -233,26 +233,26 @@ static void mudd_consumer_backward_layout(const struct layout *l, const struct c
 {
     const struct unit_shape *shape = l->shape;
     mudd_recomputed_layout(l, consumer, out);
-    out->dweights = layout_floats(l, OWN, shape->N * consumer->C * consumer->n);
+    out->dweights = layout_floats(l, UNTIL_W, shape->N * consumer->C * consumer->n);
     for (size_t c = 0; c < consumer->C; c++) {
         bool post = consumer->post[c];
-        out->dmixed[c] = post ? layout_tensor(l, LEFT, shape->N, shape->D) : NULL;
-        out->dpost_scale[c] = post ? layout_floats(l, OWN, shape->D) : NULL;
+        out->dmixed[c] = post ? layout_tensor(l, UNTIL_GRAD, shape->N, shape->D) : NULL;
+        out->dpost_scale[c] = post ? layout_floats(l, UNTIL_W, shape->D) : NULL;
     }
     if (consumer->K > 0) {
-        out->dinner = layout_tensor(l, OWN, shape->N, consumer->K);
-        out->dgenerator = layout_tensor(l, LEFT, shape->N, shape->D);
-        out->dgenerator_scale = mudd_prenorm(l->model) ? layout_floats(l, OWN, shape->D) : NULL;
+        out->dinner = layout_tensor(l, UNTIL_W, shape->N, consumer->K);
+        out->dgenerator = layout_tensor(l, UNTIL_GRAD, shape->N, shape->D);
+        out->dgenerator_scale = mudd_prenorm(l->model) ? layout_floats(l, UNTIL_W, shape->D) : NULL;
     }
 }
 
-static void mudd_backward_layout(const struct layout *l, struct backward *back)
+static void mudd_backward_layout(const struct layout *l, struct backward *backward)
 {
     const struct unit_shape *shape = l->shape;
     const struct consumer *consumer = mudd_consumer(l->model, l->unit);
-    struct mudd_backward *out = (struct mudd_backward *)back->connect;
+    struct mudd_backward *out = (struct mudd_backward *)backward->connect;
     bool normed = mudd_makes_keys(shape) && mudd_prenorm(l->model); /* its GRAD comes before B */
-    out->dkey_scale = normed ? layout_floats(l, LEFT, shape->D) : NULL;
+    out->dkey_scale = normed ? layout_floats(l, UNTIL_GRAD, shape->D) : NULL;
     if (consumer) {
         mudd_consumer_backward_layout(l, consumer, out);
     }
@@ -260,12 +260,12 @@ static void mudd_backward_layout(const struct layout *l, struct backward *back)
     for (int way = 0; way < INPUTS; way++) {
         elsewhere[way] = mudd_gradient_over_input(l->model, consumer, way);
     }
-    out->dstream = residual_layout(l, elsewhere, back);
+    out->dstream = residual_layout(l, elsewhere, backward);
 }
 
-static void mudd_stash_recomputed(const struct backward *back, struct stash *stash)
+static void mudd_stash_view(const struct backward *backward, struct stash *stash)
 {
-    const struct mudd_backward *from = (const struct mudd_backward *)back->connect;
+    const struct mudd_backward *from = (const struct mudd_backward *)backward->connect;
     struct mudd_stash *out = mudd_stash_of(stash);
     out->normed = from->generator_normed ? from->generator_normed : out->normed;
     out->weights = from->weights ? from->weights : out->weights;
@@ -295,10 +295,10 @@ const struct connector mudd_connector = {
     .constants = mudd_constants,
     .stash_layout = mudd_stash_layout,
     .backward_layout = mudd_backward_layout,
-    .stash_recomputed = mudd_stash_recomputed,
+    .stash_view = mudd_stash_view,
     .key = mudd_key,
     .forward = mudd_forward,
-    .form_again = mudd_form_again,
+    .recompute = mudd_recompute,
     .input = mudd_input,
     .output = mudd_output,
     .output_gradient = mudd_output_gradient,

@@ -98,7 +98,7 @@ static inline struct mudd_backward *mudd_backward_of(const struct part *part, in
 /* ---- mudd_operations.c ---- */
 
 void mudd_forward(struct part *part, int unit, int frame, struct stash *stash);
-void mudd_form_again(struct part *part, int unit, int frame, struct stash *stash);
+void mudd_recompute(struct part *part, int unit, int frame, struct stash *stash);
 const void *mudd_input(const struct part *part, int unit, int frame, int way);
 void mudd_output(struct part *part, int unit, int frame);
 const void *mudd_output_gradient(const struct part *part, int unit);

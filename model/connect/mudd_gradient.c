@@ -38,7 +38,7 @@ static void mudd_add_aggregate(struct mudd_terms *terms, const struct read *read
     struct mudd_term *term = &terms->term[terms->count++];
     *term = (struct mudd_term){.way_stride = consumer->n, .ways = consumer->C};
     if (consumer->K > 0) {
-        const struct stash *stash = part_recomputed(part, read->unit);
+        const struct stash *stash = part_backward_stash(part, read->unit);
         term->weights = mudd_stash_of(stash)->weights + column;
         term->row_stride = consumer->C * consumer->n;
     } else { /* in bf16 the values before rounding */

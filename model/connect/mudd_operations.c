@@ -104,7 +104,7 @@ void mudd_forward(struct part *part, int unit, int frame, struct stash *stash)
     }
 }
 
-void mudd_form_again(struct part *part, int unit, int frame, struct stash *stash)
+void mudd_recompute(struct part *part, int unit, int frame, struct stash *stash)
 {
     const struct consumer *consumer = mudd_consumer(part->model, unit);
     if (consumer && consumer->K > 0) {
@@ -234,7 +234,7 @@ static void *mudd_place_of_gradient(const struct part *part, int unit, int way)
 {
     const struct consumer *consumer = mudd_consumer(part->model, unit);
     return mudd_gradient_over_input(part->model, consumer, way)
-               ? mudd_formed(consumer, way, part_recomputed(part, unit))
+               ? mudd_formed(consumer, way, part_backward_stash(part, unit))
                : part_backward_of(part, unit)->dinput[way];
 }
 
@@ -268,13 +268,13 @@ const void *mudd_mixed_gradient(const struct part *part, const struct consumer *
 static void mudd_backward_postnorms(struct part *part, const struct consumer *consumer)
 {
     int unit = consumer->unit;
-    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit));
-    struct mudd_backward *back = mudd_backward_of(part, unit);
+    const struct mudd_stash *stash = mudd_stash_of(part_backward_stash(part, unit));
+    struct mudd_backward *backward = mudd_backward_of(part, unit);
     struct norm_shape norm = unit_rms_norm(part, unit_shape(part->model, unit));
     for (size_t c = 0; c < consumer->C; c++) {
         if (consumer->post[c]) {
             part->kernels->norm_backward(
-                &part->ctx, &norm, back->dmixed[c], false, back->dpost_scale[c], NULL,
+                &part->ctx, &norm, backward->dmixed[c], false, backward->dpost_scale[c], NULL,
                 mudd_way_gradient(part, unit, consumer->way[c]), stash->mixed[c], NULL,
                 stash->post_rstd[c], unit_weight(part, unit, PARAM_POSTNORM, 0));
         }
@@ -287,35 +287,36 @@ static void mudd_backward_generator(struct part *part, const struct consumer *co
     const struct kernels *kernels = part->kernels;
     int unit = consumer->unit;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit));
-    struct mudd_backward *back = mudd_backward_of(part, unit);
+    const struct mudd_stash *stash = mudd_stash_of(part_backward_stash(part, unit));
+    struct mudd_backward *backward = mudd_backward_of(part, unit);
     struct norm_shape norm = unit_rms_norm(part, shape);
-    kernels->mudd_weights_backward_input(&part->ctx, back->dinner, false, back->dweights,
+    kernels->mudd_weights_backward_input(&part->ctx, backward->dinner, false, backward->dweights,
                                          unit_weight(part, unit, PARAM_DENSE_W2, 0), shape->N,
                                          consumer->K, consumer->C * consumer->n);
-    kernels->gelu_backward(&part->ctx, back->dinner, back->dinner, stash->inner,
+    kernels->gelu_backward(&part->ctx, backward->dinner, backward->dinner, stash->inner,
                            shape->N * consumer->K);
-    kernels->linear_backward_input(&part->ctx, back->dgenerator, false, back->dinner,
+    kernels->linear_backward_input(&part->ctx, backward->dgenerator, false, backward->dinner,
                                    unit_weight(part, unit, PARAM_DENSE_W1, 0), shape->N, shape->D,
                                    consumer->K);
-    kernels->norm_backward(&part->ctx, &norm, back->dgenerator, false, back->dgenerator_scale, NULL,
-                           back->dgenerator, mudd_newest(part, consumer, frame), NULL, stash->rstd,
+    kernels->norm_backward(&part->ctx, &norm, backward->dgenerator, false,
+                           backward->dgenerator_scale, NULL, backward->dgenerator,
+                           mudd_newest(part, consumer, frame), NULL, stash->rstd,
                            unit_weight(part, unit, PARAM_DENSE_NORM, 0));
 }
 
 static void mudd_backward_consumer(struct part *part, const struct consumer *consumer, int frame)
 {
     const struct unit_shape *shape = unit_shape(part->model, consumer->unit);
-    struct mudd_backward *back = mudd_backward_of(part, consumer->unit);
+    struct mudd_backward *backward = mudd_backward_of(part, consumer->unit);
     const void *key[consumer->n], *dout[WAYS_MAX];
     mudd_find_keys(part, consumer, frame, key);
     mudd_backward_postnorms(part, consumer);
     for (size_t c = 0; c < consumer->C; c++) {
         dout[c] = mudd_mixed_gradient(part, consumer, c);
     }
-    part->kernels->mudd_backward_weights(&part->ctx, back->dweights, dout, key, shape->N, shape->D,
-                                         consumer->C, consumer->n);
-    mudd_mask(part, consumer, back->dweights);
+    part->kernels->mudd_backward_weights(&part->ctx, backward->dweights, dout, key, shape->N,
+                                         shape->D, consumer->C, consumer->n);
+    mudd_mask(part, consumer, backward->dweights);
     if (consumer->K > 0) {
         mudd_backward_generator(part, consumer, frame);
     }
@@ -347,25 +348,25 @@ static void mudd_weight_gradient_consumer(struct part *part, const struct consum
     const struct kernels *kernels = part->kernels;
     int unit = consumer->unit;
     const struct unit_shape *shape = unit_shape(part->model, unit);
-    const struct mudd_stash *stash = mudd_stash_of(part_recomputed(part, unit));
-    const struct mudd_backward *back = mudd_backward_of(part, unit);
+    const struct mudd_stash *stash = mudd_stash_of(part_backward_stash(part, unit));
+    const struct mudd_backward *backward = mudd_backward_of(part, unit);
     kernels->mudd_weights_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_DENSE_W2, 0),
                                           unit_gradient(part, unit, PARAM_DENSE_B, 0),
-                                          back->dweights, stash->hidden, shape->N, consumer->K,
+                                          backward->dweights, stash->hidden, shape->N, consumer->K,
                                           consumer->C * consumer->n);
     for (size_t c = 0; c < consumer->C; c++) {
         if (consumer->post[c]) {
             kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_POSTNORM, 0),
-                                    back->dpost_scale[c], shape->D);
+                                    backward->dpost_scale[c], shape->D);
         }
     }
-    if (back->dgenerator_scale) {
+    if (backward->dgenerator_scale) {
         kernels->accumulate_f32(&part->ctx, unit_gradient(part, unit, PARAM_DENSE_NORM, 0),
-                                back->dgenerator_scale, shape->D);
+                                backward->dgenerator_scale, shape->D);
     }
     if (consumer->K > 0) {
         kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_DENSE_W1, 0),
-                                        NULL, back->dinner, stash->normed, shape->N, shape->D,
+                                        NULL, backward->dinner, stash->normed, shape->N, shape->D,
                                         consumer->K);
     }
 }

@@ -108,10 +108,11 @@ void *residual_layout(const struct layout *layout, const bool *elsewhere, struct
         if (elsewhere && elsewhere[c]) {
             continue;
         }
-        out->dinput[c] = own ? layout_tensor(layout, LEFT, shape->N, shape->D) : out->dinput[0];
+        out->dinput[c] =
+            own ? layout_tensor(layout, UNTIL_GRAD, shape->N, shape->D) : out->dinput[0];
     }
     return shape->kind == UNIT_ATTENTION && shape->parallel
-               ? layout_tensor(layout, LEFT, shape->N, shape->D)
+               ? layout_tensor(layout, UNTIL_GRAD, shape->N, shape->D)
                : NULL;
 }
 

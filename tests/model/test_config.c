@@ -270,6 +270,33 @@ static void test_entries(void **state)
     assert_says("run.yaml:5:4");
 }
 
+/* The connector that the command line names decides what is off by default, not the file's. */
+static void test_connector_replaced(void **state)
+{
+    struct config_entry model[] = {{"dense_type", "qkvr", {"", 4, 0}}};
+    struct config_entries keys = {model, 1};
+    struct model_config config;
+
+    (void)state;
+    assert_ok(load_text(DEPTH "}", &config));
+    assert_false(config.dynamic_dense);
+    assert_ok(model_config_load(file, &keys, NULL, &config));
+    assert_true(config.dynamic_dense);
+    assert_true(config.sepln);
+    strcpy(model[0].value, "null");
+    assert_ok(model_config_load(file, &keys, NULL, &config));
+    assert_false(config.dynamic_dense);
+    assert_ok(load_text("{" SMALL "}", &config));
+    strcpy(model[0].value, "hyper");
+    assert_ok(model_config_load(file, &keys, NULL, &config));
+    assert_false(config.sepln);
+    assert_ok(load_text(DEPTH ", \"dynamic_dense\": false}", &config));
+    strcpy(model[0].value, "qkvr");
+    assert_ok(model_config_load(file, &keys, NULL, &config));
+    assert_false(config.dynamic_dense);
+    assert_true(config.sepln);
+}
+
 static void test_save_and_load(void **state)
 {
     struct model_config config, again;
@@ -294,6 +321,7 @@ int main(void)
         cmocka_unit_test(test_connectors),
         cmocka_unit_test(test_slip_is_pointed_out),
         cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_connector_replaced),
         cmocka_unit_test(test_save_and_load),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

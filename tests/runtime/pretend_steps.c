@@ -27,7 +27,7 @@ static int rules_of(const struct worker *worker)
 WRAP(trainer_step, (struct trainer * trainer, const struct batch *batch,
                     const struct optimizer_args *optimizer, struct step_result *out))
 {
-    int before = pretend_rules(rules_of(trainer->train));
+    int before = pretend_rules(rules_of(trainer->workers.train));
     status_t status = __real_trainer_step(trainer, batch, optimizer, out);
     pretend_rules(before);
     return status;
@@ -67,19 +67,19 @@ static void fetch_head(void *arg, struct part *part, int frame, int microbatch)
 WRAP(worker_walk, (struct worker * stage, const struct batch *batch, float loss_scale,
                    const struct worker_hooks *hooks))
 {
-    struct head head = {stage->on_head, stage->head_arg};
+    struct head head = {stage->head.fn, stage->head.arg};
     int before = pretend_rules(rules_of(stage));
     if (rules_of(stage) == PRETEND_STEP && getenv("PRETEND_HOLD")) {
         pretend_hold(stage->stream);
     }
     if (head.fn) {
-        stage->on_head = fetch_head;
-        stage->head_arg = &head;
+        stage->head.fn = fetch_head;
+        stage->head.arg = &head;
     }
     status_t status = __real_worker_walk(stage, batch, loss_scale, hooks);
     pretend_release();
-    stage->on_head = head.fn;
-    stage->head_arg = head.arg;
+    stage->head.fn = head.fn;
+    stage->head.arg = head.arg;
     pretend_rules(before);
     return status;
 }

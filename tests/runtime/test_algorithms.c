@@ -177,9 +177,9 @@ static status_t run_rank(struct group *group, void *argument)
     fake.has_no_room = task->has_no_room;
     snprintf(trainer.config.kernels.algorithms, sizeof trainer.config.kernels.algorithms, "%s",
              task->file);
-    trainer.kernels = &kernels;
-    trainer.device = (struct device *)&kernels; /* one that nobody looks at */
-    trainer.train = (struct worker *)&kernels;
+    trainer.place.kernels = &kernels;
+    trainer.place.device = (struct device *)&kernels; /* one that nobody looks at */
+    trainer.workers.train = (struct worker *)&kernels;
     log_set_file(log);
     log_capture(error, sizeof error);
     status_t status = algorithms_prepare(&trainer);
@@ -234,18 +234,18 @@ static void write_text(const char *path, const char *text)
 }
 
 /* Folders and files of one test. */
-struct place {
+struct place_case {
     char folder[32], file[64];
 };
 
-static void place_make(struct place *place)
+static void place_make(struct place_case *place)
 {
     strcpy(place->folder, "algorithms-XXXXXX");
     assert_non_null(mkdtemp(place->folder));
     snprintf(place->file, sizeof place->file, "%s/table", place->folder);
 }
 
-static void place_remove(struct place *place)
+static void place_remove(struct place_case *place)
 {
     unlink(place->file);
     snprintf(place->file, sizeof place->file, "%s/algorithms.txt", place->folder);
@@ -253,7 +253,7 @@ static void place_remove(struct place *place)
     assert_int_equal(rmdir(place->folder), 0); /* nothing else was left */
 }
 
-static struct task task_of(const struct place *place, const char *algorithms)
+static struct task task_of(const struct place_case *place, const char *algorithms)
 {
     return (struct task){
         .file = algorithms, .folder = place->folder, .card = here, .dtype = DTYPE_BF16};
@@ -262,7 +262,7 @@ static struct task task_of(const struct place *place, const char *algorithms)
 static void test_measure(void **state)
 {
     (void)state;
-    struct place place;
+    struct place_case place;
     place_make(&place);
     struct task task = task_of(&place, "measure");
     task.measured = task.lines = task.lines_there = 3; /* what any rank runs, each once */
@@ -278,7 +278,7 @@ static void test_measure(void **state)
 static void test_file(void **state)
 {
     (void)state;
-    struct place place;
+    struct place_case place;
     place_make(&place);
     write_text(place.file, "# mine\n" OTHER HERE A " algorithm=7 us=3.00 first=4.00\n");
     struct task task = task_of(&place, place.file);
@@ -303,7 +303,7 @@ static void test_file(void **state)
 static void test_other_card(void **state)
 {
     (void)state;
-    struct place place;
+    struct place_case place;
     place_make(&place);
     struct task task = task_of(&place, "measure");
     task.card = there;
@@ -325,7 +325,7 @@ static void test_other_card(void **state)
 static void test_no_room(void **state)
 {
     (void)state;
-    struct place place;
+    struct place_case place;
     place_make(&place);
     struct task task = task_of(&place, place.file);
     task.has_no_room = true;
@@ -338,7 +338,7 @@ static void test_no_room(void **state)
 static void test_unasked(void **state)
 {
     (void)state;
-    struct place place;
+    struct place_case place;
     place_make(&place);
     struct task task = task_of(&place, "");
     check(&task);
@@ -353,7 +353,7 @@ static void test_unasked(void **state)
 static void test_refused(void **state)
 {
     (void)state;
-    struct place place;
+    struct place_case place;
     char missing[64];
     place_make(&place);
     snprintf(missing, sizeof missing, "%s/no/table", place.folder);

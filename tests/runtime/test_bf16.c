@@ -42,6 +42,7 @@ struct alone {
     int64_t batch, T;
     float *logits;
     double loss; /* mean */
+    double sum;  /* of the microbatch under way */
 };
 
 static const char *path_of(const char *name, const char *file)
@@ -129,15 +130,22 @@ static void destroy(struct alone *alone)
 
 static void run_forward(struct alone *alone, const struct op *op)
 {
-    const struct model *model = alone->model;
     int64_t offset = op->microbatch * alone->T;
-    double tokens = (double)(alone->batch * alone->T), loss = 0;
+    double tokens = (double)(alone->batch * alone->T);
     part_set_tokens(alone->part, 0, op->frame, alone->inputs + offset, alone->targets + offset);
-    part_forward(alone->part, op->unit, op->frame, (float)(1.0 / tokens), &loss);
+    part_set_loss(alone->part, 0, op->frame, (float)(1.0 / tokens), &alone->sum);
+    part_forward(alone->part, op->unit, op->frame);
+}
+
+/* After the head's operation that made logits and loss. */
+static void take_head(struct alone *alone, const struct op *op)
+{
+    const struct model *model = alone->model;
     if (op->unit == model->graph.units - 1) {
-        alone->loss += loss / tokens;
-        assert_ok(part_logits(alone->part, op->frame, 0, alone->T,
-                              alone->logits + offset * model->config.vocab_size));
+        alone->loss += alone->sum / (double)(alone->batch * alone->T);
+        assert_ok(
+            part_logits(alone->part, op->frame, 0, alone->T,
+                        alone->logits + op->microbatch * alone->T * model->config.vocab_size));
     }
 }
 
@@ -156,13 +164,17 @@ static void run(struct alone *alone)
         const struct op *op = &plan->rank[0].op[i];
         if (op->kind == OP_F) {
             run_forward(alone, op);
+            if (!plan->training) {
+                take_head(alone, op);
+            }
         } else if (op->kind == OP_B) {
-            part_backward(alone->part, op->unit, op->frame, op->back);
+            part_backward(alone->part, op->unit, op->frame, op->backward_slot);
+            take_head(alone, op);
         } else if (op->kind == OP_W) {
-            part_weight_gradient(alone->part, op->unit, op->frame, op->back);
+            part_weight_gradient(alone->part, op->unit, op->frame, op->backward_slot);
         } else if (op->kind == OP_GRAD) {
             struct key_sum sum = {.frame = op->frame,
-                                  .back = op->back,
+                                  .slot = op->backward_slot,
                                   .key = op->key,
                                   .adds = plan->add + op->first_add,
                                   .count = op->adds};

@@ -183,7 +183,7 @@ static status_t run_rank(struct group *group, void *argument)
     TRY(trainer_create(&options, &trainer));
     shape_stir(trainer_model(trainer), trainer_part(trainer));
     if (task->reorder) {
-        reorder_sums(trainer->train->plan, 0); /* X_0 */
+        reorder_sums(trainer->workers.train->plan, 0); /* X_0 */
     }
     status_t status = walk_steps(task, trainer, group_rank(group) == 0);
     trainer_destroy(trainer);

@@ -43,7 +43,7 @@ static status_t run_rank(struct group *group, void *argument)
     struct stage_plan stage[2] = {{.units = task->units}, {.units = 10 - task->units}};
     struct job job = {.command = "train"};
     struct kernels kernels = {.name = task->kernels[rank]};
-    struct trainer trainer = {.group = group, .kernels = &kernels};
+    struct trainer trainer = {.group = group, .place.kernels = &kernels};
     struct setup setup = {.job = &job,
                           .group = group,
                           .T = 32,

@@ -90,7 +90,7 @@ static inline void touch_unit(struct touches *out, const struct plan *plan, cons
     if (op->kind == OP_F) {
         return;
     }
-    touch(out, op->kind == OP_B, LEFTOVER, op->unit, op->back, 0);
+    touch(out, op->kind == OP_B, LEFTOVER, op->unit, op->backward_slot, 0);
     for (int key = 0; key < plan->graph->keys; key++) {
         if (plan->graph->key[key].producer == op->unit && plan->stage[op->stage].sum[key] >= 0) {
             touch_gradient(out, plan, op->stage, key, op->microbatch, false);
@@ -129,7 +129,7 @@ static inline void touches_of(const struct plan *plan, const struct op *op, stru
             if (read && read->kind == READ_MAKES) { /* made of this key on this stage */
                 touch_gradient(out, plan, op->stage, read->made, op->microbatch, false);
             } else if (read) {
-                touch(out, false, LEFTOVER, read->unit, op->back, 0);
+                touch(out, false, LEFTOVER, read->unit, op->backward_slot, 0);
                 if (read->rereads) {
                     touch_key_read(out, plan, op, op->key);
                 }

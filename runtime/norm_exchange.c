@@ -1,11 +1,4 @@
-/* exchange.c - the one exchange of a step: squares of the gradients, losses, and what an earlier step
- * cost. Every rank gets everything and adds it up in the order of the parameter table, so that norm
- * and loss are the same bits on every rank and for any number of ranks.
- *
- * On the host it happens where the plan says, and costs are those of the step before. On a device the
- * stream leaves the squares and goes on when the clipping factor is there (exchanger.c has the thread
- * between them); costs are those of the step before the one before.
- */
+/* norm_exchange.c - what the ranks tell each other in a step (norm_exchange.h), and what follows from it. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -17,7 +10,7 @@ enum { REPORT = sizeof(struct report) / sizeof(double) };
 
 static int stage_params(const struct trainer *trainer, int stage)
 {
-    const struct stage_plan *own = &trainer->train->plan->stage[stage];
+    const struct stage_plan *own = &trainer->workers.train->plan->stage[stage];
     const int *first = trainer->model->unit_param;
     int params = 0;
     for (int u = 0; u < own->units; u++) {
@@ -28,7 +21,7 @@ static int stage_params(const struct trainer *trainer, int stage)
 
 static int rank_params(const struct trainer *trainer, int rank)
 {
-    const struct plan *plan = trainer->train->plan;
+    const struct plan *plan = trainer->workers.train->plan;
     int params = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
         params += plan_rank_of(plan, stage) == rank ? stage_params(trainer, stage) : 0;
@@ -38,15 +31,15 @@ static int rank_params(const struct trainer *trainer, int rank)
 
 static int head_rank(const struct trainer *trainer)
 {
-    const struct plan *plan = trainer->train->plan;
+    const struct plan *plan = trainer->workers.train->plan;
     return plan_rank_of(plan, plan_stage_of(plan, trainer->model->graph.units - 1));
 }
 
 /* The ranks' shares: [squares of the parameters][losses, head only][report]. */
 static status_t count_shares(struct trainer *trainer)
 {
-    struct exchange *exchange = &trainer->exchange;
-    int ranks = trainer->train->plan->ranks;
+    struct norm_exchange *exchange = &trainer->exchange;
+    int ranks = trainer->workers.train->plan->ranks;
     exchange->counts = calloc((size_t)ranks, sizeof *exchange->counts);
     if (!exchange->counts) {
         return FAIL(STATUS_NOMEM, "no memory for the exchange of %d ranks", ranks);
@@ -65,47 +58,73 @@ static status_t count_shares(struct trainer *trainer)
     return STATUS_OK;
 }
 
-status_t exchange_create(struct trainer *trainer)
+/* The stream's words first, on lines of their own. */
+static void lay_memory(struct norm_exchange *exchange, struct arena *memory)
 {
-    struct exchange *exchange = &trainer->exchange;
+    exchange->ready = arena_alloc(memory, sizeof *exchange->ready);
+    exchange->go = arena_alloc(memory, sizeof *exchange->go);
+    exchange->scale = arena_alloc(memory, (size_t)exchange->depth * sizeof *exchange->scale);
+    for (int i = 0; i < exchange->depth; i++) {
+        exchange->own[i] = arena_alloc(memory, exchange->own_count * sizeof(double));
+    }
+}
+
+static status_t create_memory(struct trainer *trainer)
+{
+    struct norm_exchange *exchange = &trainer->exchange;
+    struct device *device = trainer->place.device;
+    struct arena measure;
+    arena_init_measure(&measure);
+    lay_memory(exchange, &measure);
+    TRY(arena_create_on(&exchange->memory, device, MEMORY_PINNED, trainer->place.stream,
+                        measure.used, "the exchange of a step"));
+    lay_memory(exchange, &exchange->memory);
+    TRY(device ? device_stream_sync(device, trainer->place.stream) : STATUS_OK);
+    for (int i = 0; i < exchange->depth; i++) {
+        exchange->scale[i] = -1;
+    }
+    return STATUS_OK;
+}
+
+status_t norm_exchange_create(struct trainer *trainer)
+{
+    struct norm_exchange *exchange = &trainer->exchange;
+    exchange->depth = trainer->place.device ? WALKS_IN_FLIGHT : 1;
     TRY(count_shares(trainer));
     exchange->all = calloc(exchange->all_count, sizeof(double));
     if (!exchange->all) {
         return FAIL(STATUS_NOMEM, "no memory for an exchange of %zu values", exchange->all_count);
     }
-    if (trainer->device) {
-        return exchanger_create(trainer);
-    }
-    exchange->own[0] = calloc(exchange->own_count, sizeof(double));
-    if (!exchange->own[0]) {
-        return FAIL(STATUS_NOMEM, "no memory for an exchange of %zu values", exchange->own_count);
-    }
-    return STATUS_OK;
+    TRY(create_memory(trainer));
+    return trainer->place.device ? norm_thread_create(trainer) : STATUS_OK;
 }
 
-void exchange_destroy(struct trainer *trainer)
+void norm_exchange_destroy(struct trainer *trainer)
 {
-    struct exchange *exchange = &trainer->exchange;
-    if (trainer->device) {
-        exchanger_destroy(trainer);
-    } else {
-        free(exchange->own[0]);
+    struct norm_exchange *exchange = &trainer->exchange;
+    norm_thread_destroy(trainer);
+    if (exchange->memory.base) {
+        arena_destroy(&exchange->memory);
     }
     free(exchange->counts);
     free(exchange->all);
 }
 
-status_t exchange_rehearse(struct trainer *trainer)
+const float *norm_exchange_scale(const struct trainer *trainer, int64_t step)
 {
-    struct exchange *exchange = &trainer->exchange;
+    return &trainer->exchange.scale[step % trainer->exchange.depth];
+}
+
+status_t norm_exchange_rehearse(struct trainer *trainer)
+{
+    struct norm_exchange *exchange = &trainer->exchange;
     memset(exchange->own[0], 0, exchange->own_count * sizeof(double));
     return group_allgatherv(trainer->group, exchange->own[0], exchange->counts, exchange->all);
 }
 
-/* Squares and losses of the walk just made, to `own`; on a device the stream does it. */
-status_t exchange_fill(struct trainer *trainer, double *own)
+status_t norm_exchange_fill(struct trainer *trainer, double *own)
 {
-    struct worker *worker = trainer->train;
+    struct worker *worker = trainer->workers.train;
     int rank = group_rank(trainer->group);
     size_t bytes = (size_t)trainer->microbatches * sizeof(double);
     TRY(part_gradient_squares(worker->part, own));
@@ -114,14 +133,14 @@ status_t exchange_fill(struct trainer *trainer, double *own)
         return STATUS_OK;
     }
     if (worker->device) {
-        return device_copy(worker->device, own, worker->loss_there, bytes, worker->stream);
+        return device_copy(worker->device, own, worker->head.loss_on_device, bytes, worker->stream);
     }
-    memcpy(own, worker->loss, bytes);
+    memcpy(own, worker->head.loss, bytes);
     return STATUS_OK;
 }
 
 static void add_report(const struct trainer *trainer, const struct report *report,
-                       struct exchanged *out)
+                       struct norm_outcome *out)
 {
     struct step_cost *cost = &out->cost;
     double ranks = group_size(trainer->group);
@@ -152,8 +171,9 @@ struct sums {
 };
 
 /* A reason to end, told when it is delivered: after the lines of the steps before. */
-__attribute__((format(printf, 3, 4))) static status_t refuse(struct exchanged *out, status_t status,
-                                                             const char *format, ...)
+__attribute__((format(printf, 3, 4))) static status_t refuse(struct norm_outcome *out,
+                                                             status_t status, const char *format,
+                                                             ...)
 {
     va_list arguments;
     va_start(arguments, format);
@@ -163,8 +183,8 @@ __attribute__((format(printf, 3, 4))) static status_t refuse(struct exchanged *o
 }
 
 /* The first rank that reported a failure ends all; it said itself why. */
-static status_t end_with(const struct exchange_request *request, const struct sums *sums,
-                         struct exchanged *out)
+static status_t end_with(const struct norm_request *request, const struct sums *sums,
+                         struct norm_outcome *out)
 {
     if (request->report.failed != 0) {
         return (status_t)request->report.failed;
@@ -191,8 +211,8 @@ static void add_losses(struct sums *sums, const double *losses, int count)
  * at the beginning of its share. */
 static void add_squares(const struct trainer *trainer, struct sums *sums)
 {
-    const struct plan *plan = trainer->train->plan;
-    const struct exchange *exchange = &trainer->exchange;
+    const struct plan *plan = trainer->workers.train->plan;
+    const struct norm_exchange *exchange = &trainer->exchange;
     const double *share = exchange->all, *next[plan->ranks];
     for (int rank = 0; rank < plan->ranks; rank++) {
         next[rank] = share;
@@ -207,8 +227,8 @@ static void add_squares(const struct trainer *trainer, struct sums *sums)
 }
 
 /* Walks what all ranks sent. */
-static void add_shares(const struct trainer *trainer, const struct exchange_request *request,
-                       struct sums *sums, struct exchanged *out)
+static void add_shares(const struct trainer *trainer, const struct norm_request *request,
+                       struct sums *sums, struct norm_outcome *out)
 {
     const double *all = trainer->exchange.all;
     add_squares(trainer, sums);
@@ -229,8 +249,8 @@ static void add_shares(const struct trainer *trainer, const struct exchange_requ
     }
 }
 
-static status_t judge(const struct trainer *trainer, const struct exchange_request *request,
-                      const struct sums *sums, struct exchanged *out)
+static status_t judge(const struct trainer *trainer, const struct norm_request *request,
+                      const struct sums *sums, struct norm_outcome *out)
 {
     struct step_result *result = &out->result;
     if (sums->failed_rank >= 0) {
@@ -258,18 +278,18 @@ static status_t judge(const struct trainer *trainer, const struct exchange_reque
     return STATUS_OK;
 }
 
-void exchange_resolve(struct trainer *trainer, double *own, const struct exchange_request *request,
-                      struct exchanged *out)
+void norm_exchange_resolve(struct trainer *trainer, double *own, const struct norm_request *request,
+                           struct norm_outcome *out)
 {
-    struct exchange *exchange = &trainer->exchange;
+    struct norm_exchange *exchange = &trainer->exchange;
     struct report report = request->report;
     struct sums sums = {.bad = -1, .failed_rank = -1};
-    int64_t cost_step = request->step - (trainer->device ? WALKS_AHEAD : 1);
-    *out = (struct exchanged){.step = request->step,
-                              .result.step = request->step,
-                              .cost.step = cost_step,
-                              .has_cost = cost_step > 0,
-                              .scale = -1};
+    int64_t cost_step = request->step - trainer->exchange.depth;
+    *out = (struct norm_outcome){.step = request->step,
+                                 .result.step = request->step,
+                                 .cost.step = cost_step,
+                                 .has_cost = cost_step > 0,
+                                 .scale = -1};
     report.stop = job_stop_requested() ? 1 : 0;
     memcpy(own + exchange->own_count - REPORT, &report, sizeof report);
     out->status = group_allgatherv(trainer->group, own, exchange->counts, exchange->all);
@@ -285,97 +305,105 @@ void exchange_resolve(struct trainer *trainer, double *own, const struct exchang
     }
 }
 
-static void tell_last_cost(struct trainer *trainer, int64_t refused);
+static void tell_last_costs(struct trainer *trainer, int64_t refused);
 
 /* What an exchange told, to whoever follows the run; then its status. */
-static status_t deliver(struct trainer *trainer, const struct exchanged *exchanged, bool flush)
+static status_t deliver(struct trainer *trainer, const struct norm_outcome *outcome, bool flush)
 {
-    bool good = exchanged->status == STATUS_OK && !flush;
+    bool good = outcome->status == STATUS_OK && !flush;
     if (good) {
-        trainer->known = exchanged->result;
+        trainer->known = outcome->result;
     }
-    if (trainer->on_known && (good || exchanged->has_cost)) {
-        trainer->on_known(trainer->known_arg, good ? &exchanged->result : NULL,
-                          exchanged->has_cost ? &exchanged->cost : NULL);
+    if (trainer->on_known && (good || outcome->has_cost)) {
+        trainer->on_known(trainer->known_arg, good ? &outcome->result : NULL,
+                          outcome->has_cost ? &outcome->cost : NULL);
     }
-    if (trainer->device && exchanged->status == STATUS_NUMERIC) {
-        tell_last_cost(trainer, exchanged->step);
+    if (outcome->status == STATUS_NUMERIC) {
+        tell_last_costs(trainer, outcome->step);
     }
-    return exchanged->why[0] ? FAIL(exchanged->status, "%s", exchanged->why) : exchanged->status;
+    return outcome->why[0] ? FAIL(outcome->status, "%s", outcome->why) : outcome->status;
 }
 
-/* A step that all ranks refused ends the run, and the cost of the one before has not been told: by a round
- * of its own, which the exchanger leaves to us, since it refuses all that follow. */
-static void tell_last_cost(struct trainer *trainer, int64_t refused)
+/* A step that all ranks refused ends the run, and the costs of steps before that its successors would have
+ * carried have not been told: by rounds of their own. A norm thread leaves these to us, since it refuses all
+ * that follow. */
+static void tell_last_costs(struct trainer *trainer, int64_t refused)
 {
-    struct exchange *exchange = &trainer->exchange;
-    double *own = exchange->own[refused % WALKS_AHEAD];
-    struct exchanged exchanged;
-    if (atomic_load(&trainer->step) == refused && /* else it was to ride on the step after */
-        trainer_cost_of(trainer, refused - 1) != STATUS_OK) {
-        return;
-    }
-    struct exchange_request request = {.step = refused - 1 + WALKS_AHEAD,
+    struct norm_exchange *exchange = &trainer->exchange;
+    double *own = exchange->own[refused % exchange->depth];
+    for (int64_t step = refused - exchange->depth + 1; step < refused; step++) {
+        struct norm_outcome outcome;
+        if (atomic_load(&trainer->step) == refused && /* else it was to ride on the step after */
+            trainer_cost_of(trainer, step) != STATUS_OK) {
+            return;
+        }
+        struct norm_request request = {.step = step + exchange->depth,
                                        .microbatches = 1,
-                                       .report = trainer->last,
+                                       .report = trainer->costs.last,
                                        .flush = true};
-    memset(own, 0, exchange->own_count * sizeof *own);
-    exchange_resolve(trainer, own, &request, &exchanged);
-    (void)deliver(trainer, &exchanged, true);
+        memset(own, 0, exchange->own_count * sizeof *own);
+        norm_exchange_resolve(trainer, own, &request, &outcome);
+        (void)deliver(trainer, &outcome, true);
+    }
 }
 
-status_t exchange_collect(struct trainer *trainer, int64_t step)
+status_t norm_exchange_collect(struct trainer *trainer, int64_t step)
 {
-    struct exchanged exchanged;
-    if (!trainer->device) {
-        return STATUS_OK;
-    }
-    for (; trainer->collected < step; trainer->collected++) {
-        TRY(exchanger_wait(trainer, trainer->collected + 1, &exchanged));
-        TRY(deliver(trainer, &exchanged, false));
+    struct norm_exchange *exchange = &trainer->exchange;
+    while (exchange->collected < step) {
+        int64_t next = exchange->collected + 1;
+        if (exchange->thread) {
+            norm_thread_wait(trainer, next);
+        }
+        struct norm_outcome outcome = exchange->outcome[next % exchange->depth];
+        trainer->costs.step[next % WALKS_IN_FLIGHT].seconds = outcome.seconds;
+        TRY(deliver(trainer, &outcome, false));
+        exchange->collected = next;
     }
     return STATUS_OK;
 }
 
-status_t exchange_norm(void *argument)
+status_t norm_exchange_step(void *argument)
 {
     struct trainer *trainer = argument;
+    struct norm_exchange *exchange = &trainer->exchange;
     int64_t step = atomic_load(&trainer->step);
-    struct exchange_request request = {.step = step,
-                                       .microbatches = trainer->train->active->microbatches,
-                                       .clip = trainer->optimizer ? trainer->optimizer->clip : 0,
-                                       .report = trainer->last};
+    int turn = (int)(step % exchange->depth);
+    struct norm_request request = {.step = step,
+                                   .microbatches = trainer->workers.train->active->microbatches,
+                                   .clip = trainer->optimizer ? trainer->optimizer->clip : 0,
+                                   .report = trainer->costs.last,
+                                   .begun = trainer->costs.begun};
     request.report.failed = (double)trainer->failed;
-    if (trainer->device) {
-        return exchanger_request(trainer, &request);
+    TRY(norm_exchange_fill(trainer, exchange->own[turn]));
+    if (exchange->thread) {
+        return norm_thread_request(trainer, &request);
     }
-    struct exchanged exchanged;
-    double *own = trainer->exchange.own[0];
-    TRY(exchange_fill(trainer, own));
     enum trace_category before = trace_switch(&trainer->trace, TRACE_WAIT);
-    exchange_resolve(trainer, own, &request, &exchanged);
+    norm_exchange_resolve(trainer, exchange->own[turn], &request, &exchange->outcome[turn]);
     trace_switch(&trainer->trace, before);
-    trainer->scale = exchanged.scale;
-    trainer->collected = step;
-    return deliver(trainer, &exchanged, false);
+    exchange->scale[turn] = (float)exchange->outcome[turn].scale;
+    return norm_exchange_collect(trainer, step);
 }
 
 /* The costs that no exchange has told yet: as many rounds as they lag behind. */
-status_t exchange_flush(struct trainer *trainer)
+status_t norm_exchange_flush(struct trainer *trainer)
 {
-    int rounds = trainer->device ? WALKS_AHEAD : 1;
+    struct norm_exchange *exchange = &trainer->exchange;
     int64_t steps = atomic_load(&trainer->step);
-    TRY(exchange_collect(trainer, steps));
-    for (int round = 1; round <= rounds; round++) {
-        struct exchanged exchanged;
-        double *own = trainer->exchange.own[0];
-        memset(own, 0, trainer->exchange.own_count * sizeof *own);
-        TRY(trainer_cost_of(trainer, steps + round - rounds));
-        struct exchange_request request = {
-            .step = steps + round, .microbatches = 1, .report = trainer->last, .flush = true};
+    TRY(norm_exchange_collect(trainer, steps));
+    for (int64_t step = steps - exchange->depth + 1; step <= steps; step++) {
+        struct norm_outcome outcome;
+        double *own = exchange->own[0];
+        memset(own, 0, exchange->own_count * sizeof *own);
+        TRY(trainer_cost_of(trainer, step));
+        struct norm_request request = {.step = step + exchange->depth,
+                                       .microbatches = 1,
+                                       .report = trainer->costs.last,
+                                       .flush = true};
         request.report.failed = (double)trainer->failed;
-        exchange_resolve(trainer, own, &request, &exchanged);
-        TRY(deliver(trainer, &exchanged, true));
+        norm_exchange_resolve(trainer, own, &request, &outcome);
+        TRY(deliver(trainer, &outcome, true));
     }
     return STATUS_OK;
 }
