@@ -133,7 +133,8 @@ MUST_USE status_t trainer_profile(struct trainer *trainer, const char *folder);
 /* After the last step: writes what was recorded if the run ended before profile.steps were. */
 MUST_USE status_t trainer_profile_end(struct trainer *trainer);
 
-/* Called on the head's rank after the head's forward of each microbatch. */
+/* Called on the head's rank when the logits of a microbatch are there: after the head's F in a forward that
+ * no backward follows, else after its B. */
 typedef void (*trainer_head_fn)(void *arg, struct part *part, int frame, int microbatch);
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg);
 
@@ -179,9 +180,9 @@ MUST_USE status_t trainer_workspaces(const struct trainer *trainer, int64_t *out
 /* ---- what tools share ---- */
 
 enum { DEFAULT_MICROBATCHES = 8 };
-/* The plan that a configuration asks for; `training` false: forward only. Borrows its strings. */
 /* The stages that a rank has, for its part; returns their number. out [plan->stages]. */
 int part_stages_of(const struct plan *plan, int rank, struct part_stage *out);
+/* The plan that a configuration asks for; `training` false: forward only. Borrows its strings. */
 struct plan_options plan_options_of(const struct run_config *config, int ranks, int microbatches,
                                     bool training);
 
