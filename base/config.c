@@ -136,10 +136,11 @@ static status_t group_unknown(const struct config_item *item)
     if (option_find(config_options, config_options_count, item->key) != NULL) {
         return FAIL(STATUS_INVALID, "%s: %s takes a value, not keys of its own", place, item->key);
     }
-    return FAIL(STATUS_INVALID,
-                "%s: unknown group %s; the groups are model, dense, data, parallel, optimizer, "
-                "logging, profile and health",
-                place, item->key);
+    return FAIL(
+        STATUS_INVALID,
+        "%s: unknown group %s; the groups are model, dense, data, kernels, parallel, optimizer, "
+        "checkpoint, logging, profile and health",
+        place, item->key);
 }
 
 static status_t config_take_option(struct run_config *config, const struct config_item *item)

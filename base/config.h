@@ -138,6 +138,14 @@ struct run_config {
         double beta1, beta2, eps, weight_decay, clip;
     } optimizer;
     struct {
+        int64_t every;              /* steps; 0 = not by steps */
+        double every_s;             /* seconds; 0 = not by time */
+        int64_t keep;               /* newest ones that stay */
+        char resume[CONFIG_STRING]; /* none, auto, or a folder */
+        int64_t level;              /* of zstd; 0 = as it is */
+        int64_t threads;            /* that encode and write; 0 = by the rank's threads */
+    } checkpoint;
+    struct {
         char run[CONFIG_STRING]; /* run folder; "" = runs/<date>-<time> */
         int level;               /* enum log_level by choice error|warn|info|debug|trace */
         bool export;             /* the trained model into the run folder */

@@ -8,4 +8,10 @@
 
 uint64_t hash_bytes(const void *data, size_t bytes, uint64_t seed);
 
+struct hash128 {
+    uint64_t low, high;
+};
+/* XXH3-128, seed 0: for what must be found to have changed, on disks and on the way. */
+struct hash128 hash_bytes128(const void *data, size_t bytes);
+
 #endif

@@ -77,3 +77,23 @@ function(add_room room)
         target_link_libraries(mudd_${room} INTERFACE ${arg_FLOORS})
     endif()
 endfunction()
+
+# The messages of a .proto file, as C, in a library of their own: warnings are not for generated code. A
+# compiler of tools/prefix.sh has its libraries beside it.
+function(add_messages name file)
+    get_filename_component(beside ${PROTOC_C} DIRECTORY)
+    file(GLOB libraries LIST_DIRECTORIES true ${beside}/../lib/*-linux-gnu)
+    list(JOIN libraries ":" libraries)
+    string(REPLACE ".proto" ".pb-c" stem ${file})
+    set(out ${CMAKE_BINARY_DIR}/generated)
+    file(MAKE_DIRECTORY ${out})
+    add_custom_command(
+        OUTPUT ${out}/${stem}.c ${out}/${stem}.h
+        COMMAND ${CMAKE_COMMAND} -E env "LD_LIBRARY_PATH=${libraries}:$ENV{LD_LIBRARY_PATH}"
+                ${PROTOC_C} --c_out=${out} --proto_path=${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/${file}
+        DEPENDS ${CMAKE_SOURCE_DIR}/${file})
+    add_library(${name} STATIC ${out}/${stem}.c ${out}/${stem}.h)
+    set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+    target_include_directories(${name} SYSTEM PUBLIC ${out})
+    target_link_libraries(${name} PUBLIC dep_protobuf)
+endfunction()

@@ -87,6 +87,10 @@ int group_local_rank(const struct group *group); /* among the ranks of this host
 int group_local_size(const struct group *group);
 bool group_is_threads(const struct group *group);
 void group_watch(struct group *group, group_describe_fn describe, void *arg);
+/* What SIGTERM asks for where the launcher waits for it (srun; not mpirun, which kills a second later): `ask`,
+ * called once by the liveness thread, which must only set flags, and the process ends in order by itself. A
+ * second SIGTERM, or one after a rank was lost, ends it at once. Process-wide. */
+void group_on_sigterm(void (*ask)(void));
 
 /* STATUS_PEER if a peer is lost, and says so once; STATUS_OK otherwise. Any thread. */
 MUST_USE status_t group_check(struct group *group);

@@ -190,7 +190,7 @@ static void config_write_key(const struct option *option, const char *name, cons
     fprintf(file, "%s\"%s\": %s%s%s", indent, name, quote, text, quote);
 }
 
-static void config_write(const struct model_config *config, FILE *file)
+void model_config_print(const struct model_config *config, FILE *file)
 {
     struct option dense[DENSE_KEYS_MAX];
     size_t dense_count = config_dense_options(dense);
@@ -217,7 +217,7 @@ status_t model_config_save(const struct model_config *config, const char *path)
     if (file == NULL) {
         return FAIL(STATUS_IO, "cannot create %s: %s", path, strerror(errno));
     }
-    config_write(config, file);
+    model_config_print(config, file);
     bool failed = ferror(file) != 0;
     if (fclose(file) != 0 || failed) {
         return FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));

@@ -30,7 +30,7 @@ static status_t tensor_fits(const struct tensor_file *file, const struct param *
 }
 
 /* The whole file, so that every rank finds the same fault and none starts. */
-static status_t file_check(const struct tensor_file *file, const struct model *model)
+status_t model_check_tensors(const struct model *model, const struct tensor_file *file)
 {
     struct tensor tensor;
 
@@ -77,7 +77,7 @@ status_t part_import(struct part *part, const struct tensor_file *file)
     const struct model *model = part->model;
     struct tensor tensor;
 
-    TRY(file_check(file, model));
+    TRY(model_check_tensors(model, file));
     for (int p = 0; p < model->params; p++) {
         if (part_owns(part, p) && tensor_file_find(file, model->param[p].name, &tensor)) {
             TRY(import_tensor(part, p, &tensor));

@@ -77,7 +77,8 @@ MUST_USE status_t model_config_load(const char *path, const struct config_entrie
 /* Refuses what makes no sense (heads that do not divide, odd rotary width, ...) and what this version
  * cannot do yet, with the reason and the nearest that works. */
 MUST_USE status_t model_config_validate(const struct model_config *config);
-/* Writes config.json with the official names; load reads it back to the same struct. */
+/* Writes config.json with the official names; load reads it back to the same struct. print: its text. */
+void model_config_print(const struct model_config *config, FILE *file);
 MUST_USE status_t model_config_save(const struct model_config *config, const char *path);
 /* Width of layer i's FFN, i from 1: F, or round128(F * ((i-1)/(L-1) + 0.5)), ties to even. */
 int64_t model_ffn_width(const struct model_config *config, int layer);
@@ -240,6 +241,8 @@ bool part_owns(const struct part *part, int param);
 /* Where it lives: values [count] of a parameter of this part (CHECKs that it is one, and that the part has
  * them). In bf16 change weights by part_write, which rounds. */
 float *part_values(const struct part *part, enum store_kind kind, int param);
+/* All values of a kind, room between parameters included, in one block: part_values point into it. */
+const float *part_all_values(const struct part *part, enum store_kind kind, size_t *out_count);
 /* A slice between the host and wherever the part lives; waits for what was enqueued. out, in [count].
  * Written weights become what operations read, also in a part for evaluation. */
 MUST_USE status_t part_read(const struct part *part, const struct slice *slice, float *out);
@@ -343,9 +346,10 @@ MUST_USE status_t tensor_writer_create(const char *path, const struct tensor_ent
 MUST_USE status_t tensor_writer_write(const char *path, const struct tensor_entry *entries,
                                       int count, int index, const float *data);
 
-/* Copies this part's parameters out of the file; every trained one must be there with the right
- * shape, and the file must hold no tensor that the model does not know (STATUS_INVALID names the
- * tensor, what was expected, what was found). */
+/* Every trained parameter must be there with the right shape, and the file must hold no tensor that the model
+ * does not know (STATUS_INVALID names the tensor, what was expected, what was found). */
+MUST_USE status_t model_check_tensors(const struct model *model, const struct tensor_file *file);
+/* Copies this part's parameters out of the file, after that check of all of it. */
 MUST_USE status_t part_import(struct part *part, const struct tensor_file *file);
 /* The entries of the whole model's model.safetensors; *out is malloc'ed, [model->params]. */
 MUST_USE status_t model_entries(const struct model *model, struct tensor_entry **out);

@@ -22,6 +22,12 @@ float *part_values(const struct part *part, enum store_kind kind, int param)
     return store_values(&part->store, kind, param);
 }
 
+const float *part_all_values(const struct part *part, enum store_kind kind, size_t *out_count)
+{
+    *out_count = store_total(&part->store);
+    return part->store.values[kind];
+}
+
 status_t part_read(const struct part *part, const struct slice *slice, float *out)
 {
     slice_check(part, slice);

@@ -31,6 +31,11 @@ static void say_ended(void)
     }
 }
 
+static void ask_to_stop(void)
+{
+    atomic_store(&stop_requested, true);
+}
+
 static void *take_signals(void *argument)
 {
     const struct timespec tick = {0, TICK_MS * 1000000};
@@ -40,8 +45,10 @@ static void *take_signals(void *argument)
         bool was_stopped = trace_now() - last > INT64_C(3000000) * TICK_MS;
         if (number == SIGINT && atomic_load(&stop_requested)) {
             _exit(128 + SIGINT); /* the second Ctrl-C */
-        } else if (number == SIGINT || number == SIGUSR1) {
-            atomic_store(&stop_requested, true);
+        } else if (number == SIGTERM && atomic_load(&stop_requested)) {
+            _exit(128 + SIGTERM);
+        } else if (number > 0 && number != SIGCONT) {
+            ask_to_stop();
         } else if (number == SIGCONT && !was_stopped) {
             say_ended();
         }
@@ -61,10 +68,12 @@ static void pass_on(int number)
 void job_catch_signals(void)
 {
     static sigset_t set;
-    const int numbers[] = {SIGUSR1, group_launched() ? SIGCONT : SIGINT};
+    const int alone[] = {SIGUSR1, SIGHUP, SIGINT, SIGTERM}, launched[] = {SIGUSR1, SIGHUP, SIGCONT};
+    const int *numbers = group_launched() ? launched : alone;
+    const int count = group_launched() ? 3 : 4;
     const struct sigaction action = {.sa_handler = pass_on, .sa_flags = SA_RESTART};
     sigemptyset(&set);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < count; i++) {
         sigaddset(&set, numbers[i]);
     }
     /* Threads made from now on inherit the mask. */
@@ -74,7 +83,8 @@ void job_catch_signals(void)
         return;
     }
     pthread_detach(signal_thread);
-    for (int i = 0; i < 2; i++) {
+    group_on_sigterm(ask_to_stop); /* of a launched rank the liveness thread takes that one */
+    for (int i = 0; i < count; i++) {
         sigaction(numbers[i], &action, NULL);
     }
 }
@@ -192,7 +202,7 @@ static int run_process(struct body *body, struct group *group)
     status_t status = run_body(group, body);
     if (status == STATUS_OK) {
         group_close(group);
-        return 0;
+        return body->job->exit_code;
     }
     if (group_size(group) == 1 || left_together(status)) {
         group_close(group);
@@ -225,7 +235,7 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
         struct loop_faults faults = {0};
         return read_delay(&faults) == STATUS_OK &&
                        group_run_threads(ranks, &options, &faults, run_body, &body) == STATUS_OK
-                   ? 0
+                   ? job->exit_code
                    : 1;
     }
     if (getenv("MUDDPIPE_DELAY") != NULL) {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/save.h"
 #include "runtime/trainer.h"
 
 enum { REPORT = sizeof(struct report) / sizeof(double) };
@@ -110,6 +111,14 @@ void norm_exchange_destroy(struct trainer *trainer)
     free(exchange->all);
 }
 
+void norm_exchange_resume(struct trainer *trainer, int64_t step)
+{
+    trainer->exchange.collected = step;
+    if (trainer->exchange.thread) {
+        norm_thread_resume(trainer, step);
+    }
+}
+
 const float *norm_exchange_scale(const struct trainer *trainer, int64_t step)
 {
     return &trainer->exchange.scale[step % trainer->exchange.depth];
@@ -153,6 +162,20 @@ static void add_report(const struct trainer *trainer, const struct report *repor
     cost->bytes_dense += (int64_t)report->bytes_dense;
     card_add(report, cost);
     out->result.stop |= report->stop > 0;
+    out->result.save_due |= report->due > 0;
+}
+
+/* Saves follow each other: when the rank that is furthest behind has come to a step, all have. */
+static void add_saved(const struct report *report, bool first, struct step_result *result)
+{
+    int64_t reached = (int64_t)fabs(report->saved);
+    bool failed = report->saved < 0;
+    if (first || reached < result->saved) {
+        result->saved = reached;
+        result->save_failed = failed;
+    } else if (reached == result->saved) {
+        result->save_failed |= failed;
+    }
 }
 
 /* Without the sign, which means nothing. */
@@ -241,6 +264,7 @@ static void add_shares(const struct trainer *trainer, const struct norm_request 
         struct report report;
         memcpy(&report, all, sizeof report);
         add_report(trainer, &report, out);
+        add_saved(&report, rank == 0, &out->result);
         if (report.failed != 0 && sums->failed_rank < 0) {
             sums->failed_rank = rank;
             sums->failed = (status_t)report.failed;
@@ -288,9 +312,11 @@ void norm_exchange_resolve(struct trainer *trainer, double *own, const struct no
     *out = (struct norm_outcome){.step = request->step,
                                  .result.step = request->step,
                                  .cost.step = cost_step,
-                                 .has_cost = cost_step > 0,
+                                 .has_cost = cost_step > trainer->before,
                                  .scale = -1};
     report.stop = job_stop_requested() ? 1 : 0;
+    report.saved = (double)saver_reached(trainer);
+    report.due = saver_clock_due(trainer) ? 1 : 0;
     memcpy(own + exchange->own_count - REPORT, &report, sizeof report);
     out->status = group_allgatherv(trainer->group, own, exchange->counts, exchange->all);
     if (out->status != STATUS_OK) {
@@ -313,6 +339,7 @@ static status_t deliver(struct trainer *trainer, const struct norm_outcome *outc
     bool good = outcome->status == STATUS_OK && !flush;
     if (good) {
         trainer->known = outcome->result;
+        saver_note(trainer, &outcome->result);
     }
     if (trainer->on_known && (good || outcome->has_cost)) {
         trainer->on_known(trainer->known_arg, good ? &outcome->result : NULL,

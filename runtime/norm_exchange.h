@@ -22,6 +22,8 @@ struct trainer;
  * newest step whose are known. */
 struct report {
     double stop;   /* 1: asked to stop */
+    double saved;  /* saver_reached */
+    double due;    /* 1: saver_clock_due */
     double failed; /* enum status, by trainer_fail */
     double seconds;
     double ns[TRACE_CATEGORIES];
@@ -70,6 +72,8 @@ MUST_USE status_t norm_exchange_create(struct trainer *trainer);
 void norm_exchange_destroy(struct trainer *trainer);
 /* An exchange of nothing, which gives collectives the memory that they keep. */
 MUST_USE status_t norm_exchange_rehearse(struct trainer *trainer);
+/* The first step will be the one after `step`. Before any. */
+void norm_exchange_resume(struct trainer *trainer, int64_t step);
 /* The hook of OP_NORM. */
 status_t norm_exchange_step(void *trainer);
 /* Squares and losses of the walk just made, to `own`; on a device the stream does it. */
@@ -88,6 +92,7 @@ const float *norm_exchange_scale(const struct trainer *trainer, int64_t step);
 /* norm_thread.c */
 MUST_USE status_t norm_thread_create(struct trainer *trainer);
 void norm_thread_destroy(struct trainer *trainer);
+void norm_thread_resume(struct trainer *trainer, int64_t step);
 /* Enqueues the step's word and the wait for its factor, and has the exchange made. */
 MUST_USE status_t norm_thread_request(struct trainer *trainer, const struct norm_request *request);
 /* Until the outcome of `step` is there. */

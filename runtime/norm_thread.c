@@ -131,6 +131,14 @@ void norm_thread_destroy(struct trainer *trainer)
     free(self);
 }
 
+void norm_thread_resume(struct trainer *trainer, int64_t step)
+{
+    struct norm_thread *self = trainer->exchange.thread;
+    pthread_mutex_lock(&self->mutex);
+    self->asked = self->done = step;
+    pthread_mutex_unlock(&self->mutex);
+}
+
 status_t norm_thread_request(struct trainer *trainer, const struct norm_request *request)
 {
     struct norm_thread *self = trainer->exchange.thread;

@@ -11,7 +11,8 @@ enum { SPANS_A_STEP = 1 << 16, SPANS_MOST = 1 << 18 };
 status_t trainer_profile(struct trainer *trainer, const char *folder)
 {
     struct profile *profile = &trainer->profile;
-    int64_t first = trainer->config.profile.first_step, steps = trainer->config.profile.steps;
+    int64_t first = trainer->before + trainer->config.profile.first_step;
+    int64_t steps = trainer->config.profile.steps;
     status_t status = STATUS_OK;
     if (steps == 0) {
         return STATUS_OK;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -11,6 +12,8 @@
 
 #include "base/log.h"
 #include "base/nvml.h"
+#include "runtime/resume.h"
+#include "runtime/run_lock.h"
 
 enum { NAMES = 1000, LINE = 1024 }; /* tries of runs/<date>-<time>-N; bytes of a line */
 
@@ -26,7 +29,8 @@ static status_t make_parents(const char *path)
     return STATUS_OK;
 }
 
-static status_t make_named(const char *name, char *out, size_t size)
+/* *out_old: it was there, and `again` allows that. */
+static status_t make_named(const char *name, bool again, char *out, size_t size, bool *out_old)
 {
     size_t length = strlen(name);
     while (length > 1 && name[length - 1] == '/') {
@@ -37,11 +41,17 @@ static status_t make_named(const char *name, char *out, size_t size)
     if (mkdir(out, 0777) == 0) {
         return STATUS_OK;
     }
+    *out_old = errno == EEXIST && again;
+    if (*out_old) {
+        return STATUS_OK;
+    }
     if (errno == EEXIST) {
-        return FAIL(STATUS_INVALID,
-                    "the run folder %s exists already and is left as it is: name another one with "
-                    "logging.run=, or leave logging.run out for a fresh name",
-                    out);
+        return FAIL(
+            STATUS_INVALID,
+            "the run folder %s exists already and is left as it is: go on in it with "
+            "checkpoint.resume=auto, name another one with logging.run=, or leave logging.run out "
+            "for a fresh name",
+            out);
     }
     return FAIL(STATUS_IO, "cannot make the run folder %s: %s", out, strerror(errno));
 }
@@ -64,11 +74,11 @@ static status_t make_dated(char *out, size_t size)
     return STATUS_OK;
 }
 
-static status_t open_in(const char *folder, const char *name, FILE **out)
+static status_t open_in(const char *folder, const char *name, const char *mode, FILE **out)
 {
     char path[PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    *out = fopen(path, "w");
+    *out = fopen(path, mode);
     return *out ? STATUS_OK : FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
 }
 
@@ -76,7 +86,7 @@ static status_t open_metrics(struct run_folder *folder)
 {
     char path[PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/metrics.jsonl", folder->path);
-    folder->metrics = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    folder->metrics = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     return folder->metrics >= 0 ? STATUS_OK
                                 : FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
 }
@@ -99,10 +109,18 @@ static void print_config(const struct run_config *config, bool table, const char
 static status_t create_root(const struct run_config *config, bool table, struct run_folder *folder)
 {
     FILE *file;
-    TRY(config->logging.run[0] ? make_named(config->logging.run, folder->path, PATH_MAX)
-                               : make_dated(folder->path, PATH_MAX));
+    bool again = resume_auto(config);
+    if (again && !config->logging.run[0]) {
+        return FAIL(STATUS_INVALID,
+                    "checkpoint.resume=auto goes on in the run folder, so it has to have a "
+                    "name: set logging.run");
+    }
+    TRY(config->logging.run[0]
+            ? make_named(config->logging.run, again, folder->path, PATH_MAX, &folder->old)
+            : make_dated(folder->path, PATH_MAX));
+    TRY(run_lock_take(folder->path, &folder->lock));
     TRY(open_metrics(folder));
-    TRY(open_in(folder->path, "config.yaml", &file));
+    TRY(open_in(folder->path, "config.yaml", "w", &file));
     print_config(config, table, folder->path, file);
     bool failed = ferror(file) != 0;
     if (fclose(file) != 0 || failed) {
@@ -117,7 +135,7 @@ status_t run_folder_create(const struct run_config *config, bool table, struct g
     char name[32];
     status_t status = STATUS_OK;
     memset(out, 0, sizeof *out);
-    out->metrics = -1;
+    out->metrics = out->lock = -1;
     if (group_rank(group) == 0) {
         status = create_root(config, table, out);
     }
@@ -125,12 +143,48 @@ status_t run_folder_create(const struct run_config *config, bool table, struct g
     TRY(group_broadcast(group, out->path, sizeof out->path, 0));
     int length = snprintf(out->model, sizeof out->model, "%s/model", out->path);
     CHECK(length > 0 && (size_t)length < sizeof out->model, "run folder's path too long");
+    TRY(group_broadcast(group, &out->old, sizeof out->old, 0));
+    TRY(group_size(group) > 1 ? run_lock_check_shared(group, out->path) : STATUS_OK);
     snprintf(name, sizeof name, "rank-%d.log", group_rank(group));
-    status = open_in(out->path, name, &out->log);
+    status = open_in(out->path, name, out->old ? "a" : "w", &out->log);
     if (status == STATUS_OK) {
         log_set_file(out->log);
     }
     return group_agree(group, status);
+}
+
+/* Bytes of the lines of steps up to `step`, from the start on. */
+static int64_t lines_until(FILE *file, int64_t step)
+{
+    char *line = NULL;
+    size_t size = 0;
+    int64_t kept = 0;
+    long long found;
+    ssize_t length;
+    while ((length = getline(&line, &size, file)) > 0) {
+        bool whole = line[length - 1] == '\n' && sscanf(line, "{\"step\":%lld,", &found) == 1;
+        if (!whole || found > step) {
+            break;
+        }
+        kept += length;
+    }
+    free(line);
+    return kept;
+}
+
+status_t run_folder_rewind(struct run_folder *folder, int64_t step)
+{
+    char path[PATH_MAX + 32];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", folder->path);
+    FILE *file = fopen(path, "r");
+    if (!file) {
+        return FAIL(STATUS_IO, "cannot read %s: %s", path, strerror(errno));
+    }
+    folder->whole = lines_until(file, step);
+    fclose(file);
+    return ftruncate(folder->metrics, (off_t)folder->whole) == 0
+               ? STATUS_OK
+               : FAIL(STATUS_IO, "cannot shorten %s: %s", path, strerror(errno));
 }
 
 static status_t metrics_fail(const struct run_folder *folder, int error)
@@ -223,7 +277,10 @@ status_t run_folder_close(struct run_folder *folder)
         log_set_file(NULL);
         fclose(folder->log);
     }
+    if (folder->lock >= 0) {
+        close(folder->lock);
+    }
     memset(folder, 0, sizeof *folder);
-    folder->metrics = -1;
+    folder->metrics = folder->lock = -1;
     return status;
 }

@@ -6,6 +6,8 @@
  *     algorithms.txt  which algorithm multiplied what (bf16 on GPUs; algorithms.c)
  *     trace/          rank-N.json of the profiled steps (profile.c)
  *     rank-N.log      messages of rank N, down to debug
+ *     checkpoints/    step-N, what the run can go on from (save.h)
+ *     lock            held while a job runs here
  *     model/          the trained model as an official Hugging Face folder (export.c)
  */
 #ifndef RUNTIME_RUN_FOLDER_H
@@ -23,13 +25,19 @@ struct run_folder {
     int metrics;          /* rank 0: descriptor of metrics.jsonl, else -1 */
     int64_t whole;        /* bytes of it: lines that are written whole */
     FILE *log;            /* every rank; NULL after a write that failed */
+    int lock;             /* rank 0: descriptor of the lock, else -1 */
+    bool old;             /* it was there: a run goes on in it */
 };
 
-/* Rank 0 makes the folder: the one that logging.run names must not exist (STATUS_INVALID says so); an
- * empty logging.run gives runs/<date>-<time>, with -2, -3 ... if that is taken. `table`: the run has one of
- * product algorithms; config.yaml then names it where the folder will keep it. Collective. */
+/* Rank 0 makes the folder: the one that logging.run names must not exist (STATUS_INVALID says so), unless
+ * checkpoint.resume is auto: then an old one is opened, and its log goes on; an empty logging.run gives
+ * runs/<date>-<time>, with -2, -3 ... if that is taken. Refused: a folder in which another job runs, and one that
+ * is not the same folder for all ranks. `table`: the run has one of product algorithms; config.yaml then names
+ * it where the folder will keep it. Collective. */
 MUST_USE status_t run_folder_create(const struct run_config *config, bool table,
                                     struct group *group, struct run_folder *out);
+/* An old folder's metrics.jsonl without the steps after `step`. Rank 0 only. */
+MUST_USE status_t run_folder_rewind(struct run_folder *folder, int64_t step);
 /* Appends one line to metrics.jsonl, the whole line or nothing. `sequences`: the place in the data
  * behind this step; `heldout`: the held-out loss after it, or NULL. Rank 0 only. */
 MUST_USE status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result,

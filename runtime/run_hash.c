@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "runtime/agree.h"
+#include "runtime/checkpoint/checkpoint.h"
 #include "runtime/trainer.h"
 
 static const char *const part_names[RUN_PARTS] = {"config", "weights", "data", "device",
@@ -150,6 +151,9 @@ static status_t weights_hash(const struct setup *setup, uint64_t *out)
     *out = 0;
     if (!setup->weights) {
         return STATUS_OK;
+    }
+    if (checkpoint_here(setup->weights)) {
+        return checkpoint_fingerprint(setup->weights, out);
     }
     TRY(tensor_file_open(setup->weights, &file));
     *out = tensor_file_fingerprint(file);

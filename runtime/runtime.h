@@ -25,7 +25,11 @@ struct job {
     int argc;            /* the whole command line, for hints */
     char **argv;
     struct run_config config;
+    _Atomic int exit_code; /* of a job in which nothing failed; any rank may set it */
 };
+
+/* The exit code of a run that a signal ended with its last step saved: started again, it goes on. */
+enum { EXIT_UNFINISHED = 75 };
 
 /* Opens the group that the configuration asks for (alone, mpi, or threads: then `body` runs once a
  * rank in its own thread), sees to it that all ranks have the same configuration and that
@@ -34,8 +38,8 @@ struct job {
 typedef status_t (*job_body_fn)(struct job *job, struct group *group, void *arg);
 int job_run(struct job *job, job_body_fn body, void *arg);
 
-/* SIGUSR1 (and the first SIGINT of a process without a launcher) asks the run to finish its step, to
- * cut an evaluation or a sample short, and to leave its weights. */
+/* Some signals ask the run to finish its step, to cut an evaluation or a sample short, and to leave its weights:
+ * SIGUSR1 and SIGHUP; SIGTERM where no mpirun is above; of a process without a launcher the first SIGINT. */
 void job_catch_signals(void);
 bool job_stop_requested(void);
 /* Whether any rank was asked to. Collective. */
@@ -85,6 +89,10 @@ struct step_result {
     int64_t step;           /* from 1 */
     double loss, grad_norm; /* before the update; of the whole job, the same on every rank */
     bool stop;              /* some rank was asked to stop */
+    /* Checkpoints (save.h): up to which step all ranks have their shards, or did fail; 0 = none yet. */
+    int64_t saved;
+    bool save_failed; /* somewhere, at that step */
+    bool save_due;    /* by the clock */
 };
 
 /* What a step cost, mean over ranks; known later: on the host it rides on the next exchange, on a GPU on
@@ -176,6 +184,20 @@ int64_t trainer_memory_used(const struct trainer_memory *memory); /* workspace n
 int64_t trainer_memory_predicted(const struct trainer_memory *memory);
 /* [ranks] bytes that the operations of each want beside what the plan says, if all compute as this one. */
 MUST_USE status_t trainer_workspaces(const struct trainer *trainer, int64_t *out);
+
+/* ---- checkpoints, for muddpipe ckpt (docs/checkpoints.md) ----
+ *
+ * `path`: a checkpoint's folder, or a run's, of which the newest is taken. On one process. */
+
+MUST_USE status_t checkpoint_inspect(const char *path, FILE *out);
+/* Reads every byte and compares every hash. */
+MUST_USE status_t checkpoint_prove(const char *path, FILE *out);
+/* STATUS_MISMATCH where values, names or shapes differ; `out` says which. */
+MUST_USE status_t checkpoint_compare(const char *path, const char *other_path, FILE *out);
+/* Its weights as an official folder, which must not exist. */
+MUST_USE status_t checkpoint_export(const char *path, const char *out);
+/* The weights of an official folder as a checkpoint of step 0 with moments of 0. */
+MUST_USE status_t checkpoint_import(const char *official, const char *out);
 
 /* ---- what tools share ---- */
 

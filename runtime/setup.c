@@ -7,10 +7,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A folder with weights: model.safetensors or its index. */
+#include "runtime/checkpoint/checkpoint.h"
+
+/* A folder with weights: model.safetensors or its index, or a checkpoint. */
 static bool holds_weights(const char *path)
 {
-    static const char *const name[] = {"model.safetensors", "model.safetensors.index.json"};
+    static const char *const name[] = {"model.safetensors", "model.safetensors.index.json",
+                                       CHECKPOINT_MANIFEST};
     char file[CONFIG_STRING + 64];
     for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
         snprintf(file, sizeof file, "%s/%s", path, name[i]);
@@ -134,7 +137,7 @@ static status_t setup_local(struct setup *setup, bool training)
     if (!training && !setup->weights) {
         return FAIL(STATUS_INVALID,
                     "nothing to evaluate: `model` is `%s`, which is no folder with a "
-                    "model.safetensors (for example model=runs/NAME/model)",
+                    "model.safetensors and no checkpoint (for example model=runs/NAME/model)",
                     config->model);
     }
     TRY(choose_shape(setup));

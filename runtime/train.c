@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "runtime/resume.h"
 #include "runtime/run_folder.h"
 #include "runtime/run_hash.h"
+#include "runtime/save.h"
 #include "runtime/setup.h"
 
 /* A step whose cost is not known yet; on a GPU a few steps are under way. */
@@ -33,10 +35,12 @@ struct training {
     int64_t step; /* the last begun */
     struct run_folder folder;
     struct run_hash hash;
+    struct resume resume; /* where this process began */
     struct totals totals;
     struct pending pending[PENDING]; /* by step, in turn */
     bool root, stopped;
     status_t written;  /* of metrics.jsonl, on rank 0 */
+    status_t saved;    /* of the last checkpoint */
     int64_t sequences; /* passed so far: the place in the data */
 };
 
@@ -51,6 +55,19 @@ static void print_size(int64_t bytes, char *buffer, size_t size)
         value /= 1024;
     }
     snprintf(buffer, size, u > 0 ? "%.1f %s" : "%.0f %s", value, unit[u]);
+}
+
+static void print_checkpoints(const struct training *training)
+{
+    char copy[32];
+    if (training->resume.checkpoint) {
+        printf("resumed after step %lld, from %s\n", (long long)training->step,
+               training->resume.folder);
+    }
+    if (saver_bytes(training->setup.trainer) > 0) {
+        print_size(saver_bytes(training->setup.trainer), copy, sizeof copy);
+        printf("checkpoints: %s of host memory for the copy on rank 0\n", copy);
+    }
 }
 
 static status_t print_start(const struct training *training)
@@ -73,7 +90,9 @@ static status_t print_start(const struct training *training)
     plan_print_partition(plan, stdout);
     printf("\n");
     plan_print_memory(plan, workspace, "", stdout);
-    printf("\nrun folder: %s\n\n", training->folder.path);
+    printf("\nrun folder: %s\n", training->folder.path);
+    print_checkpoints(training);
+    printf("\n");
     fflush(stdout);
     return STATUS_OK;
 }
@@ -154,7 +173,8 @@ static void print_summary(const struct training *training)
     print_size(totals->bytes_plain, plain, sizeof plain);
     print_size(totals->bytes_dense, dense, sizeof dense);
     if (totals->steps == 0) {
-        printf("\nloss           no step was made (stopped by a signal)\n");
+        printf("\nloss           no step was made (%s)\n",
+               training->stopped ? "stopped by a signal" : "the run was at its end");
     } else {
         printf("\nloss           %.4f -> %.4f in %lld step%s%s\n", totals->first_loss,
                totals->last_loss, (long long)totals->steps, totals->steps == 1 ? "" : "s",
@@ -238,7 +258,7 @@ static void print_sample(const char *prompt, const char *text, bool whole)
 static void note_result(struct training *training, const struct step_result *result)
 {
     pending_of(training, result->step)->result = *result;
-    if (result->step == 1) {
+    if (result->step == training->resume.step + 1) {
         training->totals.first_loss = result->loss;
     }
     training->totals.last_loss = result->loss;
@@ -346,19 +366,35 @@ static status_t heldout_after(struct training *training, int64_t step)
     return heldout(training, &pending->heldout, &pending->evaluated);
 }
 
+/* A last checkpoint that cannot be written fails the run, but only after the model is out. */
+static status_t finish_saving(struct training *training)
+{
+    struct setup *setup = &training->setup;
+    bool unfinished = training->stopped && training->step < setup->job->config.optimizer.steps;
+    status_t status = saver_finish(setup->trainer, training->step, training->sequences);
+    if (status == STATUS_OK && unfinished && saver_wanted(&setup->job->config)) {
+        setup->job->exit_code = EXIT_UNFINISHED;
+    }
+    training->saved = status;
+    return status == STATUS_PEER || status == STATUS_TIMEOUT ? status : STATUS_OK;
+}
+
 static status_t train_loop(struct training *training)
 {
-    int64_t steps = training->setup.job->config.optimizer.steps;
-    for (int64_t step = 1; step <= steps && !training->stopped; step++) {
+    struct setup *setup = &training->setup;
+    int64_t steps = setup->job->config.optimizer.steps;
+    for (int64_t step = training->step + 1; step <= steps && !training->stopped; step++) {
         TRY(train_step(training, step));
         TRY(heldout_after(training, step));
+        TRY(saver_after(setup->trainer, step, training->sequences));
     }
-    TRY(trainer_profile_end(training->setup.trainer));
-    if (training->step > 0) {
-        TRY(trainer_flush(training->setup.trainer));
-        TRY(group_agree(training->setup.group, training->written));
+    TRY(trainer_profile_end(setup->trainer));
+    if (training->step > training->resume.step) {
+        TRY(trainer_flush(setup->trainer));
+        TRY(group_agree(setup->group, training->written));
+        TRY(finish_saving(training));
     }
-    return trainer_check_traffic(training->setup.trainer);
+    return trainer_check_traffic(setup->trainer);
 }
 
 static status_t leave_sample(struct training *training)
@@ -392,12 +428,68 @@ static status_t leave_hash(const struct training *training)
     return group_agree(training->setup.group, status);
 }
 
+/* Texts of config.yaml and config.json, malloc'ed. */
+static status_t print_texts(const struct setup *setup, char **out_config, char **out_model)
+{
+    size_t size;
+    FILE *config = open_memstream(out_config, &size);
+    FILE *model = config ? open_memstream(out_model, &size) : NULL;
+    if (model) {
+        config_print(&setup->job->config, config);
+        model_config_print(&setup->model, model);
+        fclose(model);
+    }
+    if (config) {
+        fclose(config);
+    }
+    return model ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory to print the configuration");
+}
+
+static status_t begin_saving(struct training *training)
+{
+    struct setup *setup = &training->setup;
+    char *config = NULL, *model = NULL;
+    if (!saver_wanted(&setup->job->config)) {
+        return STATUS_OK;
+    }
+    if (training->root) {
+        checkpoint_sweep(training->folder.path);
+    }
+    status_t status = print_texts(setup, &config, &model);
+    if (status == STATUS_OK) {
+        struct saver_options options = {.run = training->folder.path,
+                                        .config = config,
+                                        .model = model,
+                                        .train_data = setup->fingerprint[0],
+                                        .step = training->folder.old ? training->step : 0};
+        status = saver_create(setup->trainer, &options);
+    }
+    free(config);
+    free(model);
+    return group_agree(setup->group, status);
+}
+
+/* The folder, and in it the step to go on from, if there is one. */
+static status_t begin_run(struct training *training)
+{
+    struct setup *setup = &training->setup;
+    TRY(run_folder_create(&setup->job->config, trainer_has_algorithms(setup->trainer), setup->group,
+                          &training->folder));
+    TRY(resume_find(setup, training->folder.path, &training->resume));
+    TRY(resume_load(setup, &training->resume));
+    training->step = training->resume.step;
+    training->sequences = training->resume.sequences;
+    bool rewind = training->root && training->folder.old;
+    TRY(group_agree(setup->group,
+                    rewind ? run_folder_rewind(&training->folder, training->step) : STATUS_OK));
+    return begin_saving(training);
+}
+
 static status_t train_all(struct training *training)
 {
     struct setup *setup = &training->setup;
     TRY(run_hash_create(setup, &training->hash));
-    TRY(run_folder_create(&setup->job->config, trainer_has_algorithms(setup->trainer), setup->group,
-                          &training->folder));
+    TRY(begin_run(training));
     TRY(group_agree(setup->group, training->root ? print_start(training) : STATUS_OK));
     const struct pending *last;
     TRY(trainer_profile(setup->trainer, training->folder.path));
@@ -425,7 +517,7 @@ static status_t train_all(struct training *training)
                exports ? "model/, " : "");
         fflush(stdout);
     }
-    return STATUS_OK;
+    return training->saved;
 }
 
 status_t train_run(struct job *job, struct group *group, void *argument)
@@ -440,9 +532,9 @@ status_t train_run(struct job *job, struct group *group, void *argument)
     if (status == STATUS_OK) {
         training->root = group_rank(group) == 0;
         training->totals.ranks = group_size(group);
-        training->folder.metrics = -1;
-        training->sequences = job->config.data.start;
+        training->folder.metrics = training->folder.lock = -1;
         status = train_all(training);
+        resume_close(&training->resume);
         run_hash_free(&training->hash);
         setup_destroy(&training->setup);
         status_t closed = run_folder_close(&training->folder);

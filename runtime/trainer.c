@@ -1,5 +1,7 @@
 /* trainer.c - model, plans and workers of this rank; a step, an evaluation. */
 #include "runtime/trainer.h"
+#include "runtime/resume.h"
+#include "runtime/save.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -86,6 +88,9 @@ static status_t load_weights(struct trainer *trainer, const char *path)
     struct tensor_file *file;
     if (!path) {
         return part_init_weights(trainer_part(trainer), (uint64_t)trainer->config.seed);
+    }
+    if (checkpoint_here(path)) {
+        return resume_weights(trainer->model, trainer_part(trainer), path);
     }
     TRY(tensor_file_open(path, &file));
     status_t status = part_import(trainer_part(trainer), file);
@@ -257,6 +262,7 @@ void trainer_destroy(struct trainer *trainer)
                  group_rank(trainer->group));
         return;
     }
+    saver_destroy(trainer);
     norm_exchange_destroy(trainer);
     profile_destroy(trainer);
     card_close(trainer);
@@ -333,6 +339,7 @@ static status_t optimizer_step(void *argument)
         return STATUS_OK;
     }
     int64_t step = atomic_load(&trainer->step);
+    TRY(saver_before_update(trainer));
     struct adamw_args args = {.lr = (float)optimizer->lr,
                               .beta1 = (float)optimizer->beta1,
                               .beta2 = (float)optimizer->beta2,
@@ -384,14 +391,14 @@ status_t trainer_cost_of(struct trainer *trainer, int64_t step)
     struct report *last = &trainer->costs.last;
     int64_t plain, dense;
     *last = (struct report){0};
-    if (step < 1) {
+    if (step <= trainer->before) {
         return STATUS_OK;
     }
     *last = trainer->costs.step[step % WALKS_IN_FLIGHT];
     if (!trainer->place.device) {
         return STATUS_OK;
     }
-    TRY(in_flight_stalls(trainer->workers.train, step - 1, &plain, &dense));
+    TRY(in_flight_stalls(trainer->workers.train, step - trainer->before - 1, &plain, &dense));
     last->ns[TRACE_WAIT] = (double)plain;
     last->ns[TRACE_EXPOSED_DENSE] = (double)dense;
     double rest = last->seconds * 1e9 - (double)(plain + dense);
@@ -455,6 +462,14 @@ status_t trainer_flush(struct trainer *trainer)
 status_t trainer_check_traffic(const struct trainer *trainer)
 {
     return worker_check_traffic(first_worker(trainer));
+}
+
+void trainer_resume(struct trainer *trainer, int64_t step)
+{
+    atomic_store(&trainer->step, step);
+    trainer->before = step;
+    trainer->known.step = step;
+    norm_exchange_resume(trainer, step);
 }
 
 /* ---- evaluation ---- */

@@ -58,7 +58,9 @@ struct trainer {
     bool card_warned;
 
     const struct optimizer_args *optimizer; /* of the step being walked */
-    _Atomic int64_t step;
+    _Atomic int64_t step;                   /* of the run: the newest one begun */
+    int64_t before;                         /* of it, those that came before this process */
+    struct saver *saver;                    /* save.h; NULL = no checkpoints */
     struct step_costs costs;
     struct norm_exchange exchange;
     struct step_result known; /* of the newest step whose outcome was collected */
@@ -97,6 +99,8 @@ void card_add(const struct report *report, struct step_cost *cost);
 /* trainer.c */
 /* Puts what a step cost into costs.last; zeros before step 1. */
 MUST_USE status_t trainer_cost_of(struct trainer *trainer, int64_t step);
+/* The first step of this process will be the one after `step`. Before any. */
+void trainer_resume(struct trainer *trainer, int64_t step);
 /* worker_walk, in view of the liveness thread. */
 MUST_USE status_t trainer_walk(struct trainer *trainer, struct worker *worker,
                                const struct batch *batch, float loss_scale,

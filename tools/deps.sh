@@ -11,8 +11,8 @@ packages=(
     libprotobuf-c-dev protobuf-c-compiler
     libdnnl-dev
 )
-tools=(cc cmake ninja pkg-config mpicc mpirun)
-libraries=(yaml-0.1 jansson libxxhash)
+tools=(cc cmake ninja pkg-config mpicc mpirun protoc-c)
+libraries=(yaml-0.1 jansson libxxhash libzstd libprotobuf-c)
 if [[ ${1:-} != quickstart ]]; then
     packages+=(python3 procps libcmocka-dev)
     tools+=(python3 pgrep)

@@ -20,6 +20,7 @@ static const struct command {
     {"plan", plan_main, "what each stage does, sends and holds, without running it"},
     {"check", check_main, "compare with a golden folder: loss, logits, gradients, steps"},
     {"data", data_main, "make token files and look into them"},
+    {"ckpt", ckpt_main, "look at checkpoints, compare them, bring them in and out"},
     {"bench", bench_main, "speeds of this machine: messages between ranks"},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };

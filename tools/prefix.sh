@@ -77,7 +77,7 @@ if [[ $ucx$cudnn == *yes* && $machine != x86_64 && $machine != aarch64 ]]; then
     exit 1
 fi
 packages=(libyaml-dev libyaml-0-2 libjansson-dev libjansson4 libxxhash-dev libxxhash0
-    libcmocka-dev libcmocka0 libprotobuf-c-dev libprotobuf-c1)
+    libcmocka-dev libcmocka0 libprotobuf-c-dev libprotobuf-c1 libzstd-dev libzstd1 protobuf-c-compiler)
 
 command -v apt-get >/dev/null || {
     echo "prefix: no apt-get here; make the folder on a Debian or Ubuntu machine and copy it" >&2
@@ -89,7 +89,9 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
 
-apt-get download -q "${packages[@]}" >download.log 2>&1 || {
+# Names of the compiler's own libraries have the release in them.
+mapfile -t of_compiler < <(apt-cache depends protobuf-c-compiler | sed -n 's/^ *Depends: \(libproto[a-z0-9]*\)$/\1/p')
+apt-get download -q "${packages[@]}" "${of_compiler[@]}" >download.log 2>&1 || {
     cat download.log
     echo "prefix: packages cannot be had; are the package lists there (apt-get update)?" >&2
     exit 1
@@ -97,7 +99,8 @@ apt-get download -q "${packages[@]}" >download.log 2>&1 || {
 for package in *.deb; do
     dpkg -x "$package" packages
 done
-rm -rf packages/usr/share packages/usr/bin
+rm -rf packages/usr/share
+find packages/usr/bin -mindepth 1 ! -name protoc-c -delete
 find packages -name '*.a' -delete
 
 # pkg-config files name their place relative to themselves, so that the folder can move.

@@ -10,6 +10,7 @@ int eval_main(int argc, char **argv);
 int plan_main(int argc, char **argv);
 int check_main(int argc, char **argv);
 int data_main(int argc, char **argv);
+int ckpt_main(int argc, char **argv);
 int bench_main(int argc, char **argv);
 
 enum { EXIT_USAGE = 2 };

@@ -27,7 +27,11 @@ static int train_help(void)
         "  device=auto|cpu|cuda     where ranks compute; auto: on GPUs, if every rank sees one\n"
         "  precision=float32|bf16   bf16 is for GPUs, and the quick one there\n"
         "  logging.run=FOLDER       the run folder; else runs/<date>-<time>\n\n"
-        "SIGUSR1 (mpirun passes it on) finishes the step, leaves the weights, exits 0.\n");
+        "SIGUSR1 (mpirun passes it on), SIGHUP, and SIGTERM under srun finish the step, save it, "
+        "leave the\n"
+        "weights, and exit 0; or 75 if there are checkpoints (checkpoint.every): the same command, "
+        "with\n"
+        "checkpoint.resume=auto, then goes on. docs/checkpoints.md has more.\n");
     return EXIT_SUCCESS;
 }
 

@@ -1,5 +1,6 @@
 /* group.c - the verbs of a group: argument checks, agreement and comparison, then the class. */
 #include "comm/comm.h"
+#include "comm/health/health.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -285,4 +286,9 @@ status_t group_same(struct group *group, uint64_t value, const char *what)
                       what, ranks, group->rank, value, all[0]);
     }
     return status;
+}
+
+void group_on_sigterm(void (*ask)(void))
+{
+    health_on_sigterm(ask);
 }

@@ -286,12 +286,39 @@ static void check_aftermath(struct health *health)
     }
 }
 
+static void (*_Atomic sigterm_ask)(void);
+
+void health_on_sigterm(void (*ask)(void))
+{
+    atomic_store(&sigterm_ask, ask);
+}
+
+/* Does the process end in order, because somebody has asked for that? Once, and only while all is well. */
+static bool sigterm_asks(struct health *health)
+{
+    void (*ask)(void) = atomic_exchange(&sigterm_ask, NULL);
+    uint64_t count;
+
+    if (ask == NULL || health->lost_rank >= 0 || health->terminated_first >= 0 ||
+        getenv("OMPI_COMM_WORLD_RANK") != NULL) {
+        return false;
+    }
+    if (read(health->fds[FD_SIGTERM].fd, &count, sizeof count) < 0) {
+        return false;
+    }
+    ask();
+    return true;
+}
+
 static void obey_sigterm(struct health *health)
 {
     struct group *group = health->group;
     char doing[DOING_SIZE];
 
     drain_notes(health);
+    if (sigterm_asks(health)) {
+        return;
+    }
     check_suspect(health, true); /* the launcher's answer to a death */
     check_aftermath(health);
     if (health->lost_rank < 0) {

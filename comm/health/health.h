@@ -4,7 +4,7 @@
  *     a neighbour elsewhere ends    the socket that ties us to it closes (peer_socket.h)
  *     a rank stops or is cut off    its successor in the ring of beats misses it after heartbeat_s
  *     a rank fails by itself        it says so before it ends (health_give_up)
- *     the launcher ends the job     SIGTERM; health owns the signal while it runs
+ *     the launcher ends the job     SIGTERM; health owns the signal while it runs (group_on_sigterm)
  *
  * Whoever learns first tells all others, so that each names the rank that was lost first and not one
  * that left because of it. Every rank then says one line (who is lost, what it was doing itself),
@@ -47,6 +47,8 @@ struct health_peer {
 
 struct health;
 
+/* What SIGTERM asks for first (comm.h); NULL: it ends the process. */
+void health_on_sigterm(void (*ask)(void));
 /* `peers` [size] is copied. */
 MUST_USE status_t health_start(struct group *group, const struct health_peer *peers,
                                const struct health_line *line, struct health **out);

@@ -41,9 +41,9 @@ LIBRARIES = {
     "cublas*": ["kernels/cuda/*"],
     "cudnn*": ["kernels/cuda/*_cudnn.cu"],
     "cuda*.h": ["kernels/cuda/*", "base/device_cuda*", "comm/*"],
-    "zstd.h": ["runtime/checkpoint*", "runtime/ckpt*", "schedule/plan*"],
-    "protobuf-c/*": ["runtime/checkpoint*", "runtime/ckpt*", "schedule/plan*"],
-    "xxhash.h": ["base/hash*", "runtime/*", "schedule/*"],
+    "zstd.h": ["runtime/checkpoint/*"],
+    "protobuf-c/*": ["runtime/checkpoint/*"],
+    "xxhash.h": ["base/hash*"],
     "cmocka.h": ["tests/*"],
 }
 

@@ -1,0 +1,569 @@
+/* save.c - saves beside the steps (save.h). */
+#include "runtime/save.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/trainer.h"
+
+enum { LOOK_NS = 200000 }; /* between looks at a device's copy */
+
+static const enum store_kind kinds[CHECKPOINT_KINDS] = {STORE_WEIGHTS, STORE_FIRST_MOMENT,
+                                                        STORE_SECOND_MOMENT};
+
+struct saver {
+    struct trainer *trainer;
+    char run[PATH_MAX];
+    char *config, *model;
+    uint64_t train_data;
+    struct checkpoint_tensor *tensor; /* [params of the model] */
+    int tensors, level, threads, keep;
+
+    struct arena copy; /* of the values of all kinds; on a device pinned */
+    float *values[CHECKPOINT_KINDS];
+    struct checkpoint_piece *piece;
+    size_t pieces, count; /* elements of a kind */
+    void *stream;         /* of a device: copies */
+    struct device_event *stepped, *copied;
+
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool quit, writing, committing; /* what the thread is to do, or does */
+    bool copying;                   /* the copy is not complete */
+    int64_t step, sequences;        /* of the shard being written */
+    int64_t whole, whole_sequences; /* of the checkpoint being made of shards */
+    status_t written, committed;    /* of the newest */
+    char line[PATH_MAX + 256];      /* what has been saved, until main tells it */
+    struct shard_result result;
+
+    bool busy;           /* from saver_begin until all ranks have said how it ended */
+    int64_t saved;       /* newest step that is safe; 0 = none */
+    int64_t passed_over; /* due while busy */
+    int64_t last_begun;  /* ns, for the clock */
+    _Atomic int64_t reached;
+    _Atomic int64_t due_at; /* ns; INT64_MAX = never */
+};
+
+bool saver_wanted(const struct run_config *config)
+{
+    return config->checkpoint.every > 0 || config->checkpoint.every_s > 0 ||
+           strcmp(config->checkpoint.resume, "none") != 0;
+}
+
+/* ---- the thread ---- */
+
+static status_t copy_wait_device(struct saver *saver)
+{
+    struct device *device = saver->trainer->place.device;
+    for (bool done = false; !done;) {
+        TRY(device_event_done(device, saver->copied, &done));
+        TRY(group_check(saver->trainer->group));
+        if (!done) {
+            nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
+        }
+    }
+    return STATUS_OK;
+}
+
+/* From the weights as they are, which do not change meanwhile (saver_before_update). */
+static void copy_host(struct saver *saver)
+{
+    const struct part *part = saver->trainer->workers.train->part;
+    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
+        size_t count;
+        const float *values = part_all_values(part, kinds[k], &count);
+        memcpy(saver->values[k], values, count * sizeof *values);
+    }
+}
+
+static status_t write_shard(struct saver *saver)
+{
+    char folder[PATH_MAX];
+    struct shard_options options = {.folder = folder,
+                                    .rank = group_rank(saver->trainer->group),
+                                    .piece = saver->piece,
+                                    .pieces = saver->pieces,
+                                    .level = saver->level,
+                                    .threads = saver->threads};
+    TRY(checkpoint_begin(saver->run, saver->step));
+    TRY(checkpoint_path(saver->run, saver->step, true, folder));
+    return shard_write(&options, &saver->result);
+}
+
+static void copy_done(struct saver *saver)
+{
+    pthread_mutex_lock(&saver->mutex);
+    saver->copying = false;
+    pthread_cond_broadcast(&saver->changed);
+    pthread_mutex_unlock(&saver->mutex);
+}
+
+static status_t do_write(struct saver *saver)
+{
+    status_t status = STATUS_OK;
+    if (saver->trainer->place.device) {
+        status = copy_wait_device(saver);
+    } else {
+        copy_host(saver);
+    }
+    copy_done(saver);
+    if (status == STATUS_OK) {
+        status = write_shard(saver);
+    }
+    if (status != STATUS_OK) {
+        log_warn(
+            "the checkpoint of step %lld failed on this rank: the run goes on, and what was saved "
+            "before stays",
+            (long long)saver->step);
+    }
+    return status;
+}
+
+/* For main to tell: this thread has no log file. */
+static void note_saved(struct saver *saver, const char *folder, double seconds)
+{
+    const struct shard_result *own = &saver->result;
+    pthread_mutex_lock(&saver->mutex);
+    snprintf(
+        saver->line, sizeof saver->line,
+        "saved %s (of rank 0 %.1f MiB as %.1f, written in %.2f s, read again in %.2f s; made whole "
+        "in %.2f s)",
+        folder, (double)own->raw / 0x1p20, (double)own->stored / 0x1p20, own->write_s,
+        own->verify_s, seconds);
+    pthread_mutex_unlock(&saver->mutex);
+}
+
+static status_t make_whole(struct saver *saver, const char *temporary, const char *final)
+{
+    struct checkpoint_info info = {.step = saver->whole,
+                                   .sequences = saver->whole_sequences,
+                                   .train_data = saver->train_data,
+                                   .program = MUDDPIPE_VERSION,
+                                   .config = saver->config,
+                                   .model = saver->model,
+                                   .tensor = saver->tensor,
+                                   .tensors = saver->tensors,
+                                   .shards = group_size(saver->trainer->group),
+                                   .level = saver->level};
+    int64_t begun = trace_now();
+    TRY(checkpoint_commit(temporary, final, &info));
+    note_saved(saver, final, (double)(trace_now() - begun) * 1e-9);
+    return STATUS_OK;
+}
+
+static status_t do_commit(struct saver *saver)
+{
+    char temporary[PATH_MAX], final[PATH_MAX];
+    TRY(checkpoint_path(saver->run, saver->whole, true, temporary));
+    TRY(checkpoint_path(saver->run, saver->whole, false, final));
+    status_t status = make_whole(saver, temporary, final);
+    if (status == STATUS_OK) {
+        checkpoint_prune(saver->run, saver->keep);
+    } else {
+        log_warn("no checkpoint of step %lld: the run goes on, and what was saved before stays",
+                 (long long)saver->whole);
+        checkpoint_remove(temporary);
+    }
+    return status;
+}
+
+static void *saver_run(void *argument)
+{
+    struct saver *saver = argument;
+    struct device *device = saver->trainer->place.device;
+    status_t bound = device ? device_bind(device) : STATUS_OK;
+    log_set_rank(group_rank(saver->trainer->group));
+    pthread_mutex_lock(&saver->mutex);
+    while (!saver->quit) {
+        bool commit = saver->committing, write = saver->writing && !commit;
+        if (!commit && !write) {
+            pthread_cond_wait(&saver->changed, &saver->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&saver->mutex);
+        status_t status = bound;
+        if (status == STATUS_OK) {
+            status = commit ? do_commit(saver) : do_write(saver);
+        }
+        if (write) {
+            atomic_store(&saver->reached, status == STATUS_OK ? saver->step : -saver->step);
+        }
+        pthread_mutex_lock(&saver->mutex);
+        *(commit ? &saver->committed : &saver->written) = status;
+        *(commit ? &saver->committing : &saver->writing) = false;
+        saver->copying = false;
+        pthread_cond_broadcast(&saver->changed);
+    }
+    pthread_mutex_unlock(&saver->mutex);
+    return NULL;
+}
+
+/* ---- creation ---- */
+
+static status_t tensors_create(struct saver *saver, const struct model *model)
+{
+    saver->tensors = model->params;
+    saver->tensor = calloc((size_t)model->params + 1, sizeof *saver->tensor);
+    if (!saver->tensor) {
+        return FAIL(STATUS_NOMEM, "no memory for the names of %d tensors", model->params);
+    }
+    for (int p = 0; p < model->params; p++) {
+        const struct param *param = &model->param[p];
+        saver->tensor[p] =
+            (struct checkpoint_tensor){param->name, param->shape, param->dims, param->trained};
+    }
+    return STATUS_OK;
+}
+
+/* With `fill`, else only counted. */
+static size_t pieces_lay(struct saver *saver, bool fill)
+{
+    const struct part *part = saver->trainer->workers.train->part;
+    size_t pieces = 0, count;
+    for (int p = 0; p < saver->trainer->model->params; p++) {
+        uint64_t elements = (uint64_t)saver->trainer->model->param[p].count;
+        for (int k = 0; k < CHECKPOINT_KINDS && part_owns(part, p); k++) {
+            size_t offset =
+                (size_t)(part_values(part, kinds[k], p) - part_all_values(part, kinds[k], &count));
+            for (uint64_t begin = 0; begin < elements; begin += CHECKPOINT_CHUNK, pieces++) {
+                uint64_t rest = elements - begin;
+                if (fill) {
+                    saver->piece[pieces] = (struct checkpoint_piece){
+                        .values = saver->values[k] + offset + begin,
+                        .tensor = (uint32_t)p,
+                        .kind = (uint32_t)k,
+                        .begin = begin,
+                        .count = rest < CHECKPOINT_CHUNK ? rest : CHECKPOINT_CHUNK};
+                }
+            }
+        }
+    }
+    return pieces;
+}
+
+static status_t copies_create(struct saver *saver)
+{
+    const struct trainer *trainer = saver->trainer;
+    struct device *device = trainer->place.device;
+    struct arena measure;
+    (void)part_all_values(trainer->workers.train->part, STORE_WEIGHTS, &saver->count);
+    arena_init_measure(&measure);
+    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
+        arena_alloc(&measure, saver->count * sizeof(float));
+    }
+    TRY(arena_create_on(&saver->copy, device, MEMORY_PINNED, trainer->place.stream, measure.used,
+                        "the copy of a checkpoint"));
+    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
+        saver->values[k] = arena_alloc(&saver->copy, saver->count * sizeof(float));
+    }
+    saver->pieces = pieces_lay(saver, false);
+    saver->piece = calloc(saver->pieces + 1, sizeof *saver->piece);
+    if (!saver->piece) {
+        return FAIL(STATUS_NOMEM, "no memory for the chunks of a checkpoint");
+    }
+    pieces_lay(saver, true);
+    if (device) {
+        TRY(device_stream_create(device, false, &saver->stream));
+        TRY(device_event_create(device, false, &saver->stepped));
+        TRY(device_event_create(device, false, &saver->copied));
+    }
+    return STATUS_OK;
+}
+
+static status_t saver_init(struct saver *saver, const struct saver_options *options)
+{
+    const struct run_config *config = &saver->trainer->config;
+    int computing = saver->trainer->place.threads;
+    snprintf(saver->run, sizeof saver->run, "%s", options->run);
+    saver->config = strdup(options->config);
+    saver->model = strdup(options->model);
+    saver->train_data = options->train_data;
+    saver->saved = options->step;
+    saver->level = (int)config->checkpoint.level;
+    saver->keep = (int)config->checkpoint.keep;
+    saver->threads = config->checkpoint.threads > 0 ? (int)config->checkpoint.threads
+                     : computing >= 8               ? computing / 4
+                                                    : 1;
+    saver->last_begun = trace_now();
+    atomic_store(&saver->due_at,
+                 config->checkpoint.every_s > 0
+                     ? saver->last_begun + (int64_t)(config->checkpoint.every_s * 1e9)
+                     : INT64_MAX);
+    if (!saver->config || !saver->model) {
+        return FAIL(STATUS_NOMEM, "no memory for the configuration in checkpoints");
+    }
+    TRY(tensors_create(saver, saver->trainer->model));
+    return copies_create(saver);
+}
+
+status_t saver_create(struct trainer *trainer, const struct saver_options *options)
+{
+    struct saver *saver = calloc(1, sizeof *saver);
+    if (!saver) {
+        return FAIL(STATUS_NOMEM, "no memory for checkpoints");
+    }
+    saver->trainer = trainer;
+    trainer->saver = saver;
+    pthread_mutex_init(&saver->mutex, NULL);
+    pthread_cond_init(&saver->changed, NULL);
+    TRY(saver_init(saver, options));
+    saver->started = pthread_create(&saver->thread, NULL, saver_run, saver) == 0;
+    return saver->started ? STATUS_OK : FAIL(STATUS_NOMEM, "no thread for checkpoints");
+}
+
+void saver_destroy(struct trainer *trainer)
+{
+    struct saver *saver = trainer->saver;
+    struct device *device = trainer->place.device;
+    if (!saver) {
+        return;
+    }
+    pthread_mutex_lock(&saver->mutex);
+    saver->quit = true;
+    pthread_cond_broadcast(&saver->changed);
+    pthread_mutex_unlock(&saver->mutex);
+    if (saver->started) {
+        pthread_join(saver->thread, NULL);
+    }
+    if (saver->stream) {
+        device_event_destroy(device, saver->stepped);
+        device_event_destroy(device, saver->copied);
+        device_stream_destroy(device, saver->stream);
+    }
+    if (saver->copy.base) {
+        arena_destroy(&saver->copy);
+    }
+    pthread_cond_destroy(&saver->changed);
+    pthread_mutex_destroy(&saver->mutex);
+    free(saver->piece);
+    free(saver->tensor);
+    free(saver->config);
+    free(saver->model);
+    free(saver);
+    trainer->saver = NULL;
+}
+
+int64_t saver_bytes(const struct trainer *trainer)
+{
+    return trainer->saver ? (int64_t)trainer->saver->copy.used : 0;
+}
+
+/* ---- beside the steps ---- */
+
+/* The copies wait for the step that was enqueued last. */
+static status_t copy_device(struct saver *saver)
+{
+    const struct trainer *trainer = saver->trainer;
+    struct device *device = trainer->place.device;
+    TRY(device_event_record(device, saver->stepped, trainer->place.stream));
+    TRY(device_event_wait(device, saver->stepped, saver->stream));
+    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
+        size_t count;
+        const float *values = part_all_values(trainer->workers.train->part, kinds[k], &count);
+        TRY(device_copy(device, saver->values[k], values, count * sizeof *values, saver->stream));
+    }
+    return device_event_record(device, saver->copied, saver->stream);
+}
+
+static status_t saver_begin(struct saver *saver, int64_t step, int64_t sequences)
+{
+    double every_s = saver->trainer->config.checkpoint.every_s;
+    TRY(saver->trainer->place.device ? copy_device(saver) : STATUS_OK);
+    pthread_mutex_lock(&saver->mutex);
+    saver->step = step;
+    saver->sequences = sequences;
+    saver->copying = saver->writing = true;
+    pthread_cond_broadcast(&saver->changed);
+    pthread_mutex_unlock(&saver->mutex);
+    saver->busy = true;
+    saver->last_begun = trace_now();
+    if (every_s > 0) {
+        atomic_store(&saver->due_at, saver->last_begun + (int64_t)(every_s * 1e9));
+    }
+    return STATUS_OK;
+}
+
+/* What the thread has made whole since. */
+static void tell_saved(struct saver *saver)
+{
+    pthread_mutex_lock(&saver->mutex);
+    if (saver->line[0]) {
+        log_info("%s", saver->line);
+        saver->line[0] = '\0';
+    }
+    pthread_mutex_unlock(&saver->mutex);
+}
+
+status_t saver_after(struct trainer *trainer, int64_t step, int64_t sequences)
+{
+    struct saver *saver = trainer->saver;
+    int64_t every = trainer->config.checkpoint.every;
+    if (saver) {
+        tell_saved(saver);
+    }
+    bool due = saver && ((every > 0 && step % every == 0) || trainer->known.save_due);
+    if (!due || saver->saved == step) {
+        return STATUS_OK;
+    }
+    if (saver->busy) {
+        if (every > 0 && step % every == 0) {
+            saver->passed_over++;
+            log_info("no checkpoint of step %lld: that of step %lld is still being written (%lld "
+                     "passed over "
+                     "so far; checkpoint.every is too small for this disk)",
+                     (long long)step, (long long)saver->step, (long long)saver->passed_over);
+        }
+        return STATUS_OK;
+    }
+    trainer->known.save_due = false;
+    return saver_begin(saver, step, sequences);
+}
+
+status_t saver_before_update(struct trainer *trainer)
+{
+    struct saver *saver = trainer->saver;
+    if (!saver || !saver->busy) {
+        return STATUS_OK;
+    }
+    if (trainer->place.device) {
+        return device_event_wait(trainer->place.device, saver->copied, trainer->place.stream);
+    }
+    int64_t begun = trace_now();
+    pthread_mutex_lock(&saver->mutex);
+    bool waited = saver->copying;
+    while (saver->copying) {
+        pthread_cond_wait(&saver->changed, &saver->mutex);
+    }
+    pthread_mutex_unlock(&saver->mutex);
+    if (waited) {
+        log_debug("the update waited %.1f ms for the copy of a checkpoint",
+                  (double)(trace_now() - begun) * 1e-6);
+    }
+    return STATUS_OK;
+}
+
+/* Rank 0: what a save that failed somewhere has left. */
+static void drop(const struct saver *saver)
+{
+    char temporary[PATH_MAX];
+    if (checkpoint_path(saver->run, saver->step, true, temporary) == STATUS_OK) {
+        checkpoint_remove(temporary);
+    }
+}
+
+static void commit(struct saver *saver)
+{
+    pthread_mutex_lock(&saver->mutex);
+    saver->whole = saver->step;
+    saver->whole_sequences = saver->sequences;
+    saver->committing = true;
+    pthread_cond_broadcast(&saver->changed);
+    pthread_mutex_unlock(&saver->mutex);
+}
+
+void saver_note(struct trainer *trainer, const struct step_result *result)
+{
+    struct saver *saver = trainer->saver;
+    if (!saver || !saver->busy || result->saved != saver->step) {
+        return;
+    }
+    saver->busy = false;
+    bool root = group_rank(trainer->group) == 0;
+    if (result->save_failed) {
+        if (root) {
+            log_warn("no checkpoint of step %lld: writing it failed; that of step %lld stays",
+                     (long long)saver->step, (long long)saver->saved);
+            drop(saver);
+        }
+        return;
+    }
+    saver->saved = saver->step;
+    if (root) {
+        commit(saver);
+    }
+}
+
+int64_t saver_reached(const struct trainer *trainer)
+{
+    return trainer->saver ? atomic_load(&trainer->saver->reached) : 0;
+}
+
+bool saver_clock_due(const struct trainer *trainer)
+{
+    return trainer->saver && group_rank(trainer->group) == 0 &&
+           trace_now() >= atomic_load(&trainer->saver->due_at);
+}
+
+/* ---- the end ---- */
+
+/* Until the thread has nothing to do; its last results. */
+static status_t saver_wait(struct saver *saver)
+{
+    pthread_mutex_lock(&saver->mutex);
+    while (saver->writing || saver->committing) {
+        pthread_cond_wait(&saver->changed, &saver->mutex);
+    }
+    status_t status = saver->written != STATUS_OK ? saver->written : saver->committed;
+    pthread_mutex_unlock(&saver->mutex);
+    return status;
+}
+
+/* Did it go well on every rank? Fails only where ranks are lost. Collective. */
+static status_t all_well(struct group *group, status_t own, bool *out)
+{
+    status_t all[group_size(group)];
+    *out = true;
+    TRY(group_allgather(group, &own, sizeof own, all));
+    for (int rank = 0; rank < group_size(group); rank++) {
+        *out = *out && all[rank] == STATUS_OK;
+    }
+    return STATUS_OK;
+}
+
+/* Until the save under way, if any, has ended on all ranks. *out_good: nothing has failed. */
+static status_t saver_settle(struct saver *saver, bool *out_good)
+{
+    struct group *group = saver->trainer->group;
+    bool root = group_rank(group) == 0, good;
+    TRY(all_well(group, saver_wait(saver), &good));
+    tell_saved(saver);
+    if (saver->busy && good && root) {
+        commit(saver);
+    } else if (saver->busy && root) {
+        drop(saver);
+    }
+    TRY(all_well(group, saver_wait(saver), out_good));
+    tell_saved(saver);
+    saver->saved = saver->busy && *out_good ? saver->step : saver->saved;
+    saver->busy = false;
+    return STATUS_OK;
+}
+
+status_t saver_finish(struct trainer *trainer, int64_t step, int64_t sequences)
+{
+    struct saver *saver = trainer->saver;
+    bool good;
+    if (!saver) {
+        return STATUS_OK;
+    }
+    TRY(saver_settle(saver, &good));
+    if (step == 0 || (good && saver->saved == step)) {
+        return STATUS_OK;
+    }
+    saver->written = saver->committed = STATUS_OK; /* the failure of an earlier one has been told */
+    TRY(group_agree(trainer->group, saver_begin(saver, step, sequences)));
+    TRY(saver_settle(saver, &good));
+    if (good) {
+        return STATUS_OK;
+    }
+    if (group_rank(trainer->group) == 0) {
+        log_warn("the last step, %lld, is not saved", (long long)step);
+    }
+    return STATUS_IO;
+}
