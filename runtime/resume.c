@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "runtime/trainer.h"
+#include "runtime/save_internal.h"
 
 bool resume_auto(const struct run_config *config)
 {
@@ -259,9 +259,6 @@ status_t resume_find(struct setup *setup, const char *run, struct resume *out)
 
 /* ---- its values ---- */
 
-static const enum store_kind kinds[CHECKPOINT_KINDS] = {STORE_WEIGHTS, STORE_FIRST_MOMENT,
-                                                        STORE_SECOND_MOMENT};
-
 static status_t load_param(const struct model *model, struct part *part,
                            const struct checkpoint *checkpoint, int param, int kind_count)
 {
@@ -278,7 +275,7 @@ static status_t load_param(const struct model *model, struct part *part,
     status_t status =
         values ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the values of %s", of->name);
     for (int k = 0; k < kind_count && status == STATUS_OK; k++) {
-        struct slice whole = slice_whole(model, kinds[k], param);
+        struct slice whole = slice_whole(model, saver_kinds[k], param);
         status = checkpoint_read(checkpoint, tensor, k, values);
         if (status == STATUS_OK) {
             status = part_write(part, &whole, values);

@@ -1,207 +1,14 @@
 /* save.c - saves beside the steps (save.h). */
-#include "runtime/save.h"
-
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
-#include "runtime/checkpoint/checkpoint.h"
-#include "runtime/trainer.h"
-
-enum { LOOK_NS = 200000 }; /* between looks at a device's copy */
-
-static const enum store_kind kinds[CHECKPOINT_KINDS] = {STORE_WEIGHTS, STORE_FIRST_MOMENT,
-                                                        STORE_SECOND_MOMENT};
-
-struct saver {
-    struct trainer *trainer;
-    char run[PATH_MAX];
-    char *config, *model;
-    uint64_t train_data;
-    struct checkpoint_tensor *tensor; /* [params of the model] */
-    int tensors, level, threads, keep;
-
-    struct arena copy; /* of the values of all kinds; on a device pinned */
-    float *values[CHECKPOINT_KINDS];
-    struct checkpoint_piece *piece;
-    size_t pieces, count; /* elements of a kind */
-    void *stream;         /* of a device: copies */
-    struct device_event *stepped, *copied;
-
-    pthread_t thread;
-    bool started;
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
-    bool quit, writing, committing; /* what the thread is to do, or does */
-    bool copying;                   /* the copy is not complete */
-    int64_t step, sequences;        /* of the shard being written */
-    int64_t whole, whole_sequences; /* of the checkpoint being made of shards */
-    status_t written, committed;    /* of the newest */
-    char line[PATH_MAX + 256];      /* what has been saved, until main tells it */
-    struct shard_result result;
-
-    bool busy;           /* from saver_begin until all ranks have said how it ended */
-    int64_t saved;       /* newest step that is safe; 0 = none */
-    int64_t passed_over; /* due while busy */
-    int64_t last_begun;  /* ns, for the clock */
-    _Atomic int64_t reached;
-    _Atomic int64_t due_at; /* ns; INT64_MAX = never */
-};
+#include "runtime/save_internal.h"
 
 bool saver_wanted(const struct run_config *config)
 {
     return config->checkpoint.every > 0 || config->checkpoint.every_s > 0 ||
            strcmp(config->checkpoint.resume, "none") != 0;
-}
-
-/* ---- the thread ---- */
-
-static status_t copy_wait_device(struct saver *saver)
-{
-    struct device *device = saver->trainer->place.device;
-    for (bool done = false; !done;) {
-        TRY(device_event_done(device, saver->copied, &done));
-        TRY(group_check(saver->trainer->group));
-        if (!done) {
-            nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
-        }
-    }
-    return STATUS_OK;
-}
-
-/* From the weights as they are, which do not change meanwhile (saver_before_update). */
-static void copy_host(struct saver *saver)
-{
-    const struct part *part = saver->trainer->workers.train->part;
-    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
-        size_t count;
-        const float *values = part_all_values(part, kinds[k], &count);
-        memcpy(saver->values[k], values, count * sizeof *values);
-    }
-}
-
-static status_t write_shard(struct saver *saver)
-{
-    char folder[PATH_MAX];
-    struct shard_options options = {.folder = folder,
-                                    .rank = group_rank(saver->trainer->group),
-                                    .piece = saver->piece,
-                                    .pieces = saver->pieces,
-                                    .level = saver->level,
-                                    .threads = saver->threads};
-    TRY(checkpoint_begin(saver->run, saver->step));
-    TRY(checkpoint_path(saver->run, saver->step, true, folder));
-    return shard_write(&options, &saver->result);
-}
-
-static void copy_done(struct saver *saver)
-{
-    pthread_mutex_lock(&saver->mutex);
-    saver->copying = false;
-    pthread_cond_broadcast(&saver->changed);
-    pthread_mutex_unlock(&saver->mutex);
-}
-
-static status_t do_write(struct saver *saver)
-{
-    status_t status = STATUS_OK;
-    if (saver->trainer->place.device) {
-        status = copy_wait_device(saver);
-    } else {
-        copy_host(saver);
-    }
-    copy_done(saver);
-    if (status == STATUS_OK) {
-        status = write_shard(saver);
-    }
-    if (status != STATUS_OK) {
-        log_warn(
-            "the checkpoint of step %lld failed on this rank: the run goes on, and what was saved "
-            "before stays",
-            (long long)saver->step);
-    }
-    return status;
-}
-
-/* For main to tell: this thread has no log file. */
-static void note_saved(struct saver *saver, const char *folder, double seconds)
-{
-    const struct shard_result *own = &saver->result;
-    pthread_mutex_lock(&saver->mutex);
-    snprintf(
-        saver->line, sizeof saver->line,
-        "saved %s (of rank 0 %.1f MiB as %.1f, written in %.2f s, read again in %.2f s; made whole "
-        "in %.2f s)",
-        folder, (double)own->raw / 0x1p20, (double)own->stored / 0x1p20, own->write_s,
-        own->verify_s, seconds);
-    pthread_mutex_unlock(&saver->mutex);
-}
-
-static status_t make_whole(struct saver *saver, const char *temporary, const char *final)
-{
-    struct checkpoint_info info = {.step = saver->whole,
-                                   .sequences = saver->whole_sequences,
-                                   .train_data = saver->train_data,
-                                   .program = MUDDPIPE_VERSION,
-                                   .config = saver->config,
-                                   .model = saver->model,
-                                   .tensor = saver->tensor,
-                                   .tensors = saver->tensors,
-                                   .shards = group_size(saver->trainer->group),
-                                   .level = saver->level};
-    int64_t begun = trace_now();
-    TRY(checkpoint_commit(temporary, final, &info));
-    note_saved(saver, final, (double)(trace_now() - begun) * 1e-9);
-    return STATUS_OK;
-}
-
-static status_t do_commit(struct saver *saver)
-{
-    char temporary[PATH_MAX], final[PATH_MAX];
-    TRY(checkpoint_path(saver->run, saver->whole, true, temporary));
-    TRY(checkpoint_path(saver->run, saver->whole, false, final));
-    status_t status = make_whole(saver, temporary, final);
-    if (status == STATUS_OK) {
-        checkpoint_prune(saver->run, saver->keep);
-    } else {
-        log_warn("no checkpoint of step %lld: the run goes on, and what was saved before stays",
-                 (long long)saver->whole);
-        checkpoint_remove(temporary);
-    }
-    return status;
-}
-
-static void *saver_run(void *argument)
-{
-    struct saver *saver = argument;
-    struct device *device = saver->trainer->place.device;
-    status_t bound = device ? device_bind(device) : STATUS_OK;
-    log_set_rank(group_rank(saver->trainer->group));
-    pthread_mutex_lock(&saver->mutex);
-    while (!saver->quit) {
-        bool commit = saver->committing, write = saver->writing && !commit;
-        if (!commit && !write) {
-            pthread_cond_wait(&saver->changed, &saver->mutex);
-            continue;
-        }
-        pthread_mutex_unlock(&saver->mutex);
-        status_t status = bound;
-        if (status == STATUS_OK) {
-            status = commit ? do_commit(saver) : do_write(saver);
-        }
-        if (write) {
-            atomic_store(&saver->reached, status == STATUS_OK ? saver->step : -saver->step);
-        }
-        pthread_mutex_lock(&saver->mutex);
-        *(commit ? &saver->committed : &saver->written) = status;
-        *(commit ? &saver->committing : &saver->writing) = false;
-        saver->copying = false;
-        pthread_cond_broadcast(&saver->changed);
-    }
-    pthread_mutex_unlock(&saver->mutex);
-    return NULL;
 }
 
 /* ---- creation ---- */
@@ -229,8 +36,8 @@ static size_t pieces_lay(struct saver *saver, bool fill)
     for (int p = 0; p < saver->trainer->model->params; p++) {
         uint64_t elements = (uint64_t)saver->trainer->model->param[p].count;
         for (int k = 0; k < CHECKPOINT_KINDS && part_owns(part, p); k++) {
-            size_t offset =
-                (size_t)(part_values(part, kinds[k], p) - part_all_values(part, kinds[k], &count));
+            size_t offset = (size_t)(part_values(part, saver_kinds[k], p) -
+                                     part_all_values(part, saver_kinds[k], &count));
             for (uint64_t begin = 0; begin < elements; begin += CHECKPOINT_CHUNK, pieces++) {
                 uint64_t rest = elements - begin;
                 if (fill) {
@@ -271,7 +78,10 @@ static status_t copies_create(struct saver *saver)
     if (device) {
         TRY(device_stream_create(device, false, &saver->stream));
         TRY(device_event_create(device, false, &saver->stepped));
-        TRY(device_event_create(device, false, &saver->copied));
+        TRY(device_event_create(device, true, &saver->copy_begin));
+        TRY(device_event_create(device, true, &saver->copied));
+        TRY(device_event_create(device, true, &saver->wait_begin));
+        TRY(device_event_create(device, true, &saver->wait_end));
     }
     return STATUS_OK;
 }
@@ -333,7 +143,10 @@ void saver_destroy(struct trainer *trainer)
     }
     if (saver->stream) {
         device_event_destroy(device, saver->stepped);
+        device_event_destroy(device, saver->copy_begin);
         device_event_destroy(device, saver->copied);
+        device_event_destroy(device, saver->wait_begin);
+        device_event_destroy(device, saver->wait_end);
         device_stream_destroy(device, saver->stream);
     }
     if (saver->copy.base) {
@@ -363,9 +176,10 @@ static status_t copy_device(struct saver *saver)
     struct device *device = trainer->place.device;
     TRY(device_event_record(device, saver->stepped, trainer->place.stream));
     TRY(device_event_wait(device, saver->stepped, saver->stream));
+    TRY(device_event_record(device, saver->copy_begin, saver->stream));
     for (int k = 0; k < CHECKPOINT_KINDS; k++) {
         size_t count;
-        const float *values = part_all_values(trainer->workers.train->part, kinds[k], &count);
+        const float *values = part_all_values(trainer->workers.train->part, saver_kinds[k], &count);
         TRY(device_copy(device, saver->values[k], values, count * sizeof *values, saver->stream));
     }
     return device_event_record(device, saver->copied, saver->stream);
@@ -382,6 +196,8 @@ static status_t saver_begin(struct saver *saver, int64_t step, int64_t sequences
     pthread_cond_broadcast(&saver->changed);
     pthread_mutex_unlock(&saver->mutex);
     saver->busy = true;
+    saver->waited = false;
+    saver->wait_ms = 0;
     saver->last_begun = trace_now();
     if (every_s > 0) {
         atomic_store(&saver->due_at, saver->last_begun + (int64_t)(every_s * 1e9));
@@ -389,13 +205,30 @@ static status_t saver_begin(struct saver *saver, int64_t step, int64_t sequences
     return STATUS_OK;
 }
 
+/* On a device the wait was one of the stream, and is over by now. */
+static void read_wait(struct saver *saver)
+{
+    struct device *device = saver->trainer->place.device;
+    double ms;
+    if (device && saver->waited &&
+        device_event_elapsed(device, saver->wait_begin, saver->wait_end, &ms) == STATUS_OK) {
+        saver->wait_ms = ms;
+    }
+}
+
 /* What the thread has made whole since. */
 static void tell_saved(struct saver *saver)
 {
+    const struct shard_result *own = &saver->result;
     pthread_mutex_lock(&saver->mutex);
-    if (saver->line[0]) {
-        log_info("%s", saver->line);
-        saver->line[0] = '\0';
+    if (saver->folder[0]) {
+        read_wait(saver);
+        log_info("saved %s (of rank 0 %.1f MiB as %.1f: copied in %.1f ms, for which the update "
+                 "waited %.1f "
+                 "ms; written in %.2f s, read again in %.2f s; made whole in %.2f s)",
+                 saver->folder, (double)own->raw / 0x1p20, (double)own->stored / 0x1p20,
+                 saver->copy_ms, saver->wait_ms, own->write_s, own->verify_s, saver->whole_s);
+        saver->folder[0] = '\0';
     }
     pthread_mutex_unlock(&saver->mutex);
 }
@@ -431,27 +264,36 @@ status_t saver_before_update(struct trainer *trainer)
     if (!saver || !saver->busy) {
         return STATUS_OK;
     }
+    if (saver->waited) {
+        return STATUS_OK; /* an update before this one has */
+    }
+    saver->waited = true;
     if (trainer->place.device) {
-        return device_event_wait(trainer->place.device, saver->copied, trainer->place.stream);
+        struct device *device = trainer->place.device;
+        void *stream = trainer->place.stream;
+        TRY(device_event_record(device, saver->wait_begin, stream));
+        TRY(device_event_wait(device, saver->copied, stream));
+        return device_event_record(device, saver->wait_end, stream);
     }
     int64_t begun = trace_now();
     pthread_mutex_lock(&saver->mutex);
-    bool waited = saver->copying;
     while (saver->copying) {
         pthread_cond_wait(&saver->changed, &saver->mutex);
     }
     pthread_mutex_unlock(&saver->mutex);
-    if (waited) {
-        log_debug("the update waited %.1f ms for the copy of a checkpoint",
-                  (double)(trace_now() - begun) * 1e-6);
-    }
+    saver->wait_ms = (double)(trace_now() - begun) * 1e-6;
     return STATUS_OK;
 }
 
-/* Rank 0: what a save that failed somewhere has left. */
+/* Of a save that failed on some rank. */
 static void drop(const struct saver *saver)
 {
     char temporary[PATH_MAX];
+    if (group_rank(saver->trainer->group) != 0) {
+        return;
+    }
+    log_warn("no checkpoint of step %lld: writing it failed; that of step %lld stays",
+             (long long)saver->step, (long long)saver->saved);
     if (checkpoint_path(saver->run, saver->step, true, temporary) == STATUS_OK) {
         checkpoint_remove(temporary);
     }
@@ -474,17 +316,12 @@ void saver_note(struct trainer *trainer, const struct step_result *result)
         return;
     }
     saver->busy = false;
-    bool root = group_rank(trainer->group) == 0;
     if (result->save_failed) {
-        if (root) {
-            log_warn("no checkpoint of step %lld: writing it failed; that of step %lld stays",
-                     (long long)saver->step, (long long)saver->saved);
-            drop(saver);
-        }
+        drop(saver);
         return;
     }
     saver->saved = saver->step;
-    if (root) {
+    if (group_rank(trainer->group) == 0) {
         commit(saver);
     }
 }
@@ -535,7 +372,7 @@ static status_t saver_settle(struct saver *saver, bool *out_good)
     tell_saved(saver);
     if (saver->busy && good && root) {
         commit(saver);
-    } else if (saver->busy && root) {
+    } else if (saver->busy && !good) {
         drop(saver);
     }
     TRY(all_well(group, saver_wait(saver), out_good));

@@ -137,11 +137,25 @@ static void event_leave(struct device_event *event)
     }
 }
 
+/* PRETEND_SLOW_COPY=BYTES:MS: one of so many bytes or more takes so long between its halves. */
+static void copy(unsigned char *to, const unsigned char *from, size_t bytes)
+{
+    const char *order = getenv("PRETEND_SLOW_COPY");
+    size_t least, half = 0;
+    int ms;
+    if (order && sscanf(order, "%zu:%d", &least, &ms) == 2 && bytes >= least) {
+        half = bytes / 2;
+        memmove(to, from, half);
+        nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL);
+    }
+    memmove(to + half, from + half, bytes - half);
+}
+
 static void work_run(const struct work *work)
 {
     switch (work->kind) {
     case WORK_COPY:
-        memmove(work->dst, work->src, work->bytes);
+        copy(work->dst, work->src, work->bytes);
         break;
     case WORK_FILL:
         memset(work->dst, (int)work->value, work->bytes);

@@ -17,9 +17,11 @@ fresh() { # folder `run` with the checkpoints of steps 3 and 6
     cp -r begun run
 }
 
-train 0 plain 2 checkpoint.every=3 checkpoint.keep=5
+train 0 plain 2 checkpoint.every=6
+train 0 three 2 checkpoint.every=3 checkpoint.keep=5
 cp -r plain begun
 rm -r begun/checkpoints/step-9 begun/model
+cp -r three/checkpoints/step-3 begun/checkpoints
 
 goes_on() { # STEP: behind it, and ends with the weights of the run without interruption
     train 0 run 2
@@ -105,7 +107,7 @@ says "go on in it with checkpoint.resume=auto"
 on_broken() { # CODE CALL:WORD[:ERRNO]: a run from step 6 on that saves each step
     fresh
     run "$1" mpirun -n 2 -x LD_PRELOAD="$BROKEN_DISK_LIBRARY" -x BROKEN_DISK="$2" "$MUDDPIPE" train run.yaml \
-        "${whole[@]}" logging.run=run checkpoint.resume=auto checkpoint.every=1 "$wire"
+        "${whole[@]}" logging.run=run checkpoint.resume=auto checkpoint.every=1 checkpoint.keep=9 "$wire"
     [[ -d run/checkpoints/step-6 && -z $(find run/checkpoints -name '.*') ]] || fail "$2: lost, or left behind"
     cmp run/model/model.safetensors plain/model/model.safetensors || fail "$2: other weights"
     says "step    9/9"
@@ -128,7 +130,7 @@ says "cannot make the folder run/checkpoints/.step-" "Permission denied"
 # A disk slower than the steps: passed over, none torn, the last one there.
 fresh
 run 0 mpirun -n 2 -x LD_PRELOAD="$BROKEN_DISK_LIBRARY" -x BROKEN_DISK_SLOW=rank-1.shard:5 "$MUDDPIPE" train \
-    run.yaml optimizer.steps=60 data.valid= logging.run=run checkpoint.resume=auto checkpoint.every=1 "$wire"
+    run.yaml optimizer.steps=60 data.valid= logging.run=run checkpoint.resume=auto checkpoint.every=1 checkpoint.keep=9 "$wire"
 says "is still being written" "saved run/checkpoints/step-60"
 for step in run/checkpoints/step-*; do
     run 0 "$MUDDPIPE" ckpt verify "$step"
