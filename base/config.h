@@ -76,6 +76,7 @@ enum precision_choice { PRECISION_F32, PRECISION_BF16 };
 enum recompute_choice { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
 enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
 enum data_order { ORDER_WINDOWS, ORDER_DOCUMENTS };
+enum on_nan_choice { ON_NAN_STOP, ON_NAN_SKIP };
 enum device_choice { DEVICE_CHOICE_AUTO, DEVICE_CHOICE_CPU, DEVICE_CHOICE_CUDA };
 
 /* A key below `model` or `dense`, not yet understood: model/ has the table for it. */
@@ -136,6 +137,8 @@ struct run_config {
         int64_t ramp_from;       /* microbatches of the first step; 0 = no ramp */
         double ramp;             /* fraction of steps over which they grow */
         double beta1, beta2, eps, weight_decay, clip;
+        int on_nan;          /* enum on_nan_choice */
+        int64_t on_nan_most; /* steps in a row that are skipped */
     } optimizer;
     struct {
         int64_t every;              /* steps; 0 = not by steps */
@@ -159,6 +162,7 @@ struct run_config {
     struct {
         double deadline_s;  /* on every wait */
         double heartbeat_s; /* a silent rank counts as stopped after this */
+        double slow_s;      /* an operation that takes longer is told; 0 = never */
     } health;
 };
 

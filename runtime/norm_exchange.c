@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "runtime/save.h"
 #include "runtime/trainer.h"
 
@@ -273,33 +274,67 @@ static void add_shares(const struct trainer *trainer, const struct norm_request 
     }
 }
 
+/* A loss or norm that is not finite, and may be passed over once more. */
+static bool may_skip(const struct trainer *trainer, struct norm_outcome *out)
+{
+    out->result.skipped = trainer->config.optimizer.on_nan == ON_NAN_SKIP &&
+                          trainer->exchange.skipped < trainer->config.optimizer.on_nan_most;
+    return out->result.skipped;
+}
+
+/* "; 10 steps before it were skipped". */
+static const char *skipped_before(const struct trainer *trainer, char *buffer, size_t size)
+{
+    buffer[0] = '\0';
+    if (trainer->exchange.skipped > 0) {
+        snprintf(buffer, size,
+                 "; %d steps before it were skipped for the like (optimizer.on_nan_most)",
+                 trainer->exchange.skipped);
+    }
+    return buffer;
+}
+
 static status_t judge(const struct trainer *trainer, const struct norm_request *request,
                       const struct sums *sums, struct norm_outcome *out)
 {
     struct step_result *result = &out->result;
+    char before[128];
     if (sums->failed_rank >= 0) {
         out->has_cost = false;
         return end_with(request, sums, out);
     }
-    if (sums->bad >= 0) {
+    double tokens =
+        (double)request->microbatches * (double)trainer->model->B * (double)trainer->model->T;
+    result->loss = sums->bad >= 0 ? unsigned_nan(sums->bad_loss) : sums->loss / tokens;
+    result->grad_norm = unsigned_nan(sqrt(sums->squares));
+    if (sums->bad >= 0 && !may_skip(trainer, out)) {
         return refuse(
             out, STATUS_NUMERIC,
             "step %lld: the loss of microbatch %d is %g; the weights were left as they were "
             "before this step and nothing was exported (lower optimizer.lr, or look at the "
-            "data of this step)",
-            (long long)request->step, sums->bad, unsigned_nan(sums->bad_loss));
+            "data of this step)%s",
+            (long long)request->step, sums->bad, unsigned_nan(sums->bad_loss),
+            skipped_before(trainer, before, sizeof before));
     }
-    double tokens =
-        (double)request->microbatches * (double)trainer->model->B * (double)trainer->model->T;
-    result->loss = sums->loss / tokens;
-    result->grad_norm = sqrt(sums->squares);
-    if (!request->flush && !isfinite(result->grad_norm)) {
+    if (sums->bad < 0 && !request->flush && !isfinite(result->grad_norm) &&
+        !may_skip(trainer, out)) {
         return refuse(out, STATUS_NUMERIC,
                       "step %lld: the gradient norm is %g although the loss (%g) is finite; the "
-                      "weights were left as they were before this step and nothing was exported",
-                      (long long)request->step, unsigned_nan(result->grad_norm), result->loss);
+                      "weights were left as they were before this step and nothing was exported%s",
+                      (long long)request->step, result->grad_norm, result->loss,
+                      skipped_before(trainer, before, sizeof before));
     }
     return STATUS_OK;
+}
+
+/* The clipping factor; negative where the step changes nothing. */
+static double factor_of(const struct norm_request *request, const struct norm_outcome *outcome)
+{
+    if (outcome->status != STATUS_OK || outcome->result.skipped) {
+        return -1;
+    }
+    double scale = request->clip > 0 ? request->clip / (outcome->result.grad_norm + 1e-6) : 1;
+    return (float)(scale < 1 ? scale : 1);
 }
 
 void norm_exchange_resolve(struct trainer *trainer, double *own, const struct norm_request *request,
@@ -325,13 +360,26 @@ void norm_exchange_resolve(struct trainer *trainer, double *own, const struct no
     }
     add_shares(trainer, request, &sums, out);
     out->status = judge(trainer, request, &sums, out);
-    if (out->status == STATUS_OK) {
-        double scale = request->clip > 0 ? request->clip / (out->result.grad_norm + 1e-6) : 1;
-        out->scale = (float)(scale < 1 ? scale : 1);
-    }
+    out->scale = factor_of(request, out);
+    exchange->skipped = out->result.skipped ? exchange->skipped + 1 : 0;
 }
 
 static void tell_last_costs(struct trainer *trainer, int64_t refused);
+
+static void tell_skipped(const struct trainer *trainer, const struct step_result *result)
+{
+    if (result->skipped && group_rank(trainer->group) == 0) {
+        log_warn("step %lld is skipped: loss %g, gradient norm %g; the weights are as before",
+                 (long long)result->step, result->loss, result->grad_norm);
+    }
+}
+
+/* A mean over the last ten or so, for the thread that watches. */
+static void note_usual(struct trainer *trainer, double seconds)
+{
+    int64_t usual = atomic_load(&trainer->usual_step), now = (int64_t)(seconds * 1e9);
+    atomic_store(&trainer->usual_step, usual > 0 ? usual + (now - usual) / 10 : now);
+}
 
 /* What an exchange told, to whoever follows the run; then its status. */
 static status_t deliver(struct trainer *trainer, const struct norm_outcome *outcome, bool flush)
@@ -340,6 +388,10 @@ static status_t deliver(struct trainer *trainer, const struct norm_outcome *outc
     if (good) {
         trainer->known = outcome->result;
         saver_note(trainer, &outcome->result);
+        tell_skipped(trainer, &outcome->result);
+    }
+    if (outcome->has_cost) {
+        note_usual(trainer, outcome->cost.seconds);
     }
     if (trainer->on_known && (good || outcome->has_cost)) {
         trainer->on_known(trainer->known_arg, good ? &outcome->result : NULL,

@@ -64,6 +64,7 @@ struct norm_exchange {
     float *scale; /* [depth] the clipping factor that AdamW reads; negative: leave all as it is */
     uint32_t *ready, *go;                         /* steps; written by the stream, by the thread */
     struct norm_outcome outcome[WALKS_IN_FLIGHT]; /* [depth] */
+    int skipped;                                  /* steps in a row */
     int64_t collected;                            /* steps whose outcome was taken */
     struct norm_thread *thread;                   /* on a device */
 };

@@ -89,6 +89,8 @@ struct step_result {
     int64_t step;           /* from 1 */
     double loss, grad_norm; /* before the update; of the whole job, the same on every rank */
     bool stop;              /* some rank was asked to stop */
+    bool
+        skipped; /* loss or norm are not finite, and the weights are as before (optimizer.on_nan) */
     /* Checkpoints (save.h): up to which step all ranks have their shards, or did fail; 0 = none yet. */
     int64_t saved;
     bool save_failed; /* somewhere, at that step */
@@ -109,8 +111,8 @@ struct step_cost {
     uint64_t throttle;                        /* of any; base/nvml.h */
 };
 
-/* One optimizer step over `microbatches`. A loss or norm that is not finite: STATUS_NUMERIC on every
- * rank, weights untouched. With optimizer NULL only gradients are made (muddpipe check). On a GPU it
+/* One optimizer step over `microbatches`. A loss or norm that is not finite leaves the weights untouched:
+ * STATUS_NUMERIC on every rank, or (optimizer.on_nan=skip) a step that is skipped. With optimizer NULL only gradients are made (muddpipe check). On a GPU it
  * only enqueues: at most two steps are under way, and it first waits for the result of the step before
  * the one before. *out: the newest result known (step 0: none yet); on the host this step's. */
 MUST_USE status_t trainer_step(struct trainer *trainer, const struct batch *batch,

@@ -244,6 +244,7 @@ status_t trainer_create(const struct trainer_options *options, struct trainer **
         return status;
     }
     group_watch(trainer->group, describe, trainer);
+    watch_start(trainer);
     card_open(trainer);
     *out = trainer;
     return STATUS_OK;
@@ -255,6 +256,7 @@ void trainer_destroy(struct trainer *trainer)
         return;
     }
     struct worker *worker = first_worker(trainer);
+    watch_stop(trainer);
     bool idle = !worker || worker_drain(worker);
     group_watch(trainer->group, NULL, NULL);
     if (!idle) {

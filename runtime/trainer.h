@@ -61,6 +61,8 @@ struct trainer {
     _Atomic int64_t step;                   /* of the run: the newest one begun */
     int64_t before;                         /* of it, those that came before this process */
     struct saver *saver;                    /* save.h; NULL = no checkpoints */
+    struct watch *watch;                    /* watch.c */
+    _Atomic int64_t usual_step;             /* ns, a running mean; 0 = not known */
     struct step_costs costs;
     struct norm_exchange exchange;
     struct step_result known; /* of the newest step whose outcome was collected */
@@ -95,6 +97,10 @@ void card_open(struct trainer *trainer);
 void card_close(struct trainer *trainer);
 void card_report(struct trainer *trainer, int64_t step);
 void card_add(const struct report *report, struct step_cost *cost);
+
+/* watch.c: from now on a thread says when an operation takes longer than health.slow_s. */
+void watch_start(struct trainer *trainer);
+void watch_stop(struct trainer *trainer);
 
 /* trainer.c */
 /* Puts what a step cost into costs.last; zeros before step 1. */

@@ -43,3 +43,29 @@ for n in 1 2; do
 done
 run_ranks 1 2 check broken/infinite
 says "step 1: the loss of microbatch 0 is "
+
+# Skipped: nothing changes, metrics.jsonl stays JSON, and so many in a row end the run all the same.
+skip=(optimizer.on_nan=skip optimizer.on_nan_most=3 data.train=small.txt data.seq_len=16 parallel.microbatches=3)
+for n in 1 2; do
+    run_ranks 1 "$n" train broken/infinite "${skip[@]}" logging.run="skip-$n"
+    stopped "skip-$n" "$n"
+    says "step 1 is skipped: loss " "step 3 is skipped" "step 4: the loss of microbatch 0 is " \
+        "3 steps before it were skipped for the like (optimizer.on_nan_most)"
+done
+run_ranks 0 2 train broken/infinite "${skip[@]}" logging.run=skipped optimizer.steps=3
+cmp skipped/model/model.safetensors broken/infinite/model.safetensors 2>/dev/null || python3 - <<'END' || fail "weights changed"
+import json, struct
+def load(path):
+    data = open(path, "rb").read()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + length])
+    return {k: data[8 + length + v["data_offsets"][0]:8 + length + v["data_offsets"][1]]
+            for k, v in header.items() if k != "__metadata__"}
+a, b = load("skipped/model/model.safetensors"), load("broken/infinite/model.safetensors")
+assert all(a[k] == b[k] for k in b), [k for k in b if a[k] != b[k]]
+END
+python3 - <<'END' || fail "metrics.jsonl of skipped steps"
+import json
+steps = [json.loads(line) for line in open("skipped/metrics.jsonl")]
+assert [step["skipped"] for step in steps] == [True] * 3 and all(step["loss"] is None for step in steps)
+END
