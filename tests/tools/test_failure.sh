@@ -17,11 +17,13 @@ for victim in 2 0; do
     [[ ! -e run/model/model.safetensors ]] || fail "weights after SIGKILL"
 done
 
-start health.heartbeat_s=4
+what='[a-zA-Z].* microbatch [0-9]* from stage [0-9]'
+start health.heartbeat_s=6 health.slow_s=2 # long before the job is given up, the ranks that wait say so
 kill -STOP "$(pid_of 1)"
 ends 30
+grep -q "warning: step [0-9]*: for [2-5] s in $what; a whole step usually takes 0" out || fail "no word of a long wait"
 ((code != 0)) || fail "exit code 0 after SIGSTOP"
-grep -q "error: rank 1 has not answered for 4 s.* while rank [0-9] was $doing" out || fail "no word about rank 1"
+grep -q "error: rank 1 has not answered for 6 s.* while rank [0-9] was $doing" out || fail "no word about rank 1"
 clean
 
 constant=(optimizer.schedule=constant optimizer.warmup=0)
