@@ -1,0 +1,84 @@
+#!/bin/bash
+# cluster/train.sbatch under a real Slurm: a time limit, a requeue, a node that dies, a slip of the user's. Wherever the
+# run goes on, it ends with the weights of one that nobody has interrupted.
+source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/slurm.sh"
+tiny_data
+tiny_run
+template=$MUDDPIPE_SOURCE/cluster/train.sbatch
+steps=3000
+keys=(parallel.threads=1 optimizer.steps=$steps data.valid= checkpoint.every_s=2 parallel.transport="${wires%% *}")
+slurm_up
+run 0 "$MUDDPIPE" train run.yaml "${keys[@]}" logging.run=plain parallel.transport=auto
+
+submit() { # RUN sbatch options... -- keys...: sets job
+    local name=$1 options=()
+    shift
+    while [[ $1 != -- ]]; do
+        options+=("$1")
+        shift
+    done
+    job=$(sbatch --parsable --ntasks-per-node=1 --cpus-per-task=1 --job-name="$name" "${options[@]}" "$template" \
+        run.yaml "${keys[@]}" logging.run="$name" "${@:2}")
+}
+
+started() { # RUN: a checkpoint is there
+    local i
+    for ((i = 0; i < 300; i++)); do
+        ! compgen -G "$1/checkpoints/step-*" >/dev/null || return 0
+        sleep 0.1
+    done
+    cat slurm-*.out >out
+    fail "$1: no checkpoint in 30 s"
+}
+
+same() { # RUN
+    cmp "$1/model/model.safetensors" plain/model/model.safetensors || fail "$1: other weights"
+    python3 - "$1" "$steps" <<'END' || fail "$1: holes or doubles in metrics.jsonl"
+import json, sys
+steps = [json.loads(line)["step"] for line in open(sys.argv[1] + "/metrics.jsonl")]
+assert steps == list(range(1, int(sys.argv[2]) + 1))
+END
+}
+
+# The time is up: the step is finished and saved, and the job that follows goes on. (Slurm counts in minutes, and
+# sends the signal up to one earlier.)
+submit limit --nodes=2 --time=1 --signal=B:USR1@55 --
+first=$job
+job_ends "$first" FAILED 70
+grep -q "asked to stop" "slurm-$first.out" || fail "not by a signal"
+follower=$(sed -n 's/.*: job \([0-9]*\) follows if.*/\1/p' "slurm-$first.out")
+job_ends "$follower" COMPLETED 60
+grep -q "resumed after step " "slurm-$follower.out" || fail "the job that follows did not go on"
+same limit
+last=$(sed -n 's/.*: job \([0-9]*\) follows if.*/\1/p' "slurm-$follower.out")
+[[ -z $last || $(job_state "$last") == CANCELLED ]] || fail "a job still waits for a run that is at its end"
+
+# The same job again.
+MUDDPIPE_FOLLOW=requeue submit again --nodes=2 --time=10 --
+started again
+scancel --signal=USR1 --batch "$job"
+job_ends "$job" PENDING 60
+sleep 3 # until its steps are gone
+scontrol update "JobId=$job" StartTime=now # Slurm would wait two minutes
+job_ends "$job" COMPLETED 60
+grep -q "requeued" "slurm-$job.out" || fail "not requeued"
+grep -q "resumed after step " "slurm-$job.out" || fail "the requeued job did not go on"
+same again
+
+# A node dies: the job goes on with the spare one.
+MUDDPIPE_SPARES=1 MUDDPIPE_FOLLOW=none MUDDPIPE_PROBE_S=8 submit dies --nodes=3 --time=10 --
+started dies
+node_dies n2
+job_ends "$job" COMPLETED 90
+cp "slurm-$job.out" out
+grep -q ": again from step [1-9][0-9]*, without: n2" "slurm-$job.out" || fail "not without the node that died"
+grep -q "resumed after step " "slurm-$job.out" || fail "the run did not go on"
+same dies
+slurm_node n2
+
+# A slip is not tried again and again.
+submit slip --nodes=2 --time=10 -- model.n_layer=0
+job_ends "$job" FAILED 60
+grep -q "no checkpoint since: not tried again" "slurm-$job.out" || fail "tried again"
+[[ -z $(squeue -h -t PD) ]] || fail "a job waits for nothing"
