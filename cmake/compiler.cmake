@@ -31,6 +31,9 @@ if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     target_link_options(mudd_compiler INTERFACE LINKER:-z,relro,-z,now LINKER:--as-needed)
 endif()
 
+if(CMAKE_C_COMPILER_ID MATCHES Clang) # for fuzzers; gcc is what warnings are errors of
+    target_compile_options(mudd_compiler INTERFACE -Wno-unknown-warning-option -Wno-error)
+endif()
 if(MUDDPIPE_SANITIZE)
     set(sanitize -fsanitize=${MUDDPIPE_SANITIZE} -fno-sanitize-recover=all
         -Wno-format-truncation) # their checks of null pointers look like null to the compiler

@@ -1,6 +1,7 @@
 /* config.c - the table of config.json's keys; from file and arguments to a checked model. */
 #include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -109,7 +110,7 @@ static bool holds_model(const char *path, char *out_inner, size_t size)
 }
 
 static status_t config_read(const char *path, const char *dense_type, struct model_config *config,
-                            char *file, size_t size)
+                            struct foreign_keys *foreign, char *file, size_t size)
 {
     struct stat info;
 
@@ -127,7 +128,7 @@ static status_t config_read(const char *path, const char *dense_type, struct mod
                     "model %s: a folder without a config.json, but %s has one: name that folder",
                     path, inner);
     }
-    return config_file_read(file, dense_type, config);
+    return config_file_read(file, dense_type, config, foreign);
 }
 
 /* "FILE: " or "FILE and the command line: ": where the keys of a model come from. */
@@ -149,8 +150,9 @@ static void source_print(const char *file, const struct config_entries *const en
     }
 }
 
-status_t model_config_load(const char *path, const struct config_entries *model_keys,
-                           const struct config_entries *dense_keys, struct model_config *out)
+static status_t load_all(const char *path, const struct config_entries *model_keys,
+                         const struct config_entries *dense_keys, struct foreign_keys *foreign,
+                         struct model_config *out)
 {
     struct model_config config;
     struct option dense[DENSE_KEYS_MAX];
@@ -165,15 +167,28 @@ status_t model_config_load(const char *path, const struct config_entries *model_
         config_connector_defaults(dense_type, &config);
     }
     if (path[0] != '\0') {
-        TRY(config_read(path, dense_type, &config, file, sizeof file));
+        TRY(config_read(path, dense_type, &config, foreign, file, sizeof file));
     }
     TRY(entries_apply(model_keys, model_options, model_options_count, "model.", &config));
     TRY(entries_apply(dense_keys, dense, dense_count, "dense.", &config));
     config_derive(&config);
     source_print(file, entries, source, sizeof source);
+    TRY(foreign_check(foreign, &config));
     TRY(config_check(&config, source));
     *out = config;
     return STATUS_OK;
+}
+
+status_t model_config_load(const char *path, const struct config_entries *model_keys,
+                           const struct config_entries *dense_keys, struct model_config *out)
+{
+    struct foreign_keys *foreign = calloc(1, sizeof *foreign);
+    if (!foreign) {
+        return FAIL(STATUS_NOMEM, "no memory to read a model's configuration");
+    }
+    status_t status = load_all(path, model_keys, dense_keys, foreign, out);
+    free(foreign);
+    return status;
 }
 
 /* ---- save ---- */

@@ -147,6 +147,7 @@ struct members { /* of one object: the document or dense_pattern */
     const struct option *table;
     size_t count;
     bool strict;
+    struct foreign_keys *foreign; /* where not strict */
 };
 
 /* Keys of other programs pass in silence. */
@@ -163,25 +164,6 @@ static void unknown_warn(const struct config_file *file, const struct members *m
     }
 }
 
-/* Unknown keys of official modules without which the file describes another model. */
-static status_t foreign_check(const struct config_file *file, const char *key,
-                              const struct json *value)
-{
-    static const char *const foreign[] = {"window_size", "window_type", "rope_scaling"};
-    char place[CONFIG_STRING + 32];
-
-    for (size_t i = 0; i < sizeof foreign / sizeof foreign[0]; i++) {
-        if (strcmp(key, foreign[i]) == 0 && json_type(value) != JSON_NULL) {
-            struct location where = key_location(file, "", key);
-            return FAIL(STATUS_UNSUPPORTED,
-                        "%s: %s must be null: attention here sees the whole sequence, with plain "
-                        "rotary positions",
-                        location_print(&where, place, sizeof place), key);
-        }
-    }
-    return STATUS_OK;
-}
-
 static status_t member_set(const struct config_file *file, const struct members *members,
                            const char *key, const struct json *value, struct model_config *config)
 {
@@ -189,8 +171,11 @@ static status_t member_set(const struct config_file *file, const struct members 
     const struct option *option = option_find(members->table, members->count, key);
 
     if (option == NULL && !members->strict) {
-        unknown_warn(file, members, key);
-        return foreign_check(file, key, value);
+        struct location at = key_location(file, "", key);
+        if (!foreign_note(members->foreign, key, value, location_print(&at, place, sizeof place))) {
+            unknown_warn(file, members, key);
+        }
+        return STATUS_OK;
     }
     if (json_type(value) == JSON_NULL && option != NULL) {
         return STATUS_OK;
@@ -219,11 +204,12 @@ static status_t members_set(const struct config_file *file, const struct members
 }
 
 static status_t document_set(const struct config_file *file, const struct json *document,
-                             const char *overriding, struct model_config *config)
+                             const char *overriding, struct model_config *config,
+                             struct foreign_keys *foreign)
 {
     struct option dense[DENSE_KEYS_MAX];
-    struct members top = {"", "", model_options, model_options_count, false};
-    struct members pattern = {"dense_pattern", "dense_pattern.", dense, 0, true};
+    struct members top = {"", "", model_options, model_options_count, false, foreign};
+    struct members pattern = {"dense_pattern", "dense_pattern.", dense, 0, true, NULL};
     const struct json *object = json_get(document, "dense_pattern");
 
     if (json_type(document) != JSON_OBJECT) {
@@ -269,7 +255,8 @@ static status_t file_slurp(FILE *stream, struct config_file *file)
     return STATUS_OK;
 }
 
-status_t config_file_read(const char *path, const char *dense_type, struct model_config *config)
+status_t config_file_read(const char *path, const char *dense_type, struct model_config *config,
+                          struct foreign_keys *out_foreign)
 {
     struct config_file file = {.path = path};
     struct json *document = NULL;
@@ -281,7 +268,7 @@ status_t config_file_read(const char *path, const char *dense_type, struct model
     }
     TRY_GOTO(file_slurp(stream, &file), close);
     TRY_GOTO(json_parse(file.text, file.length, path, &document), close);
-    status = document_set(&file, document, dense_type, config);
+    status = document_set(&file, document, dense_type, config, out_foreign);
     json_free(document);
 close:
     free(file.text);

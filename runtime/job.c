@@ -13,6 +13,7 @@
 #include "runtime/runtime.h"
 
 static atomic_bool stop_requested;
+static bool hangup_ignored;
 
 enum { TICK_MS = 100, FAREWELL_MS = 200 };
 
@@ -62,6 +63,17 @@ static void pass_on(int number)
     pthread_kill(signal_thread, number);
 }
 
+static bool is_ignored(int number)
+{
+    return number == SIGHUP && hangup_ignored;
+}
+
+void job_before_libraries(void)
+{
+    struct sigaction action;
+    hangup_ignored = sigaction(SIGHUP, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 /* Signals are taken by a thread of their own: oneDNN's generated code moves the stack pointer into its
  * packing buffers, and a handler that ran on a computing thread would write over them. The handler is
  * for threads that libraries made when they were loaded (OpenBLAS), which do not have the mask. */
@@ -74,7 +86,9 @@ void job_catch_signals(void)
     const struct sigaction action = {.sa_handler = pass_on, .sa_flags = SA_RESTART};
     sigemptyset(&set);
     for (int i = 0; i < count; i++) {
-        sigaddset(&set, numbers[i]);
+        if (!is_ignored(numbers[i])) {
+            sigaddset(&set, numbers[i]);
+        }
     }
     /* Threads made from now on inherit the mask. */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
@@ -85,7 +99,11 @@ void job_catch_signals(void)
     pthread_detach(signal_thread);
     group_on_sigterm(ask_to_stop); /* of a launched rank the liveness thread takes that one */
     for (int i = 0; i < count; i++) {
-        sigaction(numbers[i], &action, NULL);
+        if (sigismember(&set, numbers[i])) {
+            sigaction(numbers[i], &action, NULL);
+        } else {
+            signal(numbers[i], SIG_IGN);
+        }
     }
 }
 

@@ -41,6 +41,9 @@ int job_run(struct job *job, job_body_fn body, void *arg);
 /* Some signals ask the run to finish its step, to cut an evaluation or a sample short, and to leave its weights:
  * SIGUSR1 and SIGHUP; SIGTERM where no mpirun is above; of a process without a launcher the first SIGINT. */
 void job_catch_signals(void);
+/* To be called before libraries are there (UCX takes SIGHUP when it is loaded): a SIGHUP that is ignored, as nohup
+ * has it, stays ignored. */
+void job_before_libraries(void);
 bool job_stop_requested(void);
 /* Whether any rank was asked to. Collective. */
 MUST_USE status_t job_stop_agreed(struct group *group, bool *out);

@@ -1,6 +1,7 @@
 /* setup.c - everything a run needs, checked on every rank before anything starts. */
 #include "runtime/setup.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,43 @@ static bool holds_weights(const char *path)
         }
     }
     return false;
+}
+
+/* A file of weights under a name that is not looked for; false if there is none. */
+static bool find_stray(const char *path, char *out, size_t size)
+{
+    static const char *const ending[] = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"};
+    DIR *folder = opendir(path);
+    bool found = false;
+    for (const struct dirent *entry; folder && !found && (entry = readdir(folder)) != NULL;) {
+        const char *dot = strrchr(entry->d_name, '.');
+        for (size_t i = 0; dot && i < sizeof ending / sizeof ending[0]; i++) {
+            found = found || strcmp(dot, ending[i]) == 0;
+        }
+        if (found) {
+            snprintf(out, size, "%s", entry->d_name);
+        }
+    }
+    if (folder) {
+        closedir(folder);
+    }
+    return found;
+}
+
+/* A folder whose weights would not be read must not look like one without. */
+static status_t check_weights(const struct setup *setup, const char *path)
+{
+    char stray[256];
+    if (setup->weights || !find_stray(path, stray, sizeof stray)) {
+        return STATUS_OK;
+    }
+    return FAIL(
+        STATUS_INVALID,
+        "model %s: it has %s, but weights are read from model.safetensors, or from shards that "
+        "model.safetensors.index.json names: rename or convert it, or name the config.json alone "
+        "to "
+        "begin with new weights (model=%s/config.json)",
+        path, stray, path);
 }
 
 static status_t choose_shape(struct setup *setup)
@@ -134,6 +172,7 @@ static status_t setup_local(struct setup *setup, bool training)
     const struct run_config *config = &setup->job->config;
     TRY(model_config_load(config->model, &config->model_keys, &config->dense_keys, &setup->model));
     setup->weights = holds_weights(config->model) ? config->model : NULL;
+    TRY(check_weights(setup, config->model));
     if (!training && !setup->weights) {
         return FAIL(STATUS_INVALID,
                     "nothing to evaluate: `model` is `%s`, which is no folder with a "
@@ -227,6 +266,24 @@ static status_t fill_heldout(struct setup *setup, int64_t first, int64_t windows
     return STATUS_OK;
 }
 
+/* The loss is known to all ranks; rank 0 says what is wrong with it. */
+static status_t check_heldout(const struct setup *setup, int64_t first, int64_t windows,
+                              double loss)
+{
+    int64_t end = first + setup->microbatches * setup->B;
+    if (isfinite(loss)) {
+        return STATUS_OK;
+    }
+    return group_rank(setup->group) != 0
+               ? STATUS_NUMERIC
+               : FAIL(STATUS_NUMERIC,
+                      "the loss of the held-out sequences %lld to %lld is %s: the weights, or what "
+                      "they make of "
+                      "these tokens, are not finite",
+                      (long long)first, (long long)(end < windows ? end : windows) - 1,
+                      isnan(loss) ? "nan" : "infinite");
+}
+
 status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_tokens, bool *out_whole)
 {
     int64_t windows = dataset_windows(setup->valid);
@@ -248,11 +305,11 @@ status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_token
         }
         TRY(group_agree(setup->group, fill_heldout(setup, first, windows)));
         TRY(trainer_evaluate(setup->trainer, &batch, &loss));
+        TRY(check_heldout(setup, first, windows, loss));
         total += loss;
     }
     *out_tokens = windows * setup->T;
-    total /= (double)*out_tokens;
-    *out_loss = isnan(total) ? (double)NAN : total; /* printed without a sign */
+    *out_loss = total / (double)*out_tokens;
     *out_whole = true;
     return STATUS_OK;
 }

@@ -57,13 +57,23 @@ static void print_size(int64_t bytes, char *buffer, size_t size)
     snprintf(buffer, size, u > 0 ? "%.1f %s" : "%.0f %s", value, unit[u]);
 }
 
+/* Where the weights come from. */
+static void print_weights(const struct training *training)
+{
+    const struct setup *setup = &training->setup;
+    if (training->resume.checkpoint) {
+        printf("weights and moments: resumed after step %lld, from %s\n", (long long)training->step,
+               training->resume.folder);
+    } else if (setup->weights) {
+        printf("weights: read from %s\n", setup->weights);
+    } else {
+        printf("weights: new ones, made from seed %lld\n", (long long)setup->job->config.seed);
+    }
+}
+
 static void print_checkpoints(const struct training *training)
 {
     char copy[32];
-    if (training->resume.checkpoint) {
-        printf("resumed after step %lld, from %s\n", (long long)training->step,
-               training->resume.folder);
-    }
     if (saver_bytes(training->setup.trainer) > 0) {
         print_size(saver_bytes(training->setup.trainer), copy, sizeof copy);
         printf("checkpoints: %s of host memory for the copy on rank 0\n", copy);
@@ -78,10 +88,10 @@ static status_t print_start(const struct training *training)
     int64_t workspace[plan->ranks];
     char hash[256];
     TRY(trainer_workspaces(setup->trainer, workspace));
-    printf("model: %lld parameters, %lld layers of width %lld, %s connections%s\n",
+    printf("model: %lld parameters, %lld layers of width %lld, %s connections\n",
            (long long)model_parameter_count(model), (long long)setup->model.n_layer,
-           (long long)setup->model.dim, setup->model.dense ? "dense" : "no dense",
-           setup->weights ? ", weights read from its folder" : "");
+           (long long)setup->model.dim, setup->model.dense ? "dense" : "no dense");
+    print_weights(training);
     printf("step: %d microbatch%s of %lld x %lld tokens; %d stage%s, schedule %s\n",
            setup->microbatches, setup->microbatches == 1 ? "" : "es", (long long)setup->B,
            (long long)setup->T, plan->stages, plan->stages == 1 ? "" : "s", plan->schedule);

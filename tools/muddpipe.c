@@ -1,4 +1,6 @@
 /* muddpipe.c - main: finds the subcommand. */
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +9,7 @@
 #include "base/device.h"
 #include "comm/comm.h"
 #include "kernels/kernels.h"
+#include "runtime/runtime.h"
 #include "schedule/schedule.h"
 #include "tools/tools.h"
 
@@ -52,8 +55,25 @@ static int command_unknown(const char *name)
     return EXIT_USAGE;
 }
 
+/* The loader runs these before the constructors of libraries. */
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_libraries)(void) = job_before_libraries;
+
+/* What was printed must have arrived; a run goes on without its terminal. */
+static int leave(const char *name, int code)
+{
+    bool failed = fflush(stdout) != 0 || ferror(stdout) != 0;
+    if (!failed || code != EXIT_SUCCESS || strcmp(name, "train") == 0) {
+        return code;
+    }
+    fprintf(stderr, "muddpipe %s: what was printed could not be written: %s\n", name,
+            strerror(errno));
+    return EXIT_FAILURE;
+}
+
 int main(int argc, char **argv)
 {
+    signal(SIGXFSZ, SIG_IGN); /* a file at its limit is an error of the write, as a full disk is */
     kernels_guard(argv);
     device_prepare();
     option_names_set("parallel.transport", transport_names());
@@ -62,18 +82,22 @@ int main(int argc, char **argv)
 
     for (int i = 0; i < COMMANDS; i++) {
         if (strcmp(name, commands[i].name) == 0) {
-            return commands[i].main(argc - 1, argv + 1);
+            if (strcmp(name, "train") == 0) {
+                signal(SIGPIPE, SIG_IGN);
+            }
+            return leave(name, commands[i].main(argc - 1, argv + 1));
         }
     }
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
         return help_print();
     }
     if (strcmp(name, "--version") == 0) {
-        return printf("muddpipe %s\n", MUDDPIPE_VERSION) > 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+        printf("muddpipe %s\n", MUDDPIPE_VERSION);
+        return leave(name, EXIT_SUCCESS);
     }
     if (strcmp(name, "--help-config") == 0) {
         help_config(argc > 2 && strcmp(argv[2], "markdown") == 0);
-        return EXIT_SUCCESS;
+        return leave(name, EXIT_SUCCESS);
     }
     return command_unknown(name);
 }

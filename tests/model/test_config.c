@@ -148,7 +148,7 @@ static void test_refused_values(void **state)
         {SOURCES("2=3"), "a key before or of that layer, 0 to 2", STATUS_INVALID},
         {SOURCES("5=0"), "a consumer, 1 to 4", STATUS_INVALID},
         {SOURCES("4:v=0"), "the last layer has one way, r", STATUS_INVALID},
-        {"{" SMALL ",\n \"window_size\": 256}", ":2:2: window_size must be null",
+        {"{" SMALL ",\n \"window_size\": 256}", ":2:2: window_size is 256, and here attention",
          STATUS_UNSUPPORTED},
         {"{" SMALL ", \"dense_pattern\": 3}", "must be an object", STATUS_INVALID},
         {"{" SMALL ", \"block_size\": 8,\n \"dense_pattern\": {\n  \"key_dilatoin\": 2}}",
@@ -270,6 +270,63 @@ static void test_entries(void **state)
     assert_says("run.yaml:5:4");
 }
 
+/* Keys of other families: what says the same passes, what says something else is refused with ours. */
+static void test_foreign(void **state)
+{
+    static const char *const same[] = {
+        "\"rope_theta\": 10000.0",
+        "\"rope_theta\": 1e4, \"rope_base\": 10000",
+        "\"num_key_value_heads\": 2",
+        "\"hidden_size\": 32, \"num_hidden_layers\": 4",
+        "\"rms_norm_eps\": 1e-6",
+        "\"rope_scaling\": {\"type\": \"default\"}",
+        "\"rope_scaling\": null, \"sliding_window\": null",
+        "\"rope_parameters\": {\"rope_theta\": 10000, \"rope_type\": \"default\"}",
+        "\"hidden_act\": \"silu\", \"attention_bias\": false",
+        "\"num_experts\": 1",
+        "\"use_sliding_window\": false, \"sliding_window\": 4096",
+        "\"logits_scaling\": 1.0",
+        "\"rope_theta\": 500000, \"rope_base\": 500000"};
+    static const struct {
+        const char *keys, *words;
+    } other[] = {
+        {"\"rope_theta\": 500000",
+         "rope_theta is 500000, which here is called rope_base, and that is 10000"},
+        {"\"num_key_value_heads\": 1",
+         "num_key_value_heads is 1, which here is called n_local_heads"},
+        {"\"rope_parameters\": {\"rope_theta\": 1e6}", "rope_theta is 1000000"},
+        {"\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}",
+         "rope_type is yarn, and here positions"},
+        {"\"rope_scaling\": {\"type\": \"linear\"}", "type is linear"},
+        {"\"hidden_act\": \"gelu\"", "hidden_act is gelu, and here the FFN is SwiGLU"},
+        {"\"sliding_window\": 4096",
+         "sliding_window is 4096, and here attention sees the whole sequence"},
+        {"\"attention_bias\": true",
+         "attention_bias is true, which here is called use_linear_bias"},
+        {"\"final_logit_softcapping\": 30.0", "logits and scores are not capped"},
+        {"\"num_local_experts\": 8", "a layer has one FFN"},
+        {"\"no_rope_layers\": [1, 1, 0]", "no_rope_layers is something of several parts"},
+        {"\"embedding_multiplier\": 12", "nothing is multiplied there"},
+    };
+    char text[512];
+    struct model_config config;
+    (void)state;
+    for (size_t i = 0; i < sizeof same / sizeof same[0]; i++) {
+        snprintf(text, sizeof text, "{" SMALL ", %s}", same[i]);
+        assert_ok(load_text(text, &config));
+    }
+    for (size_t i = 0; i < sizeof other / sizeof other[0]; i++) {
+        snprintf(text, sizeof text, "{" SMALL ", %s}", other[i].keys);
+        assert_true(load_text(text, &config) != STATUS_OK);
+        assert_says(other[i].words);
+    }
+    /* What the command line says counts. */
+    struct config_entry model[] = {{"rope_base", "500000", {"", 4, 0}}};
+    struct config_entries keys = {model, 1};
+    assert_true(load_text("{" SMALL ", \"rope_theta\": 500000}", &config) != STATUS_OK);
+    assert_ok(model_config_load(file, &keys, NULL, &config));
+}
+
 /* The connector that the command line names decides what is off by default, not the file's. */
 static void test_connector_replaced(void **state)
 {
@@ -321,6 +378,7 @@ int main(void)
         cmocka_unit_test(test_connectors),
         cmocka_unit_test(test_slip_is_pointed_out),
         cmocka_unit_test(test_entries),
+        cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_connector_replaced),
         cmocka_unit_test(test_save_and_load),
     };
