@@ -67,6 +67,13 @@ static status_t entries_set(struct config_entries *entries, const char *key, con
             entry = &entries->entry[i];
         }
     }
+    if (entry != NULL && where->file[0] != '\0' && strcmp(entry->where.file, where->file) == 0) {
+        char other[CONFIG_STRING + 32];
+        return FAIL(STATUS_INVALID,
+                    "%s: %s is given at %s already (dense.X and model.dense_pattern.X are "
+                    "one key)",
+                    place, key, location_print(&entry->where, other, sizeof other));
+    }
     if (entry == NULL) {
         struct config_entry *grown =
             realloc(entries->entry, (entries->count + 1) * sizeof entries->entry[0]);
@@ -86,6 +93,11 @@ static status_t entries_set(struct config_entries *entries, const char *key, con
 static struct config_entries *config_entries_of(struct run_config *config, const char *key,
                                                 const char **out_rest)
 {
+    static const char long_name[] = "model.dense_pattern."; /* of dense. */
+    if (strncmp(key, long_name, sizeof long_name - 1) == 0) {
+        *out_rest = key + sizeof long_name - 1;
+        return &config->dense_keys;
+    }
     if (strncmp(key, "model.", 6) == 0) {
         *out_rest = key + 6;
         return &config->model_keys;

@@ -161,12 +161,33 @@ static void test_model_mapping(void **state)
          "  dense_pattern: {way: qkvr}\n",
          &config);
     assert_string_equal(config.model, "");
-    assert_int_equal(config.model_keys.count, 3);
+    assert_int_equal(config.model_keys.count, 2);
     assert_string_equal(config.model_keys.entry[0].key, "dim");
     assert_string_equal(config.model_keys.entry[1].value, "null");
-    assert_string_equal(config.model_keys.entry[2].key, "dense_pattern.way");
-    assert_int_equal(config.model_keys.entry[2].where.line, 4);
+    /* The long name of dense.way. */
+    assert_int_equal(config.dense_keys.count, 1);
+    assert_string_equal(config.dense_keys.entry[0].key, "way");
+    assert_int_equal(config.dense_keys.entry[0].where.line, 4);
     config_free(&config);
+}
+
+/* Two names of one key: the last one counts, whichever it is; both in one file are a slip. */
+static void test_two_names(void **state)
+{
+    struct run_config config;
+    char *one[] = {"dense.way=a", "model.dense_pattern.way=b"};
+    char *other[] = {"model.dense_pattern.way=b", "dense.way=a"};
+    (void)state;
+    assert_ok(config_load(NULL, 2, one, 1, &config));
+    assert_int_equal(config.dense_keys.count, 1);
+    assert_string_equal(config.dense_keys.entry[0].value, "b");
+    config_free(&config);
+    assert_ok(config_load(NULL, 2, other, 1, &config));
+    assert_string_equal(config.dense_keys.entry[0].value, "a");
+    config_free(&config);
+    assert_file_refused("model: {dense_pattern: {way: a}}\n"
+                        "dense: {way: b}\n",
+                        ":2:9: way is given at ", ":1:25 already");
 }
 
 static void test_arguments_override(void **state)
@@ -434,6 +455,7 @@ int main(void)
         cmocka_unit_test(test_file),
         cmocka_unit_test(test_null),
         cmocka_unit_test(test_model_mapping),
+        cmocka_unit_test(test_two_names),
         cmocka_unit_test(test_arguments_override),
         cmocka_unit_test(test_model_argument_replaces),
         cmocka_unit_test(test_names_refused),

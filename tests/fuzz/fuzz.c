@@ -150,8 +150,8 @@ static void fuzz_schedule(const uint8_t *data, size_t size)
     struct model_config config;
     struct plan *plan;
     if (model == NULL) {
-        put_file("config.json", (const uint8_t *)"{\"n_layer\": 6, \"n_head\": 2, \"dim\": 32}",
-                 39);
+        static const char text[] = "{\"n_layer\": 6, \"n_head\": 2, \"dim\": 32}";
+        put_file("config.json", (const uint8_t *)text, sizeof text - 1);
         if (model_config_load(path_of("config.json"), NULL, NULL, &config) != STATUS_OK ||
             model_create(&config, &(struct model_use){.B = 1, .T = 16}, &model) != STATUS_OK) {
             abort();
