@@ -145,6 +145,83 @@ static bool has_suffix(const char *text, const char *suffix)
     return length > tail && strcmp(text + length - tail, suffix) == 0;
 }
 
+/* What a file begins with that is no text. */
+static const char *binary_kind(const struct tokens *tokens)
+{
+    static const struct {
+        const char *begin;
+        size_t length;
+        const char *kind;
+    } kinds[] = {
+        {"\x1f\x8b", 2, "gzip"},
+        {"\x28\xb5\x2f\xfd", 4, "zstd"},
+        {"\xfd"
+         "7zXZ",
+         5, "xz"},
+        {"BZh", 3, "bzip2"},
+        {"PK\3\4", 4, "a zip archive"},
+        {"\x93NUMPY", 6, "a NumPy array"},
+        {"PAR1", 4, "Parquet"},
+        {"ARROW1", 6, "Arrow"},
+        {"\x89HDF", 4, "HDF5"},
+        {"\x7f"
+         "ELF",
+         4, "a program"},
+        {"%PDF-", 5, "PDF"},
+        {"\x89PNG", 4, "a picture"},
+        {"SQLite format 3", 15, "a database"},
+        {"\x80\x04\x95", 3, "a Python pickle"},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (tokens->file.size >= kinds[i].length &&
+            memcmp(tokens->file.at, kinds[i].begin, kinds[i].length) == 0) {
+            return kinds[i].kind;
+        }
+    }
+    return NULL;
+}
+
+/* A name that says numbers of several bytes. */
+static bool says_numbers(const char *path)
+{
+    static const char *const endings[] = {".u16",    ".uint16", ".i16",   ".int16", ".u32",
+                                          ".uint32", ".i32",    ".int32", ".i64",   ".int64",
+                                          ".npy",    ".npz",    ".tokens"};
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        if (has_suffix(path, endings[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static status_t check_text(const struct tokens *tokens)
+{
+    const char *kind = binary_kind(tokens);
+    if (kind != NULL) {
+        return FAIL(
+            STATUS_INVALID,
+            "%s: it begins as %s does and is no text, so its bytes are no tokens: unpack or "
+            "convert "
+            "it, and make a token file of it (`muddpipe data encode`, tools/text_to_tokens.py)",
+            tokens->path, kind);
+    }
+    if (says_numbers(tokens->path)) {
+        return FAIL(STATUS_INVALID,
+                    "%s: the name says that tokens have several bytes each, but without a header "
+                    "nobody knows "
+                    "which: write it as llm.c's .bin or a Megatron pair (docs/data.md)",
+                    tokens->path);
+    }
+    if (tokens->vocab > 512 && log_rank() <= 0) {
+        log_warn("%s is read byte by byte, so no token is above 255, and the vocabulary has %lld: "
+                 "is it text "
+                 "that a tokenizer was to make tokens of? (docs/data.md)",
+                 tokens->path, (long long)tokens->vocab);
+    }
+    return STATUS_OK;
+}
+
 static status_t load_bytes(struct tokens *tokens)
 {
     if (has_suffix(tokens->path, ".bin")) {
@@ -154,6 +231,7 @@ static status_t load_bytes(struct tokens *tokens)
                     "from text (a file of another name is read byte by byte)",
                     tokens->path);
     }
+    TRY(check_text(tokens));
     tokens->format = TOKENS_BYTES;
     tokens->type = TOKEN_U8;
     tokens->data = tokens->file.at;

@@ -20,6 +20,18 @@ done
 run 0 "$MUDDPIPE" train run.yaml model=other/config.json logging.run=new optimizer.steps=1
 says "weights: new ones"
 
+# Files that are no text; a text under a vocabulary that it cannot fill.
+gzip -k -c train.bin >train.gz
+tail -c 8000 train.bin >train.u16
+run 1 "$MUDDPIPE" train run.yaml data.train=train.u16
+says "train.u16: the name says that tokens have several bytes each"
+run 1 "$MUDDPIPE" train run.yaml data.train=train.gz
+says "train.gz: it begins as gzip does and is no text"
+run 0 "$MUDDPIPE" train run.yaml data.train=text data.valid= model.vocab_size=50432 optimizer.steps=1 logging.run=wide
+says "no token is above 255, and the vocabulary has 50432"
+run 0 "$MUDDPIPE" train run.yaml data.train=text data.valid= optimizer.steps=1 logging.run=narrow
+! grep -q 'no token is above' out || fail "a warning for bytes under a vocabulary of bytes"
+
 # A held-out loss of nan.
 python3 "$(dirname "$script")/broken.py" "$golden/muddformer-tiny" broken
 python3 -c 'import sys; sys.stdout.buffer.write(bytes(i * 7 % 64 for i in range(5000)))' >small.txt
