@@ -76,6 +76,7 @@ enum precision_choice { PRECISION_F32, PRECISION_BF16 };
 enum recompute_choice { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
 enum lr_schedule { LR_COSINE, LR_LINEAR, LR_CONSTANT, LR_WSD };
 enum data_order { ORDER_WINDOWS, ORDER_DOCUMENTS };
+enum copy_choice { COPY_AUTO, COPY_WHOLE, COPY_PIECES };
 enum on_nan_choice { ON_NAN_STOP, ON_NAN_SKIP };
 enum device_choice { DEVICE_CHOICE_AUTO, DEVICE_CHOICE_CPU, DEVICE_CHOICE_CUDA };
 
@@ -145,6 +146,7 @@ struct run_config {
         double every_s;             /* seconds; 0 = not by time */
         int64_t keep;               /* newest ones that stay */
         char resume[CONFIG_STRING]; /* none, auto, or a folder */
+        int copy;                   /* enum copy_choice */
         int64_t level;              /* of zstd; 0 = as it is */
         int64_t threads;            /* that encode and write; 0 = by the rank's threads */
     } checkpoint;

@@ -1,4 +1,5 @@
 /* save.c - saves beside the steps (save.h). */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,20 +55,75 @@ static size_t pieces_lay(struct saver *saver, bool fill)
     return pieces;
 }
 
+/* Bytes of host memory that could be had now; 0 = nobody knows. */
+static size_t memory_available(void)
+{
+    FILE *file = fopen("/proc/meminfo", "r");
+    char line[128];
+    size_t kib = 0;
+    while (file && kib == 0 && fgets(line, sizeof line, file)) {
+        (void)!sscanf(line, "MemAvailable: %zu kB", &kib);
+    }
+    if (file) {
+        fclose(file);
+    }
+    return kib * 1024;
+}
+
+/* Is there no room for a copy of all, with those of the other ranks of this host and as much again left? */
+static bool must_be_pieces(const struct saver *saver)
+{
+    const struct trainer *trainer = saver->trainer;
+    int choice = trainer->config.checkpoint.copy;
+    size_t available = memory_available();
+    size_t all = CHECKPOINT_KINDS * saver->count * sizeof(float);
+    all *= (size_t)group_local_size(trainer->group);
+    return choice == COPY_PIECES || (choice == COPY_AUTO && available > 0 && 2 * all > available);
+}
+
+static void lay_copy(struct saver *saver, struct arena *arena)
+{
+    size_t count = saver->in_pieces ? CHECKPOINT_CHUNK : saver->count;
+    if (saver->in_pieces) {
+        saver->staging = arena_alloc(arena, count * sizeof(float));
+        return;
+    }
+    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
+        saver->values[k] = arena_alloc(arena, count * sizeof(float));
+    }
+}
+
+static status_t create_streams(struct saver *saver, struct device *device)
+{
+    TRY(device_stream_create(device, false, &saver->stream));
+    TRY(device_event_create(device, false, &saver->stepped));
+    TRY(device_event_create(device, true, &saver->copy_begin));
+    TRY(device_event_create(device, true, &saver->copied));
+    TRY(device_event_create(device, true, &saver->wait_begin));
+    return device_event_create(device, true, &saver->wait_end);
+}
+
 static status_t copies_create(struct saver *saver)
 {
     const struct trainer *trainer = saver->trainer;
-    struct device *device = trainer->place.device;
+    struct part *part = trainer->workers.train->part;
     struct arena measure;
-    (void)part_all_values(trainer->workers.train->part, STORE_WEIGHTS, &saver->count);
-    arena_init_measure(&measure);
-    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
-        arena_alloc(&measure, saver->count * sizeof(float));
+    (void)part_all_values(part, STORE_WEIGHTS, &saver->count);
+    saver->in_pieces = must_be_pieces(saver);
+    if (saver->in_pieces && trainer->config.checkpoint.copy == COPY_AUTO) {
+        log_warn("no room in this host's memory for a copy of %.1f GiB: what is saved is copied in "
+                 "pieces, and "
+                 "the update after it waits until all have been encoded (checkpoint.copy)",
+                 (double)(CHECKPOINT_KINDS * saver->count * sizeof(float)) / 0x1p30);
     }
-    TRY(arena_create_on(&saver->copy, device, MEMORY_PINNED, trainer->place.stream, measure.used,
-                        "the copy of a checkpoint"));
-    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
-        saver->values[k] = arena_alloc(&saver->copy, saver->count * sizeof(float));
+    arena_init_measure(&measure);
+    lay_copy(saver, &measure);
+    TRY(arena_create_on(&saver->copy, trainer->place.device, MEMORY_PINNED, trainer->place.stream,
+                        measure.used, "the copy of a checkpoint"));
+    lay_copy(saver, &saver->copy);
+    for (int k = 0; k < CHECKPOINT_KINDS && saver->in_pieces; k++) {
+        size_t count;
+        saver->values[k] = (float *)(uintptr_t)part_all_values(part, saver_kinds[k], &count);
     }
     saver->pieces = pieces_lay(saver, false);
     saver->piece = calloc(saver->pieces + 1, sizeof *saver->piece);
@@ -75,15 +131,7 @@ static status_t copies_create(struct saver *saver)
         return FAIL(STATUS_NOMEM, "no memory for the chunks of a checkpoint");
     }
     pieces_lay(saver, true);
-    if (device) {
-        TRY(device_stream_create(device, false, &saver->stream));
-        TRY(device_event_create(device, false, &saver->stepped));
-        TRY(device_event_create(device, true, &saver->copy_begin));
-        TRY(device_event_create(device, true, &saver->copied));
-        TRY(device_event_create(device, true, &saver->wait_begin));
-        TRY(device_event_create(device, true, &saver->wait_end));
-    }
-    return STATUS_OK;
+    return trainer->place.device ? create_streams(saver, trainer->place.device) : STATUS_OK;
 }
 
 static status_t saver_init(struct saver *saver, const struct saver_options *options)
@@ -122,6 +170,7 @@ status_t saver_create(struct trainer *trainer, const struct saver_options *optio
     trainer->saver = saver;
     pthread_mutex_init(&saver->mutex, NULL);
     pthread_cond_init(&saver->changed, NULL);
+    pthread_mutex_init(&saver->fetching, NULL);
     TRY(saver_init(saver, options));
     saver->started = pthread_create(&saver->thread, NULL, saver_run, saver) == 0;
     return saver->started ? STATUS_OK : FAIL(STATUS_NOMEM, "no thread for checkpoints");
@@ -154,6 +203,7 @@ void saver_destroy(struct trainer *trainer)
     }
     pthread_cond_destroy(&saver->changed);
     pthread_mutex_destroy(&saver->mutex);
+    pthread_mutex_destroy(&saver->fetching);
     free(saver->piece);
     free(saver->tensor);
     free(saver->config);
@@ -177,7 +227,7 @@ static status_t copy_device(struct saver *saver)
     TRY(device_event_record(device, saver->stepped, trainer->place.stream));
     TRY(device_event_wait(device, saver->stepped, saver->stream));
     TRY(device_event_record(device, saver->copy_begin, saver->stream));
-    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
+    for (int k = 0; k < CHECKPOINT_KINDS && !saver->in_pieces; k++) {
         size_t count;
         const float *values = part_all_values(trainer->workers.train->part, saver_kinds[k], &count);
         TRY(device_copy(device, saver->values[k], values, count * sizeof *values, saver->stream));
@@ -210,7 +260,7 @@ static void read_wait(struct saver *saver)
 {
     struct device *device = saver->trainer->place.device;
     double ms;
-    if (device && saver->waited &&
+    if (device && saver->waited && !saver->in_pieces &&
         device_event_elapsed(device, saver->wait_begin, saver->wait_end, &ms) == STATUS_OK) {
         saver->wait_ms = ms;
     }
@@ -268,7 +318,7 @@ status_t saver_before_update(struct trainer *trainer)
         return STATUS_OK; /* an update before this one has */
     }
     saver->waited = true;
-    if (trainer->place.device) {
+    if (trainer->place.device && !saver->in_pieces) {
         struct device *device = trainer->place.device;
         void *stream = trainer->place.stream;
         TRY(device_event_record(device, saver->wait_begin, stream));

@@ -19,8 +19,12 @@ struct saver {
     struct checkpoint_tensor *tensor; /* [params of the model] */
     int tensors, level, threads, keep;
 
-    struct arena copy; /* of the values of all kinds; on a device pinned */
-    float *values[CHECKPOINT_KINDS];
+    bool in_pieces;    /* no copy of all, checkpoint.copy */
+    struct arena copy; /* of the values of all kinds, or of one piece; on a device pinned */
+    float *values[CHECKPOINT_KINDS]; /* of the copy; in pieces those of the part, and of a device */
+    float *staging;                  /* [CHECKPOINT_CHUNK] in pieces, on a device */
+    pthread_mutex_t fetching;
+    _Atomic size_t fetched; /* pieces */
     struct checkpoint_piece *piece;
     size_t pieces, count; /* elements of a kind */
     void *stream;         /* of a device: copies */

@@ -37,20 +37,6 @@ static void copy_host(struct saver *saver)
     saver->copy_ms = (double)(trace_now() - begun) * 1e-6;
 }
 
-static status_t write_shard(struct saver *saver)
-{
-    char folder[PATH_MAX];
-    struct shard_options options = {.folder = folder,
-                                    .rank = group_rank(saver->trainer->group),
-                                    .piece = saver->piece,
-                                    .pieces = saver->pieces,
-                                    .level = saver->level,
-                                    .threads = saver->threads};
-    TRY(checkpoint_begin(saver->run, saver->step));
-    TRY(checkpoint_path(saver->run, saver->step, true, folder));
-    return shard_write(&options, &saver->result);
-}
-
 static void copy_done(struct saver *saver)
 {
     pthread_mutex_lock(&saver->mutex);
@@ -59,15 +45,71 @@ static void copy_done(struct saver *saver)
     pthread_mutex_unlock(&saver->mutex);
 }
 
+/* By way of pinned memory, one piece at a time. */
+static status_t fetch_device(struct saver *saver, const struct checkpoint_piece *piece, float *out)
+{
+    struct device *device = saver->trainer->place.device;
+    size_t bytes = piece->count * sizeof *out;
+    TRY(device_bind(device));
+    TRY(device_copy(device, saver->staging, piece->values, bytes, saver->stream));
+    TRY(device_event_record(device, saver->copied, saver->stream));
+    for (bool done = false; !done;) {
+        TRY(device_event_done(device, saver->copied, &done));
+        TRY(group_check(saver->trainer->group));
+        if (!done) {
+            nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
+        }
+    }
+    memcpy(out, saver->staging, bytes);
+    return STATUS_OK;
+}
+
+/* The weights may change when the last piece has been fetched. */
+static status_t fetch_piece(void *argument, const struct checkpoint_piece *piece, float *out)
+{
+    struct saver *saver = argument;
+    status_t status = STATUS_OK;
+    if (saver->trainer->place.device) {
+        pthread_mutex_lock(&saver->fetching);
+        status = fetch_device(saver, piece, out);
+        pthread_mutex_unlock(&saver->fetching);
+    } else {
+        memcpy(out, piece->values, piece->count * sizeof *out);
+    }
+    if (status == STATUS_OK && atomic_fetch_add(&saver->fetched, 1) + 1 == saver->pieces) {
+        copy_done(saver);
+    }
+    return status;
+}
+
+static status_t write_shard(struct saver *saver)
+{
+    char folder[PATH_MAX];
+    struct shard_options options = {.folder = folder,
+                                    .rank = group_rank(saver->trainer->group),
+                                    .piece = saver->piece,
+                                    .pieces = saver->pieces,
+                                    .level = saver->level,
+                                    .threads = saver->threads,
+                                    .fetch = saver->in_pieces ? fetch_piece : NULL,
+                                    .arg = saver};
+    TRY(checkpoint_begin(saver->run, saver->step));
+    TRY(checkpoint_path(saver->run, saver->step, true, folder));
+    return shard_write(&options, &saver->result);
+}
+
 static status_t do_write(struct saver *saver)
 {
     status_t status = STATUS_OK;
-    if (saver->trainer->place.device) {
+    if (saver->in_pieces) {
+        atomic_store(&saver->fetched, 0);
+    } else if (saver->trainer->place.device) {
         status = copy_wait_device(saver);
+        copy_done(saver);
     } else {
         copy_host(saver);
+        copy_done(saver);
     }
-    copy_done(saver);
     if (status == STATUS_OK) {
         status = write_shard(saver);
     }

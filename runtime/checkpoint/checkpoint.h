@@ -30,7 +30,7 @@ const char *checkpoint_kind_name(int kind);
 
 /* ---- writing ---- */
 
-/* Consecutive elements of one tensor, where they lie in memory. */
+/* Consecutive elements of one tensor, where they lie in memory, of the host unless there is a fetch. */
 struct checkpoint_piece {
     const float *values; /* [count] */
     uint32_t tensor, kind;
@@ -44,6 +44,9 @@ struct shard_options {
     size_t pieces;
     int level;   /* of zstd; 0 = stored as it is */
     int threads; /* that encode and write */
+    /* Copies a piece's values to `out` [count] of the host; several threads call it. NULL: they are there. */
+    status_t (*fetch)(void *arg, const struct checkpoint_piece *piece, float *out);
+    void *arg;
 };
 
 struct shard_result {

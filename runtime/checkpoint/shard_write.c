@@ -50,12 +50,16 @@ static uint64_t take_place(struct writing *self, size_t size)
     return offset;
 }
 
-static status_t write_piece(struct writing *self, struct encoder *encoder, size_t index)
+/* fetched: memory of this thread, where pieces have to be fetched. */
+static status_t write_piece(struct writing *self, struct encoder *encoder, float *fetched,
+                            size_t index)
 {
     const struct checkpoint_piece *piece = &self->options->piece[index];
+    const float *values = fetched ? fetched : piece->values;
     const unsigned char *bytes;
     size_t size;
-    TRY(encoder_run(encoder, piece->values, piece->count, &bytes, &size));
+    TRY(fetched ? self->options->fetch(self->options->arg, piece, fetched) : STATUS_OK);
+    TRY(encoder_run(encoder, values, piece->count, &bytes, &size));
     struct hash128 hash = hash_bytes128(bytes, size);
     Muddpipe__Chunk *chunk = &self->chunk[index];
     chunk->tensor = piece->tensor;
@@ -73,16 +77,18 @@ static void *write_pieces(void *argument)
 {
     struct writing *self = argument;
     struct encoder *encoder = encoder_create(self->options->level);
+    float *fetched = self->options->fetch ? malloc(CHECKPOINT_CHUNK * sizeof *fetched) : NULL;
     status_t status = STATUS_OK;
     size_t index;
     log_set_rank(self->rank);
-    if (!encoder) {
+    if (!encoder || (self->options->fetch && !fetched)) {
         status = FAIL(STATUS_NOMEM, "no memory to encode a checkpoint");
     }
     while (status == STATUS_OK && take_piece(self, &index)) {
-        status = write_piece(self, encoder, index);
+        status = write_piece(self, encoder, fetched, index);
     }
     encoder_destroy(encoder);
+    free(fetched);
     if (status != STATUS_OK) {
         pthread_mutex_lock(&self->mutex);
         self->failed = self->failed == STATUS_OK ? status : self->failed;

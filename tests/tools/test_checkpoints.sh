@@ -51,6 +51,12 @@ run 0 "$MUDDPIPE" train run.yaml "${whole[@]}" logging.run=threads parallel.tran
     checkpoint.resume=all/checkpoints/step-9
 same threads
 
+# Copied in pieces: the update waits, and nothing is torn.
+train 0 pieces 2 checkpoint.copy=pieces checkpoint.every=3 checkpoint.keep=9 checkpoint.threads=3
+same pieces
+run 0 "$MUDDPIPE" ckpt diff pieces/checkpoints/step-3 all-3/checkpoints/step-3
+says "all values are the same bits"
+
 # In its own folder: begun, ended by a signal in the middle, gone on, gone on at its end.
 go_on() { # CODE N key=value...
     train "$1" same "$2" checkpoint.every=10 checkpoint.resume=auto "${@:3}"

@@ -45,3 +45,5 @@ run 0 env LD_PRELOAD="$BROKEN_DISK_LIBRARY" BROKEN_DISK_SLOW=shard:3 "$PRETEND" 
 same_bits slow-disk
 run 0 env PRETEND_SLOW_COPY=100000:100 "$PRETEND" train run.yaml device=cuda logging.run=slow-copy "${long[@]}"
 same_bits slow-copy
+run_pretend 0 1 ipc train run.yaml logging.run=pieces "${long[@]}" checkpoint.copy=pieces checkpoint.threads=2
+same_bits pieces
