@@ -82,3 +82,40 @@ submit slip --nodes=2 --time=10 -- model.n_layer=0
 job_ends "$job" FAILED 60
 grep -q "no checkpoint since: not tried again" "slurm-$job.out" || fail "tried again"
 [[ -z $(squeue -h -t PD) ]] || fail "a job waits for nothing"
+
+# A sweep of six: four come to their end, two lose their loss; submitted again, only these are tried.
+cat >grid.yaml <<END
+folder: widths
+base: run.yaml
+keys:
+  model.dim: [32, 64]
+  optimizer.lr: [3e-4, 1e-3, 1e18]
+  optimizer.steps: [30]
+  optimizer.warmup: [0]
+  data.valid: ["valid.bin"]
+END
+sweep=$MUDDPIPE_SOURCE/cluster/sweep
+export MUDDPIPE_SWEEP=$sweep
+run 0 "$sweep" list grid.yaml
+says "run-005 model.dim=64 optimizer.lr=1e18"
+run 0 "$sweep" submit grid.yaml --time=5
+says "6 of 6 runs, in widths"
+for ((i = 0; i < 300; i++)); do
+    [[ -n $(squeue -h) ]] || break
+    sleep 0.2
+done
+run 0 "$sweep" collect widths
+python3 - <<'END' || fail "the table"
+import csv
+rows = list(csv.DictReader(open("widths/sweep.csv")))
+assert [row["state"] for row in rows] == ["done", "done", "failed"] * 2, [row["state"] for row in rows]
+assert all(row["steps"] == "30" and 4 < float(row["heldout_loss"]) < 6 for row in rows if row["state"] == "done"), rows
+END
+run 0 "$sweep" submit grid.yaml --time=5
+says "2 of 6 runs, in widths"
+scancel --user=root
+for words in "model.dim: [32; rm]" "model.dim: [\$(id)]" "logging.run: [a]" "Model: [1]"; do
+    printf 'folder: bad\nkeys:\n  %s\n' "$words" >bad.yaml
+    run 1 "$sweep" submit bad.yaml
+    says "bad.yaml:3: "
+done
