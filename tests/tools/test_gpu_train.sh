@@ -27,6 +27,18 @@ for keys, limit in (("loss", "heldout_loss"), 1e-4), (("grad_norm",), 1e-3):
     assert off < limit, (keys, off)
 END2
 
+# Checkpoints: copied by a stream beside the steps; gone on from, on one GPU and on two, the weights are the same.
+run_gpu 0 2 train run.yaml logging.run=saved "${few[@]}" checkpoint.every=3 checkpoint.keep=9
+cmp saved/model/model.safetensors one/model/model.safetensors || fail "other weights with checkpoints"
+run_gpu 0 1 train run.yaml logging.run=resumed "${few[@]}" checkpoint.resume=saved/checkpoints/step-3
+says "resumed after step 3"
+cmp resumed/model/model.safetensors one/model/model.safetensors || fail "other weights after going on"
+run 0 "$MUDDPIPE" ckpt verify saved
+bf16=(precision=bf16 deterministic=true data.valid= optimizer.steps=8)
+run_gpu 0 2 train run.yaml logging.run=bf16 "${bf16[@]}" checkpoint.every=3 checkpoint.keep=9
+run_gpu 0 2 train run.yaml logging.run=bf16-resumed "${bf16[@]}" checkpoint.resume=bf16/checkpoints/step-3
+cmp bf16-resumed/model/model.safetensors bf16/model/model.safetensors || fail "bf16: other weights after going on"
+
 run_gpu 1 1 train "$MUDDPIPE_SOURCE/model/configs/muddformer-6.9b.json" data.train=train.bin \
     data.micro_batch=64 logging.run=none
 says "rank 0 needs " " GiB free: weights, gradients and optimizer " "more stages (start more ranks)" \
