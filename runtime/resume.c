@@ -34,6 +34,15 @@ static status_t candidates(const struct run_config *config, const char *run, cha
         return FAIL(STATUS_INVALID, "checkpoint.resume: there is no folder %s", named);
     }
     TRY(checkpoint_list(named, out, out_count));
+    char model[CONFIG_STRING + 32];
+    snprintf(model, sizeof model, "%s/model/config.json", named);
+    if (*out_count == 0 && resume_auto(config) && access(model, F_OK) == 0) {
+        return FAIL(STATUS_INVALID,
+                    "checkpoint.resume: %s has a run that ended without checkpoints, and would be "
+                    "written over: "
+                    "name another folder with logging.run=",
+                    named);
+    }
     if (*out_count == 0 && !resume_auto(config)) {
         return FAIL(STATUS_INVALID,
                     "checkpoint.resume: %s is no checkpoint (it has no " CHECKPOINT_MANIFEST

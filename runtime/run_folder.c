@@ -91,68 +91,6 @@ static status_t open_metrics(struct run_folder *folder)
                                 : FAIL(STATUS_IO, "cannot write %s: %s", path, strerror(errno));
 }
 
-/* As it was resolved, with the table that this run multiplies by: what is measured again may differ. */
-static void print_config(const struct run_config *config, bool table, const char *folder,
-                         FILE *file)
-{
-    struct run_config kept = *config;
-    bool measured = strcmp(config->kernels.algorithms, "measure") == 0;
-    if (table) {
-        fprintf(file, "# kernels.algorithms: the table of this run, %s; it repeats the bits\n",
-                measured ? "measured at its start" : "made of the file that it was given");
-        snprintf(kept.kernels.algorithms, sizeof kept.kernels.algorithms, "%s/" ALGORITHMS_FILE,
-                 folder);
-    }
-    config_print(&kept, file);
-}
-
-static status_t create_root(const struct run_config *config, bool table, struct run_folder *folder)
-{
-    FILE *file;
-    bool again = resume_auto(config);
-    if (again && !config->logging.run[0]) {
-        return FAIL(STATUS_INVALID,
-                    "checkpoint.resume=auto goes on in the run folder, so it has to have a "
-                    "name: set logging.run");
-    }
-    TRY(config->logging.run[0]
-            ? make_named(config->logging.run, again, folder->path, PATH_MAX, &folder->old)
-            : make_dated(folder->path, PATH_MAX));
-    TRY(run_lock_take(folder->path, &folder->lock));
-    TRY(open_metrics(folder));
-    TRY(open_in(folder->path, "config.yaml", "w", &file));
-    print_config(config, table, folder->path, file);
-    bool failed = ferror(file) != 0;
-    if (fclose(file) != 0 || failed) {
-        return FAIL(STATUS_IO, "cannot write %s/config.yaml: %s", folder->path, strerror(errno));
-    }
-    return STATUS_OK;
-}
-
-status_t run_folder_create(const struct run_config *config, bool table, struct group *group,
-                           struct run_folder *out)
-{
-    char name[32];
-    status_t status = STATUS_OK;
-    memset(out, 0, sizeof *out);
-    out->metrics = out->lock = -1;
-    if (group_rank(group) == 0) {
-        status = create_root(config, table, out);
-    }
-    TRY(group_agree(group, status));
-    TRY(group_broadcast(group, out->path, sizeof out->path, 0));
-    int length = snprintf(out->model, sizeof out->model, "%s/model", out->path);
-    CHECK(length > 0 && (size_t)length < sizeof out->model, "run folder's path too long");
-    TRY(group_broadcast(group, &out->old, sizeof out->old, 0));
-    TRY(group_size(group) > 1 ? run_lock_check_shared(group, out->path) : STATUS_OK);
-    snprintf(name, sizeof name, "rank-%d.log", group_rank(group));
-    status = open_in(out->path, name, out->old ? "a" : "w", &out->log);
-    if (status == STATUS_OK) {
-        log_set_file(out->log);
-    }
-    return group_agree(group, status);
-}
-
 /* Bytes of the lines of steps up to `step`, from the start on. */
 static int64_t lines_until(FILE *file, int64_t step)
 {
@@ -172,7 +110,7 @@ static int64_t lines_until(FILE *file, int64_t step)
     return kept;
 }
 
-status_t run_folder_rewind(struct run_folder *folder, int64_t step)
+static status_t rewind_metrics(struct run_folder *folder, int64_t step)
 {
     char path[PATH_MAX + 32];
     snprintf(path, sizeof path, "%s/metrics.jsonl", folder->path);
@@ -185,6 +123,75 @@ status_t run_folder_rewind(struct run_folder *folder, int64_t step)
     return ftruncate(folder->metrics, (off_t)folder->whole) == 0
                ? STATUS_OK
                : FAIL(STATUS_IO, "cannot shorten %s: %s", path, strerror(errno));
+}
+
+/* As it was resolved, with the table that this run multiplies by: what is measured again may differ. */
+static void print_config(const struct run_config *config, bool table, const char *folder,
+                         FILE *file)
+{
+    struct run_config kept = *config;
+    bool measured = strcmp(config->kernels.algorithms, "measure") == 0;
+    if (table) {
+        fprintf(file, "# kernels.algorithms: the table of this run, %s; it repeats the bits\n",
+                measured ? "measured at its start" : "made of the file that it was given");
+        snprintf(kept.kernels.algorithms, sizeof kept.kernels.algorithms, "%s/" ALGORITHMS_FILE,
+                 folder);
+    }
+    config_print(&kept, file);
+}
+
+static status_t create_root(const struct run_config *config, struct run_folder *folder)
+{
+    bool again = resume_auto(config);
+    if (again && !config->logging.run[0]) {
+        return FAIL(STATUS_INVALID,
+                    "checkpoint.resume=auto goes on in the run folder, so it has to have a "
+                    "name: set logging.run");
+    }
+    TRY(config->logging.run[0]
+            ? make_named(config->logging.run, again, folder->path, PATH_MAX, &folder->old)
+            : make_dated(folder->path, PATH_MAX));
+    TRY(run_lock_take(folder->path, &folder->lock));
+    return open_metrics(folder);
+}
+
+/* config.yaml, and in an old folder metrics.jsonl without the steps that will be made again. */
+status_t run_folder_begin(struct run_folder *folder, const struct run_config *config, bool table,
+                          int64_t step)
+{
+    FILE *file;
+    TRY(folder->old ? rewind_metrics(folder, step) : STATUS_OK);
+    TRY(open_in(folder->path, "config.yaml", "w", &file));
+    print_config(config, table, folder->path, file);
+    bool failed = ferror(file) != 0;
+    if (fclose(file) != 0 || failed) {
+        return FAIL(STATUS_IO, "cannot write %s/config.yaml: %s", folder->path, strerror(errno));
+    }
+    return STATUS_OK;
+}
+
+status_t run_folder_create(const struct run_config *config, struct group *group,
+                           struct run_folder *out)
+{
+    char name[32];
+    status_t status = STATUS_OK;
+    memset(out, 0, sizeof *out);
+    out->metrics = out->lock = -1;
+    if (group_rank(group) == 0) {
+        status = create_root(config, out);
+    }
+    TRY(group_agree(group, status));
+    TRY(group_broadcast(group, out->path, sizeof out->path, 0));
+    int length = snprintf(out->model, sizeof out->model, "%s/model", out->path);
+    CHECK(length > 0 && (size_t)length < sizeof out->model, "run folder's path too long");
+    TRY(group_broadcast(group, &out->old, sizeof out->old, 0));
+    TRY(group_size(group) > 1 ? run_lock_check_shared(group, out->path) : STATUS_OK);
+    snprintf(name, sizeof name, "rank-%d.log", group_rank(group));
+    status = open_in(out->path, name, out->old ? "a" : "w", &out->log);
+    if (status == STATUS_OK) {
+        log_set_file(out->log);
+    }
+    return group_agree(group, status);
 }
 
 static status_t metrics_fail(const struct run_folder *folder, int error)

@@ -32,12 +32,14 @@ struct run_folder {
 /* Rank 0 makes the folder: the one that logging.run names must not exist (STATUS_INVALID says so), unless
  * checkpoint.resume is auto: then an old one is opened, and its log goes on; an empty logging.run gives
  * runs/<date>-<time>, with -2, -3 ... if that is taken. Refused: a folder in which another job runs, and one that
- * is not the same folder for all ranks. `table`: the run has one of product algorithms; config.yaml then names
- * it where the folder will keep it. Collective. */
-MUST_USE status_t run_folder_create(const struct run_config *config, bool table,
-                                    struct group *group, struct run_folder *out);
-/* An old folder's metrics.jsonl without the steps after `step`. Rank 0 only. */
-MUST_USE status_t run_folder_rewind(struct run_folder *folder, int64_t step);
+ * is not the same folder for all ranks. Nothing that is in an old one changes before run_folder_begin. Collective. */
+MUST_USE status_t run_folder_create(const struct run_config *config, struct group *group,
+                                    struct run_folder *out);
+/* Rank 0, when it is known behind which step the run goes on: config.yaml, and in an old folder metrics.jsonl without
+ * the steps after it. `table`: the run has one of product algorithms; config.yaml then names it where the folder will
+ * keep it. */
+MUST_USE status_t run_folder_begin(struct run_folder *folder, const struct run_config *config,
+                                   bool table, int64_t step);
 /* Appends one line to metrics.jsonl, the whole line or nothing. `sequences`: the place in the data
  * behind this step; `heldout`: the held-out loss after it, or NULL. Rank 0 only. */
 MUST_USE status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result,

@@ -483,15 +483,16 @@ static status_t begin_saving(struct training *training)
 static status_t begin_run(struct training *training)
 {
     struct setup *setup = &training->setup;
-    TRY(run_folder_create(&setup->job->config, trainer_has_algorithms(setup->trainer), setup->group,
-                          &training->folder));
+    const struct run_config *config = &setup->job->config;
+    bool table = trainer_has_algorithms(setup->trainer);
+    TRY(run_folder_create(config, setup->group, &training->folder));
     TRY(resume_find(setup, training->folder.path, &training->resume));
     TRY(resume_load(setup, &training->resume));
     training->step = training->resume.step;
     training->sequences = training->resume.sequences;
-    bool rewind = training->root && training->folder.old;
-    TRY(group_agree(setup->group,
-                    rewind ? run_folder_rewind(&training->folder, training->step) : STATUS_OK));
+    TRY(group_agree(setup->group, training->root ? run_folder_begin(&training->folder, config,
+                                                                    table, training->step)
+                                                 : STATUS_OK));
     return begin_saving(training);
 }
 

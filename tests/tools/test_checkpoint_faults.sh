@@ -93,6 +93,13 @@ fresh
 train 0 run 2 optimizer.lr=2e-3 data.train=valid.bin data.micro_batch=1
 says "from step 7 on optimizer.lr is 0.002, it was 0.001" "from step 7 on data.micro_batch is 1, it was 2" \
     "from step 7 on the training data are other files"
+run_ranks 0 1 train run.yaml "${whole[@]}" logging.run=ended
+cp -r ended before
+train 1 ended 1 optimizer.lr=1
+says "ended has a run that ended without checkpoints, and would be written over"
+for file in metrics.jsonl config.yaml hash.txt model/model.safetensors; do
+    cmp "ended/$file" "before/$file" || fail "it was written over"
+done
 run 1 "$MUDDPIPE" train run.yaml checkpoint.resume=auto
 says "set logging.run"
 run 1 "$MUDDPIPE" train run.yaml checkpoint.resume=nowhere
