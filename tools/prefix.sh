@@ -100,7 +100,7 @@ for package in *.deb; do
     dpkg -x "$package" packages
 done
 rm -rf packages/usr/share
-find packages/usr/bin -mindepth 1 ! -name protoc-c -delete
+find packages/usr/bin -mindepth 1 ! -name protoc-c ! -name protoc-gen-c -delete
 find packages -name '*.a' -delete
 
 # pkg-config files name their place relative to themselves, so that the folder can move.
