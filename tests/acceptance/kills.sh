@@ -13,6 +13,8 @@ program=$(realpath "$program")
 work=$(mktemp -d "${TMPDIR:-/tmp}/muddpipe-kills.XXXXXX")
 trap 'kill -KILL $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
+cp "$program" muddpipe # under a name that no other job has
+program=$work/muddpipe
 RANDOM=${SEED:-1}
 steps=${STEPS:-400}
 
@@ -55,7 +57,7 @@ for ((round = 1; round <= rounds; round++)); do
     kill -KILL $victims 2>/dev/null && killed=$((killed + 1)) || true
     code=0
     wait "$job" 2>/dev/null || code=$?
-    while pgrep -f "^$program train run.yaml" >/dev/null; do
+    while pgrep -f "^$program" >/dev/null; do # the others end by themselves
         sleep 0.05
     done
     for folder in run/checkpoints/step-*; do
