@@ -2,9 +2,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "runtime/save_internal.h"
+
+#define TELL_NS INT64_C(30000000000) /* between lines about a wait at the end */
 
 bool saver_wanted(const struct run_config *config)
 {
@@ -389,14 +392,29 @@ bool saver_clock_due(const struct trainer *trainer)
 
 /* ---- the end ---- */
 
-/* Until the thread has nothing to do; its last results. */
+/* Until the thread has nothing to do; its last results. How long a disk may take nobody knows, so it is told
+ * now and then, and a lost rank ends the wait. */
 static status_t saver_wait(struct saver *saver)
 {
+    struct group *group = saver->trainer->group;
+    int64_t begun = trace_now(), told = begun;
+    status_t status = STATUS_OK;
     pthread_mutex_lock(&saver->mutex);
-    while (saver->writing || saver->committing) {
-        pthread_cond_wait(&saver->changed, &saver->mutex);
+    while ((saver->writing || saver->committing) && status == STATUS_OK) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++;
+        pthread_cond_timedwait(&saver->changed, &saver->mutex, &until);
+        status = group_check(group);
+        if (trace_now() - told > TELL_NS) {
+            told = trace_now();
+            log_warn("for %.0f s waiting for the checkpoint of step %lld to be written below %s",
+                     (double)(told - begun) * 1e-9, (long long)saver->step, saver->run);
+        }
     }
-    status_t status = saver->written != STATUS_OK ? saver->written : saver->committed;
+    if (status == STATUS_OK) {
+        status = saver->written != STATUS_OK ? saver->written : saver->committed;
+    }
     pthread_mutex_unlock(&saver->mutex);
     return status;
 }

@@ -11,17 +11,24 @@ enum { LOOK_NS = 200000 }; /* between looks at a device's copy */
 const enum store_kind saver_kinds[CHECKPOINT_KINDS] = {STORE_WEIGHTS, STORE_FIRST_MOMENT,
                                                        STORE_SECOND_MOMENT};
 
-static status_t copy_wait_device(struct saver *saver)
+/* Until what was enqueued to copy is there, or a rank is lost. */
+static status_t copied_wait(struct saver *saver)
 {
-    struct device *device = saver->trainer->place.device;
     for (bool done = false; !done;) {
-        TRY(device_event_done(device, saver->copied, &done));
+        TRY(device_event_done(saver->trainer->place.device, saver->copied, &done));
         TRY(group_check(saver->trainer->group));
         if (!done) {
             nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
         }
     }
-    return device_event_elapsed(device, saver->copy_begin, saver->copied, &saver->copy_ms);
+    return STATUS_OK;
+}
+
+static status_t copy_wait_device(struct saver *saver)
+{
+    TRY(copied_wait(saver));
+    return device_event_elapsed(saver->trainer->place.device, saver->copy_begin, saver->copied,
+                                &saver->copy_ms);
 }
 
 /* From the weights as they are, which do not change meanwhile (saver_before_update). */
@@ -53,13 +60,7 @@ static status_t fetch_device(struct saver *saver, const struct checkpoint_piece 
     TRY(device_bind(device));
     TRY(device_copy(device, saver->staging, piece->values, bytes, saver->stream));
     TRY(device_event_record(device, saver->copied, saver->stream));
-    for (bool done = false; !done;) {
-        TRY(device_event_done(device, saver->copied, &done));
-        TRY(group_check(saver->trainer->group));
-        if (!done) {
-            nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
-        }
-    }
+    TRY(copied_wait(saver));
     memcpy(out, saver->staging, bytes);
     return STATUS_OK;
 }

@@ -32,8 +32,8 @@
 enum ticket_state { TICKET_IDLE, TICKET_MOVING, TICKET_DONE, TICKET_BROKEN };
 
 struct ticket {
-    struct ticket *
-        next; /* in the thread's queue or that of its word, then (thread) in a list of the backend's */
+    /* In the thread's queue or that of its word, then (thread) in a list of the backend's. */
+    struct ticket *next;
     struct ticket *older; /* departures under way of this channel, or spare */
     struct ticket *made;  /* all but those of slots */
     struct progress *progress;
