@@ -246,6 +246,7 @@ static status_t saver_begin(struct saver *saver, int64_t step, int64_t sequences
     saver->step = step;
     saver->sequences = sequences;
     saver->copying = saver->writing = true;
+    saver->copy_begun = false;
     pthread_cond_broadcast(&saver->changed);
     pthread_mutex_unlock(&saver->mutex);
     saver->busy = true;
@@ -272,7 +273,7 @@ static void read_wait(struct saver *saver)
 /* What the thread has made whole since. */
 static void tell_saved(struct saver *saver)
 {
-    const struct shard_result *own = &saver->result;
+    const struct shard_result *own = &saver->of_folder;
     pthread_mutex_lock(&saver->mutex);
     if (saver->folder[0]) {
         read_wait(saver);
@@ -329,6 +330,9 @@ status_t saver_before_update(struct trainer *trainer)
         return device_event_record(device, saver->wait_end, stream);
     }
     int64_t begun = trace_now();
+    if (!saver->in_pieces) {
+        saver_copy(saver);
+    }
     pthread_mutex_lock(&saver->mutex);
     while (saver->copying) {
         pthread_cond_wait(&saver->changed, &saver->mutex);

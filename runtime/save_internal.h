@@ -36,13 +36,15 @@ struct saver {
     pthread_cond_t changed;
     bool quit, writing, committing; /* what the thread is to do, or does */
     bool copying;                   /* the copy is not complete */
+    bool copy_begun;                /* of a host's: somebody makes it */
     int64_t step, sequences;        /* of the shard being written */
     int64_t whole, whole_sequences; /* of the checkpoint being made of shards */
     status_t written, committed;    /* of the newest */
     char folder[PATH_MAX];          /* what has been saved, until main tells it */
     double whole_s;                 /* that took to make it whole */
     double copy_ms, wait_ms;        /* of the newest copy; of the update for it */
-    struct shard_result result;
+    struct shard_result result;     /* of the newest shard */
+    struct shard_result of_folder;  /* of the one in `folder` */
 
     bool waited;         /* an update has, for the newest copy */
     bool busy;           /* from saver_begin until all ranks have said how it ended */
@@ -55,5 +57,9 @@ struct saver {
 
 /* The thread; argument: the saver. */
 void *saver_run(void *argument);
+
+/* Until the copy on the host is there. Makes it itself if nobody has begun to: the thread may be busy with making
+ * the checkpoint before whole. Not in pieces, not of a device. */
+void saver_copy(struct saver *saver);
 
 #endif

@@ -52,6 +52,21 @@ static void copy_done(struct saver *saver)
     pthread_mutex_unlock(&saver->mutex);
 }
 
+void saver_copy(struct saver *saver)
+{
+    pthread_mutex_lock(&saver->mutex);
+    bool first = !saver->copy_begun;
+    saver->copy_begun = true;
+    while (!first && saver->copying) {
+        pthread_cond_wait(&saver->changed, &saver->mutex);
+    }
+    pthread_mutex_unlock(&saver->mutex);
+    if (first) {
+        copy_host(saver);
+        copy_done(saver);
+    }
+}
+
 /* By way of pinned memory, one piece at a time. */
 static status_t fetch_device(struct saver *saver, const struct checkpoint_piece *piece, float *out)
 {
@@ -108,8 +123,7 @@ static status_t do_write(struct saver *saver)
         status = copy_wait_device(saver);
         copy_done(saver);
     } else {
-        copy_host(saver);
-        copy_done(saver);
+        saver_copy(saver);
     }
     if (status == STATUS_OK) {
         status = write_shard(saver);
@@ -129,6 +143,7 @@ static void note_saved(struct saver *saver, const char *folder, double seconds)
     pthread_mutex_lock(&saver->mutex);
     snprintf(saver->folder, sizeof saver->folder, "%s", folder);
     saver->whole_s = seconds;
+    saver->of_folder = saver->result;
     pthread_mutex_unlock(&saver->mutex);
 }
 
@@ -190,7 +205,8 @@ void *saver_run(void *argument)
         pthread_mutex_lock(&saver->mutex);
         *(commit ? &saver->committed : &saver->written) = status;
         *(commit ? &saver->committing : &saver->writing) = false;
-        saver->copying = false;
+        saver->copying =
+            saver->copying && commit; /* the copy for the next may have been asked for */
         pthread_cond_broadcast(&saver->changed);
     }
     pthread_mutex_unlock(&saver->mutex);

@@ -81,7 +81,11 @@ for ((round = 1; round <= rounds; round++)); do
     fi
 done
 ranks_of "2"
-start >out 2>&1 </dev/null
+start >out 2>&1 </dev/null || {
+    cat out
+    echo "kills: the run does not go on after the last kill" >&2
+    exit 1
+}
 cmp run/model/model.safetensors plain/model/model.safetensors || {
     echo "kills: other weights than those of the run that was never killed" >&2
     exit 1

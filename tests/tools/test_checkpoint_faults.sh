@@ -143,6 +143,20 @@ for step in run/checkpoints/step-*; do
     run 0 "$MUDDPIPE" ckpt verify "$step"
 done
 
+# Each step is due, and making a checkpoint whole takes longer than a step: each of them is that of its step.
+for copy in whole pieces; do
+    run 0 env LD_PRELOAD="$BROKEN_DISK_LIBRARY" BROKEN_DISK_SLOW=manifest:100 "$MUDDPIPE" train run.yaml \
+        "${whole[@]}" logging.run=back-$copy checkpoint.every=1 checkpoint.keep=9 checkpoint.copy=$copy
+    saved=0
+    for step in back-$copy/checkpoints/step-[1-8]; do
+        train 0 "from-$copy-${step##*-}" 1 checkpoint.resume="$step"
+        cmp "from-$copy-${step##*-}/model/model.safetensors" plain/model/model.safetensors ||
+            fail "$step is torn (copy=$copy)"
+        saved=$((saved + 1))
+    done
+    ((saved > 1)) || fail "no checkpoint begun while another was made whole: $(ls back-$copy/checkpoints)"
+done
+
 # ---- two jobs ----
 
 mpirun -n 2 "$MUDDPIPE" train run.yaml optimizer.steps=100000 data.valid= logging.run=held "$wire" \
