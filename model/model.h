@@ -333,13 +333,14 @@ uint64_t tensor_file_fingerprint(const struct tensor_file *file);
 /* Converts to float (F32, F16, BF16, F64 exact or rounded to nearest); STATUS_INVALID for integers. */
 MUST_USE status_t tensor_to_float(const struct tensor *tensor, float *out);
 
-/* A safetensors file written by several ranks: everyone makes the same plan of names and shapes (all
- * F32), one rank calls tensor_writer_create (writes header, sets the size), then each opens it and
- * writes its own tensors anywhere in any order. */
+/* A safetensors file written by several ranks: everyone makes the same plan of names, shapes and dtypes, one
+ * rank calls tensor_writer_create (writes header, sets the size), then each opens it and writes its own
+ * tensors anywhere in any order. Values come as float; BF16 is rounded to nearest, ties to even. */
 struct tensor_entry {
     char name[PARAM_NAME + 8];
     int dims;
     int64_t shape[4];
+    enum tensor_dtype dtype; /* TENSOR_F32 (what 0 is) or TENSOR_BF16 */
 };
 MUST_USE status_t tensor_writer_create(const char *path, const struct tensor_entry *entries,
                                        int count);

@@ -15,13 +15,18 @@
 struct layout {
     char *header; /* with its eight bytes of length */
     size_t header_size, file_size;
-    size_t offset, bytes; /* of the tensor asked for, in the file */
+    size_t offset, bytes;    /* of the tensor asked for, in the file */
+    enum tensor_dtype dtype; /* its */
 };
+
+enum { ROUNDED_AT_ONCE = 1 << 15 }; /* values */
 
 static size_t entry_bytes(const struct tensor_entry *entry)
 {
-    size_t bytes = sizeof(float);
+    size_t bytes = tensor_dtype_size(entry->dtype);
 
+    CHECK(entry->dtype == TENSOR_F32 || entry->dtype == TENSOR_BF16, "%s as %s", entry->name,
+          tensor_dtype_name(entry->dtype));
     for (int i = 0; i < entry->dims; i++) {
         CHECK(entry->shape[i] >= 0, "negative extent in %s", entry->name);
         CHECK(!__builtin_mul_overflow(bytes, (size_t)entry->shape[i], &bytes), "%s is too large",
@@ -41,9 +46,9 @@ static void header_print(const struct tensor_entry *entries, int count, FILE *ou
         const struct tensor_entry *entry = &entries[i];
         size_t bytes = entry_bytes(entry);
         CHECK(strpbrk(entry->name, "\"\\") == NULL, "name %s would need escapes", entry->name);
-        fprintf(out, ",\"%s\":{\"dtype\":\"F32\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
-                entry->name, tensor_shape_print(entry->shape, entry->dims, shape, sizeof shape), at,
-                at + bytes);
+        fprintf(out, ",\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+                entry->name, tensor_dtype_name(entry->dtype),
+                tensor_shape_print(entry->shape, entry->dims, shape, sizeof shape), at, at + bytes);
         at += bytes;
     }
     fputc('}', out);
@@ -77,6 +82,7 @@ static status_t layout_make(const struct tensor_entry *entries, int count, int i
         if (i == index) {
             layout.offset = layout.file_size;
             layout.bytes = entry_bytes(&entries[i]);
+            layout.dtype = entries[i].dtype;
         }
         layout.file_size += entry_bytes(&entries[i]);
     }
@@ -131,6 +137,33 @@ static status_t file_create(const char *path, const struct layout *layout)
     return close_checked(fd, path, status);
 }
 
+/* To nearest, ties to even; what is no number stays none. */
+static uint16_t bf16_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) {
+        return (uint16_t)(bits >> 16 | 0x40u);
+    }
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+static status_t write_rounded(int fd, const char *path, const struct layout *layout,
+                              const float *data)
+{
+    uint16_t rounded[ROUNDED_AT_ONCE];
+    size_t count = layout->bytes / sizeof *rounded, most = ROUNDED_AT_ONCE;
+    for (size_t at = 0; at < count; at += most) {
+        size_t some = count - at < most ? count - at : most;
+        for (size_t i = 0; i < some; i++) {
+            rounded[i] = bf16_of(data[at + i]);
+        }
+        TRY(write_all(fd, path, rounded, some * sizeof *rounded,
+                      layout->offset + at * sizeof *rounded));
+    }
+    return STATUS_OK;
+}
+
 static status_t file_fill(const char *path, const struct layout *layout, const float *data)
 {
     struct stat info;
@@ -143,6 +176,8 @@ static status_t file_fill(const char *path, const struct layout *layout, const f
     if (fstat(fd, &info) != 0 || (size_t)info.st_size != layout->file_size) {
         status = FAIL(STATUS_IO, "%s was not created for these tensors: %zu bytes were expected",
                       path, layout->file_size);
+    } else if (layout->dtype == TENSOR_BF16) {
+        status = write_rounded(fd, path, layout, data);
     } else {
         status = write_all(fd, path, data, layout->bytes, layout->offset);
     }

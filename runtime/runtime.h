@@ -199,8 +199,14 @@ MUST_USE status_t checkpoint_inspect(const char *path, FILE *out);
 MUST_USE status_t checkpoint_prove(const char *path, FILE *out);
 /* STATUS_MISMATCH where values, names or shapes differ; `out` says which. */
 MUST_USE status_t checkpoint_compare(const char *path, const char *other_path, FILE *out);
-/* Its weights as an official folder, which must not exist. */
-MUST_USE status_t checkpoint_export(const char *path, const char *out);
+/* Its weights as an official folder, which must not exist: config.json and one model.safetensors, or with
+ * shard_bytes > 0 files of at most so many bytes of values (or one tensor), with model.safetensors.index.json. */
+struct export_options {
+    bool bf16; /* rounded to nearest, ties to even; else float32, bit for bit */
+    int64_t shard_bytes;
+};
+MUST_USE status_t checkpoint_export(const char *path, const char *out,
+                                    const struct export_options *options);
 /* The weights of an official folder as a checkpoint of step 0 with moments of 0. */
 MUST_USE status_t checkpoint_import(const char *official, const char *out);
 

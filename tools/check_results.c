@@ -29,8 +29,9 @@ status_t check_results_create(struct group *group, struct trainer *trainer, int6
     if (!out->entries) {
         return FAIL(STATUS_NOMEM, "no memory for %d names", out->count);
     }
-    out->entries[0] = (struct tensor_entry){"logits", 3, {batch, T, model->config.vocab_size}};
-    out->entries[1] = (struct tensor_entry){"loss", 1, {1}};
+    out->entries[0] = (struct tensor_entry){
+        .name = "logits", .dims = 3, .shape = {batch, T, model->config.vocab_size}};
+    out->entries[1] = (struct tensor_entry){.name = "loss", .dims = 1, .shape = {1}};
     for (int p = 0, item = 2; p < model->params; p++) {
         const struct param *param = &model->param[p];
         if (param->trained) {

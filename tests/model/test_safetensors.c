@@ -240,7 +240,8 @@ static void test_sharded(void **state)
 
 static void test_writer(void **state)
 {
-    static const struct tensor_entry entries[] = {{"w", 2, {2, 3}}, {"v", 1, {2}}};
+    static const struct tensor_entry entries[] = {{"w", 2, {2, 3}, TENSOR_F32},
+                                                  {"v", 1, {2}, TENSOR_F32}};
     const float w[] = {1, 2, 3, 4, 5, 6}, v[] = {7, -8};
     struct tensor_file *file = NULL;
     struct tensor tensor;

@@ -104,6 +104,52 @@ cmp out heldout || fail "another held-out loss"
 run 0 "$MUDDPIPE" ckpt export same exported
 cmp exported/model.safetensors plain/model/model.safetensors || fail "other weights exported"
 run 0 "$MUDDPIPE" ckpt import exported imported
+run 0 "$MUDDPIPE" ckpt export same sharded --shard-size 100K
+run 0 "$MUDDPIPE" ckpt export same rounded --dtype bfloat16
+run 0 "$MUDDPIPE" ckpt import sharded resharded
+run 0 "$MUDDPIPE" ckpt diff imported resharded
+says "all values are the same bits"
+python3 - <<'END' || fail "sharded or rounded exports are not what they should be"
+import json, os, struct
+def read(path):
+    data = open(path, "rb").read()
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8:8 + size])
+    header.pop("__metadata__")
+    return {name: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
+            for name, t in header.items()}
+whole = read("exported/model.safetensors")
+index = json.load(open("sharded/model.safetensors.index.json"))
+files = {file: read("sharded/" + file) for file in set(index["weight_map"].values())}
+assert len(files) > 1 and set(index["weight_map"]) == set(whole)
+assert index["metadata"]["total_size"] == sum(len(t[2]) for t in whole.values())
+assert all(sum(len(t[2]) for t in file.values()) <= 100 << 10 for file in files.values())
+for name, file in index["weight_map"].items():
+    assert files[file][name] == whole[name]
+assert not os.path.exists("sharded/model.safetensors")
+def nearest(value):  # the bfloat16 nearest to a float, by comparing both neighbours
+    (bits,) = struct.unpack("<I", value)
+    low, high = bits & 0xffff0000, (bits & 0xffff0000) + 0x10000
+    real = lambda b: struct.unpack("<f", struct.pack("<I", b))[0]
+    down, up = abs(real(bits) - real(low)), abs(real(high) - real(bits))
+    return (low if down < up or (down == up and (low >> 16) % 2 == 0) else high) >> 16
+rounded = read("rounded/model.safetensors")
+assert set(rounded) == set(whole)
+for name, (dtype, shape, data) in whole.items():
+    assert rounded[name][:2] == ("BF16", shape)
+    values = [data[i:i + 4] for i in range(0, len(data), 4)]
+    assert rounded[name][2] == b"".join(struct.pack("<H", nearest(v)) for v in values), name
+END
+run 0 "$MUDDPIPE" eval model=rounded data.valid=valid.bin
+run 2 "$MUDDPIPE" ckpt export same elsewhere --dtype int8
+says "--dtype takes float32 or bfloat16, not 'int8'"
+run 2 "$MUDDPIPE" ckpt export same elsewhere --shard-size
+says "--shard-size takes a size such as 500M or 5G"
+run 2 "$MUDDPIPE" ckpt export same elsewhere --shard-size 5
+run 2 "$MUDDPIPE" ckpt diff same all --dtype bfloat16
+says "are options of export"
+run 1 "$MUDDPIPE" ckpt export same sharded
+says "cannot make the folder sharded"
 train 0 from-model 1 model=exported optimizer.steps=2
 train 0 from-import 2 model=imported optimizer.steps=2
 cmp from-{model,import}/model/model.safetensors || fail "imported weights train to others"
