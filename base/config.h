@@ -162,9 +162,10 @@ struct run_config {
         int64_t first_step, steps; /* recorded; steps 0 = none */
     } profile;
     struct {
-        double deadline_s;  /* on every wait */
-        double heartbeat_s; /* a silent rank counts as stopped after this */
-        double slow_s;      /* an operation that takes longer is told; 0 = never */
+        double deadline_s;   /* on every wait */
+        double heartbeat_s;  /* a silent rank counts as stopped after this */
+        double slow_s;       /* an operation that takes longer is told; 0 = never */
+        int64_t audit_every; /* steps between those with a microbatch computed twice; 0 = never */
     } health;
 };
 

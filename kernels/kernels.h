@@ -29,6 +29,7 @@
 
 #include "base/status.h"
 #include "base/trace.h"
+#include "kernels/audit.h"
 #include "kernels/each.h"
 
 enum dtype { DTYPE_F32, DTYPE_BF16 };
@@ -39,6 +40,7 @@ enum { WAYS_MAX = 4 };
 
 struct kernels;
 struct timeline; /* base/timeline.h */
+struct audit;    /* kernels/audit.h */
 
 /* What an op runs on. One per rank. */
 struct kernel_ctx {
@@ -50,6 +52,9 @@ struct kernel_ctx {
     /* For the ops of a table of kernels_time: where they record themselves, and whose they are. */
     struct timeline *timeline;
     const struct kernels *timed;
+    /* For the ops of a table of kernels_audit: what watches them, and whose they are. */
+    struct audit *audit;
+    const struct kernels *audited;
 };
 
 enum norm_kind { NORM_RMS, NORM_LAYER };

@@ -299,6 +299,11 @@ MUST_USE status_t part_gradient_squares(struct part *part, double *out);
 void part_adamw(struct part *part, const struct adamw_args *args);
 /* From now on the part's operations are spans of the timeline (base/timeline.h); NULL: no more. */
 void part_time(struct part *part, struct timeline *timeline);
+/* From now on the part's operations run twice (kernels/audit.h); NULL: once again. */
+void part_audit(struct part *part, struct audit *audit);
+/* The memory that belongs to one frame, and to one backward memory, and to nothing else. */
+struct audit_range part_frame_range(const struct part *part, int stage, int frame);
+struct audit_range part_backward_range(const struct part *part, int stage, int slot);
 
 /* Bytes this part holds: parameters, gradients, optimizer, frames, backward, workspace. */
 struct part_memory {

@@ -158,6 +158,7 @@ static status_t part_init(struct part *part, const struct part_options *options)
     *part = (struct part){
         .model = model,
         .kernels = options->kernels,
+        .plain = options->kernels,
         .device = options->device,
         .ctx = {.threads = options->threads, .stream = options->stream, .trace = options->trace},
         .training = options->training,
@@ -351,15 +352,40 @@ void part_set_key_gradient(struct part *part, int stage, int slot, int key, void
     part->stage[stage].backward[slot].key_gradient[key] = where;
 }
 
-void part_time(struct part *part, struct timeline *timeline)
+/* The part's own operations; those that record themselves around them; those that run twice around these. */
+static void choose_kernels(struct part *part)
 {
+    part->kernels = part->plain;
     if (part->ctx.timeline) {
-        part->kernels = part->ctx.timed;
-    }
-    part->ctx.timeline = timeline;
-    part->ctx.timed = part->kernels;
-    if (timeline) {
+        part->ctx.timed = part->kernels;
         kernels_time(part->kernels, &part->timed);
         part->kernels = &part->timed;
     }
+    if (part->ctx.audit) {
+        part->ctx.audited = part->kernels;
+        kernels_audit(part->kernels, &part->audited);
+        part->kernels = &part->audited;
+    }
+}
+
+void part_time(struct part *part, struct timeline *timeline)
+{
+    part->ctx.timeline = timeline;
+    choose_kernels(part);
+}
+
+void part_audit(struct part *part, struct audit *audit)
+{
+    part->ctx.audit = audit;
+    choose_kernels(part);
+}
+
+struct audit_range part_frame_range(const struct part *part, int stage, int frame)
+{
+    return part->stage[stage].frame[frame].own;
+}
+
+struct audit_range part_backward_range(const struct part *part, int stage, int slot)
+{
+    return part->stage[stage].backward[slot].own;
 }

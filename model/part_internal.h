@@ -11,6 +11,7 @@ struct frame {
     const int32_t *inputs, *targets, *first, *position;
     float loss_scale;
     double *loss;
+    struct audit_range own; /* its memory */
 };
 
 /* A microbatch from its B to its W. */
@@ -19,6 +20,7 @@ struct backward_memory {
     struct stash *recomputed; /* [units] what B forms again in memory of its own; NULLs elsewhere */
     struct stash *view;       /* [units] as B, GRAD and W see it, from B on */
     void **key_gradient;      /* [keys of the graph] */
+    struct audit_range own;   /* its memory, without what units take turns in */
 };
 
 struct stage_memory {
@@ -30,8 +32,10 @@ struct stage_memory {
 
 struct part {
     const struct model *model;
-    const struct kernels *kernels; /* or `timed`, of which ctx knows these */
-    struct kernels timed;
+    const struct kernels
+        *kernels; /* that operations run: `plain`, or a table of the two around it */
+    const struct kernels *plain;
+    struct kernels timed, audited;
     struct kernel_ctx ctx;
     struct device *device; /* NULL = the host */
     struct stage_memory *stage;

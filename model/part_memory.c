@@ -89,14 +89,23 @@ static size_t shared_bytes(const struct part *part)
     return most;
 }
 
+/* What has been taken of an arena since it had `begin` bytes used. */
+static struct audit_range range_since(const struct arena *arena, size_t begin)
+{
+    const unsigned char *base = arena->base;
+    return (struct audit_range){base ? base + begin : NULL, arena->used - begin};
+}
+
 static void lay_frames(struct part *part, struct stage_memory *stage, const struct homes *homes)
 {
     for (int f = 0; f < stage->frames; f++) {
+        size_t begin = homes->frame->used;
         for (int u = 0; u < stage->units; u++) {
             homes->shared->used = 0;
             stash_layout(part->model, stage->unit[u], part->training, homes,
                          &stage->frame[f].stash[u]);
         }
+        stage->frame[f].own = range_since(homes->frame, begin);
     }
 }
 
@@ -104,12 +113,14 @@ static void lay_backwards(struct part *part, struct stage_memory *stage, struct 
                           struct arena *shared)
 {
     for (int b = 0; b < stage->backwards; b++) {
+        size_t begin = backward->used;
         for (int u = 0; u < stage->units; u++) {
             struct backward_memory *memory = &stage->backward[b];
             shared->used = 0;
             unit_layout_backward(part->model, stage->unit[u], backward, shared,
                                  &memory->recomputed[u], &memory->unit[u]);
         }
+        stage->backward[b].own = range_since(backward, begin);
     }
 }
 

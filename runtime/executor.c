@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/timeline.h"
-#include "runtime/worker.h"
+#include "runtime/step_audit.h"
 
 struct walk {
     struct worker *worker;
@@ -98,13 +98,18 @@ static status_t walk_wait(struct walk *walk, const struct op *op)
     return STATUS_OK;
 }
 
+const void *worker_put_source(const struct worker *worker, const struct op *op)
+{
+    return op->source >= 0
+               ? sum_of(worker, op, op->key, op->source)
+               : part_key(worker->part, worker->tables.local[op->stage], op->frame, op->key);
+}
+
 static status_t walk_put(struct walk *walk, const struct op *op)
 {
     struct worker *worker = walk->worker;
-    const void *source = op->source >= 0 ? sum_of(worker, op, op->key, op->source)
-                                         : part_key(worker->part, worker->tables.local[op->stage],
-                                                    op->frame, op->key);
-    return wire_put(worker->wire, op->shipment, op->slot, message_of(worker, op), source);
+    return wire_put(worker->wire, op->shipment, op->slot, message_of(worker, op),
+                    worker_put_source(worker, op));
 }
 
 static status_t walk_sent(struct walk *walk, const struct op *op)
@@ -358,8 +363,14 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
         count = groups(worker, op) ? op->together : 1;
         atomic_store_explicit(&worker->now, op, memory_order_release);
         record_begin(worker, op, count);
-        status = walk_op(&walk, op, count);
+        status = step_audit_before(worker, op, count);
+        if (status == STATUS_OK) {
+            status = walk_op(&walk, op, count);
+        }
         timeline_end(worker->timeline);
+        if (status == STATUS_OK) {
+            status = step_audit_after(worker, op, count);
+        }
     }
     TRY(status);
     atomic_store_explicit(&worker->now, NULL, memory_order_release);

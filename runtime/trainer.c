@@ -2,6 +2,7 @@
 #include "runtime/trainer.h"
 #include "runtime/resume.h"
 #include "runtime/save.h"
+#include "runtime/step_audit.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -203,6 +204,7 @@ static status_t fill_workers(struct trainer *trainer, const char *weights)
         return STATUS_OK;
     }
     TRY(norm_exchange_create(trainer));
+    TRY(step_audit_create(trainer));
     return trainer->place.device ? rehearse_update(trainer) : STATUS_OK;
 }
 
@@ -217,6 +219,7 @@ static status_t make_place_and_model(struct trainer *trainer, const struct train
 static status_t make_all(struct trainer *trainer, const struct trainer_options *options)
 {
     bool first = group_rank(trainer->group) == 0;
+    TRY(group_agree(trainer->group, first ? step_audit_allowed(&trainer->config) : STATUS_OK));
     TRY(group_agree(trainer->group, first ? algorithms_check(&trainer->config) : STATUS_OK));
     TRY(group_agree(trainer->group, make_place_and_model(trainer, options)));
     TRY(choose_transport(trainer));
@@ -408,11 +411,10 @@ status_t trainer_cost_of(struct trainer *trainer, int64_t step)
     return STATUS_OK;
 }
 
-/* Streams that wait for us must not hold up the end. What all ranks saw leaves the streams in order. */
+/* Ranks and streams that wait for us must not hold up the end. What all ranks saw leaves them in order. */
 static status_t step_end(struct trainer *trainer, status_t status)
 {
-    if (trainer->place.device && status != STATUS_OK && status != STATUS_PEER &&
-        status != STATUS_NUMERIC) {
+    if (status != STATUS_OK && status != STATUS_PEER && status != STATUS_NUMERIC) {
         group_give_up(trainer->group, "this rank failed in a step");
     }
     return status;
@@ -436,9 +438,11 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
     trainer->costs.begun = trace_now();
     trace_reset(&trainer->trace);
     part_zero_gradients(trainer->workers.train->part);
+    step_audit_begin(trainer, atomic_load(&trainer->step));
     TRY(step_end(trainer, trainer_walk(trainer, trainer->workers.train, batch,
                                        (float)(1.0 / tokens), &hooks)));
     close_step(trainer);
+    TRY(step_audit_end(trainer, atomic_load(&trainer->step)));
     TRY(profile_after(trainer, atomic_load(&trainer->step)));
     *out = trainer->known;
     return STATUS_OK;

@@ -1,5 +1,5 @@
 /* worker.c - a worker's memory, allocated once from its plan, and its wire. */
-#include "runtime/worker.h"
+#include "runtime/step_audit.h"
 
 #include <stdlib.h>
 
@@ -331,6 +331,7 @@ void worker_destroy(struct worker *worker)
     if (!worker->lender) {
         wire_destroy(worker->wire);
     }
+    step_audit_destroy(worker);
     in_flight_destroy(worker);
     if (!worker->lender) {
         part_destroy(worker->part);

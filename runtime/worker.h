@@ -84,6 +84,8 @@ struct worker_tokens {
     int32_t *positions; /* on the host, of the walk now enqueued */
 };
 
+struct step_audit;
+
 struct worker {
     const struct model *model;
     struct worker *lender;       /* whose part, wire, arrivals and batch these are; NULL = own */
@@ -111,6 +113,7 @@ struct worker {
     struct device *device; /* NULL = the host */
     void *stream;
     struct in_flight in_flight; /* on a device */
+    struct step_audit *audit;   /* step_audit.h; NULL = never */
     int *puts; /* [shipments to this rank * microbatches] scratch: an order of puts */
 };
 
@@ -167,6 +170,8 @@ MUST_USE status_t worker_rehearse(struct worker *worker);
 /* Fetches the losses of the last walk into worker->head.loss. */
 MUST_USE status_t worker_read_loss(struct worker *worker);
 bool worker_hosts(const struct worker *worker, int unit);
+/* What a PUT sends. */
+const void *worker_put_source(const struct worker *worker, const struct op *op);
 /* Tells part and wire which plan is walked next. */
 MUST_USE status_t worker_prepare(struct worker *worker);
 /* Makes the plan of walks with fewer microbatches, before the first step: then worker_set_microbatches has

@@ -117,3 +117,19 @@ for rank in 0 1; do
     (($(grep -c "computing on a GPU of threads" alone/rank-$rank.log) == 1)) || fail "not in rank $rank's log"
 done
 grep -q "ranks share 1 GPU" alone/rank-0.log || fail "not in the log"
+
+# One microbatch computed twice: nothing is found on sound GPUs, over any transport, and the weights stay the same.
+for transport in ipc ucx mpi; do
+    run_pretend 0 2 "$transport" train run.yaml logging.run="audit-$transport" optimizer.steps=4 health.audit_every=2
+    says "step 2: microbatch 1 computed twice with the same bits" "step 4: microbatch 2 computed twice"
+done
+run_pretend 0 3 ipc train run.yaml logging.run=unaudited optimizer.steps=4 parallel.schedule=zb-h1 parallel.recompute=full
+run_pretend 0 3 ipc train run.yaml logging.run=audited optimizer.steps=4 parallel.schedule=zb-h1 parallel.recompute=full \
+    health.audit_every=1 profile.steps=1
+says "step 4: microbatch 0 computed twice"
+for run in audit-ipc audit-ucx audit-mpi audited; do
+    cmp "$run/model/model.safetensors" unaudited/model/model.safetensors || fail "$run: other weights"
+done
+run_pretend 0 2 ipc train run.yaml logging.run=audit-bf16 optimizer.steps=2 health.audit_every=1 precision=bf16 \
+    deterministic=true
+says "step 2: microbatch 2 computed twice"
