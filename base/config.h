@@ -165,6 +165,7 @@ struct run_config {
         double deadline_s;   /* on every wait */
         double heartbeat_s;  /* a silent rank counts as stopped after this */
         double slow_s;       /* an operation that takes longer is told; 0 = never */
+        double straggler;    /* share by which a rank that has become slower is told; 0 = never */
         int64_t audit_every; /* steps between those with a microbatch computed twice; 0 = never */
     } health;
 };

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "runtime/save.h"
+#include "runtime/straggler.h"
 #include "runtime/trainer.h"
 
 enum { REPORT = sizeof(struct report) / sizeof(double) };
@@ -98,6 +99,8 @@ status_t norm_exchange_create(struct trainer *trainer)
         return FAIL(STATUS_NOMEM, "no memory for an exchange of %zu values", exchange->all_count);
     }
     TRY(create_memory(trainer));
+    TRY(straggler_create(group_size(trainer->group), trainer->config.health.straggler,
+                         &exchange->straggler));
     return trainer->place.device ? norm_thread_create(trainer) : STATUS_OK;
 }
 
@@ -105,6 +108,7 @@ void norm_exchange_destroy(struct trainer *trainer)
 {
     struct norm_exchange *exchange = &trainer->exchange;
     norm_thread_destroy(trainer);
+    straggler_destroy(exchange->straggler);
     if (exchange->memory.base) {
         arena_destroy(&exchange->memory);
     }
@@ -164,6 +168,14 @@ static void add_report(const struct trainer *trainer, const struct report *repor
     card_add(report, cost);
     out->result.stop |= report->stop > 0;
     out->result.save_due |= report->due > 0;
+}
+
+/* Seconds of the step in which the rank waited for nobody. */
+static double worked(const struct report *report)
+{
+    return report->seconds - (report->ns[TRACE_WAIT] + report->ns[TRACE_EXPOSED_PLAIN] +
+                              report->ns[TRACE_EXPOSED_DENSE]) *
+                                 1e-9;
 }
 
 /* Saves follow each other: when the rank that is furthest behind has come to a step, all have. */
@@ -265,6 +277,7 @@ static void add_shares(const struct trainer *trainer, const struct norm_request 
         struct report report;
         memcpy(&report, all, sizeof report);
         add_report(trainer, &report, out);
+        straggler_add(trainer->exchange.straggler, rank, worked(&report));
         add_saved(&report, rank == 0, &out->result);
         if (report.failed != 0 && sums->failed_rank < 0) {
             sums->failed_rank = rank;
@@ -359,6 +372,10 @@ void norm_exchange_resolve(struct trainer *trainer, double *own, const struct no
         return;
     }
     add_shares(trainer, request, &sums, out);
+    if (out->has_cost && !request->flush) {
+        straggler_step(exchange->straggler, cost_step, out->cost.seconds, out->slow,
+                       sizeof out->slow);
+    }
     out->status = judge(trainer, request, &sums, out);
     out->scale = factor_of(request, out);
     exchange->skipped = out->result.skipped ? exchange->skipped + 1 : 0;
@@ -389,6 +406,9 @@ static status_t deliver(struct trainer *trainer, const struct norm_outcome *outc
         trainer->known = outcome->result;
         saver_note(trainer, &outcome->result);
         tell_skipped(trainer, &outcome->result);
+    }
+    if (outcome->slow[0] && group_rank(trainer->group) == 0) {
+        log_warn("%s", outcome->slow);
     }
     if (outcome->has_cost) {
         note_usual(trainer, outcome->cost.seconds);

@@ -48,6 +48,7 @@ struct norm_outcome {
     struct step_result result;
     struct step_cost cost;
     bool has_cost;
+    char slow[240]; /* about a rank that has become slower; "" = nothing */
     double scale;   /* clipping factor; negative: the step is refused */
     double seconds; /* of the step, on a device */
 };
@@ -67,6 +68,7 @@ struct norm_exchange {
     int skipped;                                  /* steps in a row */
     int64_t collected;                            /* steps whose outcome was taken */
     struct norm_thread *thread;                   /* on a device */
+    struct straggler *straggler;                  /* NULL = not asked for */
 };
 
 MUST_USE status_t norm_exchange_create(struct trainer *trainer);
