@@ -140,6 +140,9 @@ struct wire_count {          /* since creation, one channel, this rank's end */
 const char *transport_at(int i);
 /* What a user may ask for: "auto|ipc|..", also what this build lacks. Static. */
 const char *transport_names(void);
+/* The library that carries it, with the version found here: "UCX 1.13.1"; "" if there is none.
+ * Loads it. */
+void transport_version(const char *name, char *out, size_t size);
 /* Is it for ranks of one process? For tensors on GPUs alone? false of unknown ones. */
 bool transport_is_threads(const char *name);
 bool transport_needs_gpus(const char *name);
@@ -222,7 +225,7 @@ MUST_USE status_t transport_choose(struct group *group, struct device *device, v
 
 /* ---- meter: how fast a transport is ---- */
 
-/* Neighbours in pairs, (first, first + 1), (first + 2, first + 3), ..., send each other messages of a
+/* Neighbours in pairs, places (first, first + 1), (first + 2, first + 3), ... of an order, send each other messages of a
  * few sizes over a wire of the meter's own. Ranks without a partner only take part in the agreements.
  * For `muddpipe bench comm` and for choosing a transport. */
 struct meter;
@@ -232,7 +235,9 @@ struct meter_options {
     void *stream;          /* that the verbs belong to */
     const size_t *bytes;   /* [sizes] of a message */
     int sizes, slots;      /* slots: messages under way at most */
-    int first;             /* lowest rank that has a partner */
+    int first;             /* place of the first rank that has a partner */
+    /* [size] ranks in the order in which neighbours are paired, the same on all; NULL: by their numbers */
+    const int *order;
 };
 
 enum meter_way {

@@ -19,6 +19,8 @@ struct meter {
     size_t largest;
     struct wire *wire;
     int partner;          /* -1 = none */
+    int pair;             /* this rank's, from 0 */
+    bool low;             /* the first of its pair */
     void *source, **slot; /* of memory */
     void *memory;
     int64_t *message;          /* [2 * sizes] of my pair's channels: the next number */
@@ -28,11 +30,27 @@ struct meter {
 
 /* ---- creation ---- */
 
-static int partner_of(const struct group *group, int first)
+/* The rank at a place of the order. */
+static int rank_at(const struct meter_options *options, int place)
 {
-    int offset = group->rank - first;
-    int partner = offset % 2 == 0 ? group->rank + 1 : group->rank - 1;
-    return offset >= 0 && partner < group->size ? partner : -1;
+    return options->order ? options->order[place] : place;
+}
+
+/* Place of this rank in the order. */
+static int own_place(const struct group *group, const struct meter_options *options)
+{
+    int place = 0;
+    while (rank_at(options, place) != group->rank) {
+        place++;
+    }
+    return place;
+}
+
+static int partner_of(const struct group *group, const struct meter_options *options)
+{
+    int own = own_place(group, options), offset = own - options->first;
+    int partner = offset % 2 == 0 ? own + 1 : own - 1;
+    return offset >= 0 && partner < group->size ? rank_at(options, partner) : -1;
 }
 
 static int pairs_of(const struct meter *meter)
@@ -83,8 +101,8 @@ static status_t create_wire(struct meter *meter, const char *transport)
     }
     for (int c = 0; c < 2 * sizes * pairs; c++) {
         int low = meter->options.first + 2 * (c / (2 * sizes));
-        int to = low + 1 - c % 2;
-        channel[c] = (struct wire_channel){.from = low + c % 2,
+        int to = rank_at(&meter->options, low + 1 - c % 2);
+        channel[c] = (struct wire_channel){.from = rank_at(&meter->options, low + c % 2),
                                            .to = to,
                                            .bytes = meter->bytes[c / 2 % sizes],
                                            .slots = meter->options.slots,
@@ -113,7 +131,9 @@ status_t meter_create(struct group *group, const char *transport,
             bytes[i] = options->bytes[i];
             meter->largest = bytes[i] > meter->largest ? bytes[i] : meter->largest;
         }
-        meter->partner = partner_of(group, options->first);
+        meter->pair = (own_place(group, options) - options->first) / 2;
+        meter->low = (own_place(group, options) - options->first) % 2 == 0;
+        meter->partner = partner_of(group, options);
         status = create_memory(meter);
     }
     status = group_agree(group, status);
@@ -221,10 +241,8 @@ struct direction {
 
 static struct direction direction_of(struct meter *meter, int size, bool up, int count)
 {
-    int low = meter->group->rank < meter->partner ? meter->group->rank : meter->partner;
-    int pair = (low - meter->options.first) / 2;
     int mine = 2 * size + (up ? 0 : 1);
-    struct direction direction = {meter, 2 * meter->options.sizes * pair + mine,
+    struct direction direction = {meter, 2 * meter->options.sizes * meter->pair + mine,
                                   meter->message[mine]};
     meter->message[mine] += count;
     return direction;
@@ -304,7 +322,7 @@ static status_t run_round(const struct direction *in, const struct direction *ou
 status_t meter_run(struct meter *meter, enum meter_way way, int size, int count,
                    const struct meter_pace *pace)
 {
-    bool low = meter->group->rank < meter->partner;
+    bool low = meter->low;
     int slots = meter->options.slots;
     struct direction out = direction_of(meter, size, low, low || way != METER_FORTH ? count : 0);
     struct direction in = direction_of(meter, size, !low, !low || way != METER_FORTH ? count : 0);

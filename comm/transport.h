@@ -87,6 +87,8 @@ void wakeup_signal(struct wakeup *wakeup); /* mutex held */
 struct wire_class {
     const char *name;
     const char *absent; /* why this build has it not; NULL: it has */
+    /* "UCX 1.13.1": the library in use, not that of the build; NULL: it has none of its own. */
+    void (*version)(char *out, size_t size);
     bool gpus_only;
     /* `auto` on the host takes the first of these. */
     bool hosts;

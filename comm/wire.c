@@ -61,6 +61,15 @@ bool transport_is_threads(const char *name)
     return class != NULL && class->threads;
 }
 
+void transport_version(const char *name, char *out, size_t size)
+{
+    const struct wire_class *class = wire_class_find(name);
+    out[0] = '\0';
+    if (class && !class->absent && class->version) {
+        class->version(out, size);
+    }
+}
+
 bool transport_needs_gpus(const char *name)
 {
     const struct wire_class *class = wire_class_find(name);

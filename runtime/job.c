@@ -179,6 +179,23 @@ static status_t print_config(const struct run_config *config, char **out)
     return STATUS_OK;
 }
 
+/* Ranks of several builds may compute other bits, or not understand each other. */
+static status_t tell_builds(struct group *group)
+{
+    uint64_t own = program_id(), all[group_size(group)];
+    TRY(group_allgather(group, &own, sizeof own, all));
+    for (int rank = 1; rank < group_size(group) && group_rank(group) == 0; rank++) {
+        if (all[rank] != all[0]) {
+            log_warn(
+                "rank %d runs another build of this program than rank 0: give all hosts the same "
+                "file (`muddpipe preflight` names every host that differs)",
+                rank);
+            break;
+        }
+    }
+    return STATUS_OK;
+}
+
 static status_t same_config(const struct job *job, struct group *group)
 {
     char *own = NULL;
@@ -204,6 +221,7 @@ static status_t run_body(struct group *group, void *argument)
     struct body *body = argument;
     TRY(group_agree(group, check_ranks(body->job, group)));
     TRY(same_config(body->job, group));
+    TRY(tell_builds(group));
     return body->fn(body->job, group, body->arg);
 }
 

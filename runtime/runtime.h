@@ -190,10 +190,14 @@ int64_t trainer_memory_predicted(const struct trainer_memory *memory);
 /* [ranks] bytes that the operations of each want beside what the plan says, if all compute as this one. */
 MUST_USE status_t trainer_workspaces(const struct trainer *trainer, int64_t *out);
 
+/* ---- builds ---- */
+
+/* A hash of the program that runs, which tells builds apart; 0 = not known. */
+uint64_t program_id(void);
+
 /* ---- checkpoints, for muddpipe ckpt (docs/checkpoints.md) ----
  *
  * `path`: a checkpoint's folder, or a run's, of which the newest is taken. On one process. */
-
 MUST_USE status_t checkpoint_inspect(const char *path, FILE *out);
 /* Reads every byte and compares every hash. */
 MUST_USE status_t checkpoint_prove(const char *path, FILE *out);

@@ -25,6 +25,7 @@ static const struct command {
     {"data", data_main, "make token files and look into them"},
     {"ckpt", ckpt_main, "look at checkpoints, compare them, bring them in and out"},
     {"bench", bench_main, "speeds of this machine: messages between ranks"},
+    {"preflight", preflight_main, "is every host of a job fit for it?"},
 };
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -34,7 +35,7 @@ static int help_print(void)
         "muddpipe - pipeline-parallel training of MUDDFormer\n\n"
         "usage: muddpipe COMMAND [arguments]       (several ranks: mpirun -n N muddpipe ...)\n\n");
     for (int i = 0; i < COMMANDS; i++) {
-        printf("  %-8s %s\n", commands[i].name, commands[i].help);
+        printf("  %-9s %s\n", commands[i].name, commands[i].help);
     }
     printf("\n  muddpipe COMMAND --help          its arguments\n"
            "  muddpipe --help-config           every configuration key ('markdown' as a table)\n"

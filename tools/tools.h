@@ -12,6 +12,7 @@ int check_main(int argc, char **argv);
 int data_main(int argc, char **argv);
 int ckpt_main(int argc, char **argv);
 int bench_main(int argc, char **argv);
+int preflight_main(int argc, char **argv);
 
 enum { EXIT_USAGE = 2 };
 

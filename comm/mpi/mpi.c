@@ -366,8 +366,18 @@ static void mpi_wire_destroy(struct wire *wire)
     mpi_wire_free(self);
 }
 
+/* The first words of what the library says of itself: "Open MPI v4.1.4". */
+static void mpi_version(char *out, size_t size)
+{
+    char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+    int length = 0;
+    MPI_Get_library_version(text, &length);
+    snprintf(out, size, "%.*s", (int)strcspn(text, ",\n"), text);
+}
+
 const struct wire_class mpi_wire_class = {
     .name = "mpi",
+    .version = mpi_version,
     .hosts = true,
     .handicap = 1.0,
     .streams = true,

@@ -524,8 +524,16 @@ static void ucx_destroy(struct wire *wire)
     ucx_free(wire->state);
 }
 
+static void ucx_version(char *out, size_t size)
+{
+    unsigned major, minor, patch;
+    ucp_get_version(&major, &minor, &patch);
+    snprintf(out, size, "UCX %u.%u.%u", major, minor, patch);
+}
+
 const struct wire_class ucx_wire_class = {
     .name = "ucx",
+    .version = ucx_version,
     .hosts = true,
     .handicap = 1.0,
     .streams = true,

@@ -118,6 +118,11 @@ for rank in 0 1; do
 done
 grep -q "ranks share 1 GPU" alone/rank-0.log || fail "not in the log"
 
+# Preflight measures on the GPUs, and names them.
+# (GPUs of threads on shared cores may well differ by a tenth, which is wrong of real ones.)
+mpirun -n 2 "$PRETEND" preflight device=cuda parallel.transport=ipc >out 2>&1 </dev/null || (($? == 1)) || fail "preflight"
+says "a GPU of threads" "pairs within a host: 1, each way" "preflight: 2 ranks over ipc, "
+
 # One microbatch computed twice: nothing is found on sound GPUs, over any transport, and the weights stay the same.
 for transport in ipc ucx mpi; do
     run_pretend 0 2 "$transport" train run.yaml logging.run="audit-$transport" optimizer.steps=4 health.audit_every=2
