@@ -172,7 +172,11 @@ status_t saver_create(struct trainer *trainer, const struct saver_options *optio
     saver->trainer = trainer;
     trainer->saver = saver;
     pthread_mutex_init(&saver->mutex, NULL);
-    pthread_cond_init(&saver->changed, NULL);
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC); /* that of the day may jump */
+    pthread_cond_init(&saver->changed, &clock);
+    pthread_condattr_destroy(&clock);
     pthread_mutex_init(&saver->fetching, NULL);
     TRY(saver_init(saver, options));
     saver->started = pthread_create(&saver->thread, NULL, saver_run, saver) == 0;
@@ -406,7 +410,7 @@ static status_t saver_wait(struct saver *saver)
     pthread_mutex_lock(&saver->mutex);
     while ((saver->writing || saver->committing) && status == STATUS_OK) {
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec++;
         pthread_cond_timedwait(&saver->changed, &saver->mutex, &until);
         status = group_check(group);

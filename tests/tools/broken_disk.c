@@ -1,11 +1,12 @@
 /* broken_disk.c - a disk that fails, for a program that loads this before the C library.
  *
- * BROKEN_DISK=CALL:WORD[:ERRNO] makes CALL (pwrite, fsync, rename, mkdir) fail on paths that contain WORD, with
- * ENOSPC (28) unless said. BROKEN_DISK_SLOW=WORD:MS makes every pwrite to such a path take so long.
+ * BROKEN_DISK=CALL:WORD[:ERRNO] makes CALL (pwrite, fsync, rename, mkdir, unlink) fail on paths that contain WORD, with
+ * ENOSPC (28) unless said. ERRNO "kill" or "stop" ends or stops the process there. BROKEN_DISK_SLOW=WORD:MS makes every pwrite to such a path take so long.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,13 +19,16 @@
 static bool breaks(const char *call, const char *path)
 {
     const char *order = getenv("BROKEN_DISK");
-    char word[128] = "", what[32] = "";
-    int error = ENOSPC;
-    if (order == NULL || sscanf(order, "%31[^:]:%127[^:]:%d", what, word, &error) < 2 ||
+    char word[128] = "", what[32] = "", how[16] = "28";
+    if (order == NULL || sscanf(order, "%31[^:]:%127[^:]:%15s", what, word, how) < 2 ||
         strcmp(what, call) != 0 || strstr(path, word) == NULL) {
         return false;
     }
-    errno = error;
+    if (strcmp(how, "kill") == 0 || strcmp(how, "stop") == 0) {
+        raise(how[0] == 'k' ? SIGKILL : SIGSTOP);
+        return false;
+    }
+    errno = atoi(how);
     return true;
 }
 
@@ -92,4 +96,13 @@ int mkdir(const char *path, mode_t mode)
         *(void **)&real = dlsym(RTLD_NEXT, "mkdir");
     }
     return breaks("mkdir", path) ? -1 : real(path, mode);
+}
+
+int unlink(const char *path)
+{
+    static int (*real)(const char *);
+    if (real == NULL) {
+        *(void **)&real = dlsym(RTLD_NEXT, "unlink");
+    }
+    return breaks("unlink", path) ? -1 : real(path);
 }
