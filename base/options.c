@@ -135,12 +135,45 @@ static bool parse_real(const char *text, const struct option *option, double *ou
     if (strchr("0123456789+-.", text[0]) == NULL) {
         return false;
     }
+    errno = 0;
     double value = strtod(text, &end);
-    if (end == text || *end != '\0' || !isfinite(value)) {
+    bool vanished = errno == ERANGE && value == 0; /* 1e-400 is not 0 */
+    if (end == text || *end != '\0' || !isfinite(value) || vanished) {
         return false;
     }
     *out = value;
     return real_fits(option, value);
+}
+
+/* Does the sequence that begins here end after *length bytes, all as UTF-8 has them? */
+static bool utf8_step(const unsigned char *at, size_t *length)
+{
+    unsigned first = at[0];
+    *length = first < 0x80   ? 1
+              : first < 0xc2 ? 0
+              : first < 0xe0 ? 2
+              : first < 0xf0 ? 3
+              : first < 0xf5 ? 4
+                             : 0;
+    for (size_t i = 1; i < *length; i++) {
+        if ((at[i] & 0xc0) != 0x80) {
+            return false;
+        }
+    }
+    return *length > 0 && !(first == 0xe0 && at[1] < 0xa0) && !(first == 0xed && at[1] > 0x9f) &&
+           !(first == 0xf0 && at[1] < 0x90) && !(first == 0xf4 && at[1] > 0x8f);
+}
+
+/* What config.yaml could not hold would be read by nobody again. */
+static bool is_utf8(const char *text)
+{
+    const unsigned char *at = (const unsigned char *)text;
+    for (size_t length; *at; at += length) {
+        if (!utf8_step(at, &length)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool parse_choice(const char *text, const char *choices, int *out)
@@ -231,7 +264,7 @@ static bool option_parse(const struct option *option, const char *text, void *ba
         return true;
     case OPTION_STRING:
     case OPTION_NAME:
-        if (strlen(text) >= CONFIG_STRING || !is_name_of(option, text)) {
+        if (strlen(text) >= CONFIG_STRING || !is_utf8(text) || !is_name_of(option, text)) {
             return false;
         }
         memset(field, 0, CONFIG_STRING);
@@ -282,7 +315,7 @@ static const char *option_expectation(const struct option *option, const char *t
         snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
         break;
     case OPTION_STRING:
-        snprintf(buffer, size, "at most %d bytes of text", CONFIG_STRING - 1);
+        snprintf(buffer, size, "at most %d bytes of UTF-8 text", CONFIG_STRING - 1);
         break;
     case OPTION_CHOICE:
         snprintf(buffer, size, "one of %s", option->choices);

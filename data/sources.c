@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "data/mixture.h"
 
@@ -211,6 +212,13 @@ status_t sources_parse(const char *key, const char *list, struct sources *out)
     }
     status_t status = parse(key, copy, &sources);
     free(copy);
+    if (status == STATUS_OK && strchr(list, ',') != NULL && access(list, F_OK) == 0) {
+        status = FAIL(
+            STATUS_INVALID,
+            "%s: `%s` is the name of a file, and a list of several for its comma: write the name "
+            "into a file, a name a line, and give that as %s=@FILE",
+            key, list, key);
+    }
     if (status != STATUS_OK) {
         sources_free(&sources);
         return status;

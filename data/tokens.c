@@ -222,8 +222,27 @@ static status_t check_text(const struct tokens *tokens)
     return STATUS_OK;
 }
 
+/* An llm.c header whose numbers have their bytes the other way round? */
+static bool is_big_endian(const struct tokens *tokens)
+{
+    int32_t word[2];
+    if (tokens->file.size < sizeof word) {
+        return false;
+    }
+    memcpy(word, tokens->file.at, sizeof word);
+    int32_t magic = (int32_t)__builtin_bswap32((uint32_t)word[0]);
+    return magic == 20240520 || magic == 20240801;
+}
+
 static status_t load_bytes(struct tokens *tokens)
 {
+    if (is_big_endian(tokens)) {
+        return FAIL(
+            STATUS_INVALID,
+            "%s: an llm.c token file with big-endian numbers: they must be little-endian (write it "
+            "on, or for, such a machine)",
+            tokens->path);
+    }
     if (has_suffix(tokens->path, ".bin")) {
         return FAIL(STATUS_INVALID,
                     "%s: the name is a token file's, but it does not begin like an llm.c .bin and "

@@ -158,11 +158,15 @@ static status_t check_ranks(const struct job *job, const struct group *group)
         print_launch(job, pp, text);
         fclose(text);
     }
+    bool threads =
+        transport_is_threads(job->config.parallel.transport); /* under a launcher, so not heeded */
     return FAIL(
         STATUS_INVALID,
         "parallel.pp is %lld but %d rank%s started: run `%s` (or all ranks as threads of one "
-        "process: parallel.transport=threads)",
-        (long long)pp, size, size == 1 ? " was" : "s were", line);
+        "process%s)",
+        (long long)pp, size, size == 1 ? " was" : "s were", line,
+        threads ? ": without mpirun or srun, as parallel.transport=threads wants it"
+                : ": parallel.transport=threads");
 }
 
 /* ---- the same configuration everywhere ---- */

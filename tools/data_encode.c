@@ -103,7 +103,8 @@ static status_t encode_run(const struct data_arguments *arguments, struct text *
     size_t held = (size_t)floor((double)text->size * arguments->fraction);
     size_t cut = text->size - held;
     if (cut == 0 || (arguments->valid != NULL && held == 0)) {
-        return FAIL(STATUS_INVALID, "%zu bytes of text are too few", text->size);
+        return FAIL(STATUS_INVALID, "%s%s: %zu bytes of text are too few", arguments->file[0],
+                    arguments->files > 2 ? " and the files behind it" : "", text->size);
     }
     struct token_file *part[2];
     TRY(token_files_create(out, arguments->valid, false, arguments->force, part));

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/config.h"
 #include "base/device.h"
@@ -72,8 +73,25 @@ static int leave(const char *name, int code)
     return EXIT_FAILURE;
 }
 
+/* Libraries generate code that takes a megabyte of it; where it ends the process would be gone without a word. */
+static bool stack_is_small(void)
+{
+    struct rlimit stack;
+    const rlim_t least = (rlim_t)2 << 20;
+    if (getrlimit(RLIMIT_STACK, &stack) != 0 || stack.rlim_cur >= least) {
+        return false;
+    }
+    fprintf(stderr,
+            "muddpipe: the stack may have %llu KiB only, and %llu are needed: ulimit -s 8192\n",
+            (unsigned long long)stack.rlim_cur >> 10, (unsigned long long)least >> 10);
+    return true;
+}
+
 int main(int argc, char **argv)
 {
+    if (stack_is_small()) {
+        return EXIT_FAILURE;
+    }
     signal(SIGXFSZ, SIG_IGN); /* a file at its limit is an error of the write, as a full disk is */
     kernels_guard(argv);
     device_prepare();

@@ -65,10 +65,21 @@ def encoder_load(path):
 # ---- documents ----
 
 
-def opened(path):
+def opened(path):  # utf-8-sig: without a byte order mark, if there is one
     if path.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8")
-    return open(path, encoding="utf-8")
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return open(path, encoding="utf-8-sig")
+
+
+def checked(text, where):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Refusal(
+            f"{where}: no text: {text[error.start]!r} at character {error.start} is half of a "
+            "surrogate pair, which stands for nothing"
+        ) from error
+    return text
 
 
 def documents_read(path, key):
@@ -80,7 +91,13 @@ def documents_read(path, key):
 
 def documents(path, key):
     with opened(path) as file:
-        if not path.removesuffix(".gz").endswith(".jsonl"):
+        name = path.removesuffix(".gz")
+        if name.endswith(".json"):
+            raise Refusal(
+                f"{path}: JSON would be tokenized with its brackets: make it lines, an object with a "
+                "text each, under a name that ends in .jsonl"
+            )
+        if not name.endswith(".jsonl"):
             yield file.read()
             return
         for number, line in enumerate(file, 1):
@@ -94,7 +111,7 @@ def documents(path, key):
                 ) from error
             if not isinstance(text, str):
                 raise Refusal(f"{path}:{number}: {key!r} is not a text")
-            yield text
+            yield checked(text, f"{path}:{number}")
 
 
 def batches(texts):
@@ -190,6 +207,13 @@ def encode(arguments, texts, out):
     encoder = encoder_load(arguments.tokenizer)
     encoder.no_truncation()
     encoder.no_padding()
+    try:
+        encoder.encode_special_tokens = True  # spelled out in a text they are text
+    except AttributeError as error:
+        raise Refusal(
+            "the Python package `tokenizers` is too old: it would take special tokens that are spelled "
+            "out in a text for such tokens (0.15 or newer)"
+        ) from error
     output = Output(out, ids > 1 << 16, arguments.force)
     try:
         for path in texts:

@@ -1,6 +1,9 @@
 /* limit.c - ends a process whose start hangs. */
 #include "comm/health/start_limit.h"
 
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -51,17 +54,45 @@ static int launched_rank(void)
     return -1;
 }
 
+/* ", here eth0 10.0.0.1, docker0 172.17.0.1": IPv4 addresses that are up, loopback left out. */
+static void interfaces_print(char *out, size_t size)
+{
+    struct ifaddrs *list = NULL;
+    size_t length = 0;
+    out[0] = '\0';
+    if (getifaddrs(&list) != 0) {
+        return;
+    }
+    for (const struct ifaddrs *at = list; at != NULL && length + 64 < size; at = at->ifa_next) {
+        char address[INET_ADDRSTRLEN];
+        if (at->ifa_addr == NULL || at->ifa_addr->sa_family != AF_INET ||
+            (at->ifa_flags & IFF_UP) == 0 || (at->ifa_flags & IFF_LOOPBACK) != 0) {
+            continue;
+        }
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)at->ifa_addr;
+        inet_ntop(AF_INET, &in->sin_addr, address, sizeof address);
+        length += (size_t)snprintf(out + length, size - length, "%s%.15s %s",
+                                   length == 0 ? ", here " : ", ", at->ifa_name, address);
+    }
+    freeifaddrs(list);
+}
+
 static void end_process(const struct start_limit *limit, int rank)
 {
-    char who[32] = "this rank";
+    char who[32] = "this rank", interfaces[256];
 
     if (rank >= 0) {
         snprintf(who, sizeof who, "rank %d", rank);
     }
+    interfaces_print(interfaces, sizeof interfaces);
     log_set_rank(rank);
     log_error("%s: MPI has not started after %g s: a rank is stopped, or the launcher hangs "
-              "(waiting in %s); if the start is only slow, raise health.heartbeat_s",
-              who, (double)limit->length / 1e9, limit->place);
+              "(waiting in %s); or hosts have an address in common (docker0, virbr0%s), by which "
+              "MPI looks "
+              "for them: OMPI_MCA_btl_tcp_if_include=, OMPI_MCA_oob_tcp_if_include= and "
+              "UCX_NET_DEVICES= name "
+              "the network to use; if the start is only slow, raise health.heartbeat_s",
+              who, (double)limit->length / 1e9, limit->place, interfaces);
     _exit(1); /* holding the mutex: start_limit_end cannot return any more */
 }
 

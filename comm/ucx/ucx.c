@@ -53,6 +53,7 @@ struct ucx_wire {
     int worker_fd, wake_fd;
     pthread_t thread;
     bool running;
+    bool told;                /* that a message did not go through: once a wire is enough */
     ucs_memory_type_t memory; /* of what tickets point at; UNKNOWN: UCX finds out */
     struct ticket *posted;    /* receives under way, to cancel at the end (thread) */
 };
@@ -115,12 +116,16 @@ static void unlink_posted(struct ucx_wire *self, struct ticket *ticket)
     }
 }
 
+/* Where a host is gone all messages to it fail, which is one thing to tell. */
 static bool is_good(const struct ticket *ticket, ucs_status_t code)
 {
+    struct ucx_wire *self = (struct ucx_wire *)ticket->progress;
+    const struct wire_channel *channel = &ticket->progress->wire->channel[ticket->channel];
     if (code != UCS_OK && code != UCS_ERR_CANCELED) {
-        log_error("channel %d: message %lld could not be %s: %s", ticket->channel,
-                  (long long)ticket->message, ticket->sending ? "sent" : "received",
-                  ucs_status_string(code));
+        log_write(self->told ? LOG_DEBUG : LOG_ERROR, "a message %s rank %d could not be %s: %s",
+                  ticket->sending ? "to" : "from", ticket->sending ? channel->to : channel->from,
+                  ticket->sending ? "sent" : "received", ucs_status_string(code));
+        self->told = true;
     }
     return code == UCS_OK;
 }

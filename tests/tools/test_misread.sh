@@ -41,6 +41,34 @@ for n in 1 2; do
     ! grep -q 'held-out loss nan' out || fail "a loss that is none"
 done
 
+# Numbers and names that would become others.
+run 1 "$MUDDPIPE" train run.yaml optimizer.lr=1e-400 logging.run=none
+says "optimizer.lr must be" "not '1e-400'"
+run 1 "$MUDDPIPE" train run.yaml logging.run=$'r\xff'
+says "logging.run must be at most" "bytes of UTF-8 text"
+run 0 "$MUDDPIPE" train run.yaml logging.run='größe 漢' optimizer.steps=1
+run 0 "$MUDDPIPE" train 'größe 漢/config.yaml' logging.run=reread
+cp train.bin 'a,b.bin'
+run 1 "$MUDDPIPE" train run.yaml data.train='a,b.bin'
+says '`a,b.bin` is the name of a file, and a list of several for its comma' "data.train=@FILE"
+echo 'a,b.bin' >names
+run 0 "$MUDDPIPE" train run.yaml data.train=@names optimizer.steps=1 logging.run=listed
+python3 -c '
+import struct
+for name, order in ("big.bin", ">"), ("little.bin", "<"):
+    header = struct.pack(order + "256i", 20240520, 1, 1000, *[0] * 253)
+    open(name, "wb").write(header + struct.pack(order + "1000H", *[5] * 1000))'
+run 1 "$MUDDPIPE" data inspect big.bin
+says "big.bin: an llm.c token file with big-endian numbers"
+run 0 "$MUDDPIPE" data inspect little.bin
+: >empty.txt
+run 1 "$MUDDPIPE" data encode empty.txt empty.bin
+says "empty.txt: 0 bytes of text are too few"
+run 1 bash -c 'ulimit -s 256; "$0" train run.yaml' "$MUDDPIPE"
+says "the stack may have 256 KiB only" "ulimit -s 8192"
+run 1 mpirun -n 1 "$MUDDPIPE" train run.yaml parallel.pp=40 parallel.transport=threads
+says "without mpirun or srun, as parallel.transport=threads wants it"
+
 # Output that does not arrive.
 for command in "plan run.yaml" "ckpt --help" "--help-config" "--version" "data inspect train.bin"; do
     # shellcheck disable=SC2086

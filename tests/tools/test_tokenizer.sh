@@ -34,6 +34,21 @@ run 0 python3 "$encode" tokenizer.json a.jsonl b.txt train.bin --eod '<|end|>' -
 run 0 "$MUDDPIPE" data inspect train.bin --eod 0
 says "llm.c .bin, u16" "documents      3001"
 run 0 python3 "$encode" --eod '<|end|>' tokenizer.json a.jsonl b.txt pair.idx
+
+# A special token spelled out is text; a byte order mark is none of it; what is no text is refused with its place.
+printf '{"text": "a <|end|> b"}\n' >spelled.jsonl
+run 0 python3 "$encode" tokenizer.json spelled.jsonl spelled.bin --eod '<|end|>'
+run 0 "$MUDDPIPE" data inspect spelled.bin --eod 0
+says "documents      1"
+printf '\xef\xbb\xbf{"text": "a <|end|> b"}\n' >marked.jsonl
+run 0 python3 "$encode" tokenizer.json marked.jsonl marked.bin --eod '<|end|>'
+cmp spelled.bin marked.bin || fail "a byte order mark is taken for text"
+printf '{"text": "a"}\n{"text": "b\\ud800"}\n' >half.jsonl
+run 1 python3 "$encode" tokenizer.json half.jsonl half.bin
+says "half.jsonl:2: no text: " "half of a surrogate pair"
+echo '[{"text": "a"}]' >array.json
+run 1 python3 "$encode" tokenizer.json array.json array.bin
+says "array.json: JSON would be tokenized with its brackets"
 run 0 "$MUDDPIPE" data check pair --vocab 400 --eod 0
 run 0 "$MUDDPIPE" data convert pair same.bin
 cmp train.bin same.bin || fail "the formats differ"
