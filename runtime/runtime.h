@@ -211,6 +211,20 @@ struct export_options {
 };
 MUST_USE status_t checkpoint_export(const char *path, const char *out,
                                     const struct export_options *options);
+/* Rates of writing a shard into `folder`, in turn with the disk alone and one thread in memory. */
+struct checkpoint_bench {
+    const char *folder, *memory; /* memory: a folder that is no disk */
+    int64_t bytes;               /* of values */
+    int threads, level, rounds;
+};
+struct checkpoint_rates {
+    int64_t raw, stored;      /* bytes of values; as written */
+    double written, verified; /* bytes/s of values: the shard, with fsync; read again */
+    double disk;              /* bytes/s of stored bytes: written and fsynced */
+    double core;              /* bytes/s of values: one thread, in memory */
+};
+MUST_USE status_t checkpoint_bench(const struct checkpoint_bench *options,
+                                   struct checkpoint_rates *out); /* [rounds] */
 /* The weights of an official folder as a checkpoint of step 0 with moments of 0. */
 MUST_USE status_t checkpoint_import(const char *official, const char *out);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "runtime/phases.h"
 #include "runtime/resume.h"
 #include "runtime/run_folder.h"
 #include "runtime/run_hash.h"
@@ -38,6 +39,7 @@ struct training {
     struct resume resume; /* where this process began */
     struct totals totals;
     struct pending pending[PENDING]; /* by step, in turn */
+    struct phases phases;            /* until the first step is done */
     bool root, stopped;
     status_t written;  /* of metrics.jsonl, on rank 0 */
     status_t saved;    /* of the last checkpoint */
@@ -301,8 +303,22 @@ static void note_cost(struct training *training, const struct step_cost *cost)
     run_folder_check_log(&training->folder);
 }
 
+/* The first step is done. */
+static void tell_phases(struct training *training)
+{
+    char line[320];
+    phases_end(&training->phases, "the step");
+    log_write(training->root && training->resume.step > 0 ? LOG_INFO : LOG_DEBUG,
+              "from the start of the process to its first step %s",
+              phases_print(&training->phases, line, sizeof line));
+}
+
 static void note(void *argument, const struct step_result *result, const struct step_cost *cost)
 {
+    struct training *training = argument;
+    if (result && result->step == training->resume.step + 1) {
+        tell_phases(training);
+    }
     if (cost) {
         note_cost(argument, cost);
     }
@@ -486,8 +502,11 @@ static status_t begin_run(struct training *training)
     const struct run_config *config = &setup->job->config;
     bool table = trainer_has_algorithms(setup->trainer);
     TRY(run_folder_create(config, setup->group, &training->folder));
+    phases_end(&training->phases, "hashes and folder");
     TRY(resume_find(setup, training->folder.path, &training->resume));
+    phases_end(&training->phases, "checkpoint found and verified");
     TRY(resume_load(setup, &training->resume));
+    phases_end(&training->phases, "read");
     training->step = training->resume.step;
     training->sequences = training->resume.sequences;
     TRY(group_agree(setup->group, training->root ? run_folder_begin(&training->folder, config,
@@ -507,6 +526,7 @@ static status_t train_all(struct training *training)
     TRY(leave_hash(training));
     trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
+    phases_end(&training->phases, "ready and held-out loss");
     TRY(train_loop(training));
     bool exports = setup->job->config.logging.export;
     TRY(exports ? trainer_export(setup->trainer, training->folder.model)
@@ -539,7 +559,9 @@ status_t train_run(struct job *job, struct group *group, void *argument)
         return FAIL(STATUS_NOMEM, "no memory for a run");
     }
     log_keep(); /* until there is a run folder */
+    phases_end(&training->phases, "MPI and configuration");
     status_t status = setup_create(job, group, true, &training->setup);
+    phases_end(&training->phases, "model and memory");
     if (status == STATUS_OK) {
         training->root = group_rank(group) == 0;
         training->totals.ranks = group_size(group);

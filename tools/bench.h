@@ -35,5 +35,6 @@ MUST_USE status_t bench_beside(const struct bench_comm *bench, struct meter *met
                                size_t bytes);
 
 int bench_comm_main(int argc, char **argv);
+int bench_checkpoint_main(int argc, char **argv);
 
 #endif

@@ -51,6 +51,8 @@ MUST_USE status_t file_load(const char *path, unsigned char **out, size_t *out_s
 MUST_USE status_t file_save(const char *path, const void *data, size_t size);
 /* Brings a folder's entries to the disk. */
 MUST_USE status_t folder_sync(const char *path);
+/* Has the system begin to write these bytes to the disk, so that fsync has less to wait for. */
+void file_start(int file, int64_t offset, size_t bytes);
 /* Lets the system forget what it has in memory of the file, so that the next read is of the disk. */
 void file_forget(int file);
 

@@ -70,7 +70,9 @@ static status_t write_piece(struct writing *self, struct encoder *encoder, float
     chunk->bytes = size;
     chunk->hash_low = hash.low;
     chunk->hash_high = hash.high;
-    return file_write(self->file, self->path, bytes, size, (int64_t)chunk->offset);
+    TRY(file_write(self->file, self->path, bytes, size, (int64_t)chunk->offset));
+    file_start(self->file, (int64_t)chunk->offset, size);
+    return STATUS_OK;
 }
 
 static void *write_pieces(void *argument)

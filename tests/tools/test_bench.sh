@@ -49,3 +49,15 @@ says "no benchmark 'disks'"
 run 0 "$MUDDPIPE" bench --help
 run 0 "$MUDDPIPE" bench comm --help
 says "usage: mpirun -n 2 muddpipe bench comm"
+
+# The rate of a checkpoint.
+mkdir disk
+run 0 "$MUDDPIPE" bench checkpoint disk --mib 8 --threads 2 --repeats 2
+says "the disk alone" "one thread, encoded" "a shard by 2 threads" "of the slower of disk and threads"
+[[ -z $(ls -A disk) ]] || fail "left behind: $(ls -A disk)"
+run 1 "$MUDDPIPE" bench checkpoint nowhere --mib 1
+says "cannot make the folder nowhere/"
+run 2 "$MUDDPIPE" bench checkpoint
+says "wants one folder"
+run 2 "$MUDDPIPE" bench checkpoint disk --threads 0
+says "--threads is 1 to 64"

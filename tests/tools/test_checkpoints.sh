@@ -34,7 +34,8 @@ grep -qx "step 12, sequences 96, 65 tensors, 65 with moments" read || fail "it r
 
 # A new run from each, under another layout.
 train 0 three 3 checkpoint.resume=all-3/checkpoints/step-3
-says "resumed after step 3, from all-3/checkpoints/step-3" "step    4/12"
+says "resumed after step 3, from all-3/checkpoints/step-3" "step    4/12" \
+    "from the start of the process to its first step " "checkpoint found and verified "
 same three
 [[ $(steps_of three) == step-12 ]] || fail "checkpoints: $(steps_of three)"
 train 0 zbv 2 checkpoint.resume=all-6/checkpoints/step-6 parallel.schedule=zb-v checkpoint.level=0
