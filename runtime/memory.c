@@ -45,6 +45,37 @@ int64_t trainer_memory_predicted(const struct trainer_memory *memory)
            plan->gradient_slots + plan->backward;
 }
 
+/* Bytes of weights and both moments, which the optimizer's state is two thirds of. */
+static int64_t saved_bytes(const struct plan *plan, int rank)
+{
+    struct plan_memory memory;
+    plan_memory(plan, rank, &memory);
+    return memory.optimizer / 2 * 3;
+}
+
+void saver_print_plan(const struct run_config *config, const struct plan *plan, FILE *out)
+{
+    int fullest = 0;
+    for (int rank = 1; rank < plan->ranks; rank++) {
+        fullest = saved_bytes(plan, rank) > saved_bytes(plan, fullest) ? rank : fullest;
+    }
+    if (!saver_wanted(config)) {
+        return;
+    }
+    if (config->checkpoint.copy == COPY_PIECES) {
+        fprintf(
+            out,
+            "checkpoints: copied in pieces; the update of the step after a save waits until all of "
+            "them have been encoded\n");
+    } else {
+        fprintf(out,
+                "checkpoints: host memory for a copy, on rank %d (the fullest) %.1f MiB; the "
+                "update of the "
+                "step after a save waits for that copy\n",
+                fullest, (double)saved_bytes(plan, fullest) / 0x1p20);
+    }
+}
+
 status_t memory_workspaces(const struct model *model, const struct plan *plan,
                            const struct kernels *kernels, int threads, int64_t *out)
 {

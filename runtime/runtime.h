@@ -195,6 +195,13 @@ MUST_USE status_t trainer_workspaces(const struct trainer *trainer, int64_t *out
 /* A hash of the program that runs, which tells builds apart; 0 = not known. */
 uint64_t program_id(void);
 
+/* ---- checkpoints, before a run ---- */
+
+/* Does the configuration ask for checkpoints? */
+bool saver_wanted(const struct run_config *config);
+/* What a save takes of the host's memory on each rank, and what waits for it. Nothing if there are none. */
+void saver_print_plan(const struct run_config *config, const struct plan *plan, FILE *out);
+
 /* ---- checkpoints, for muddpipe ckpt (docs/checkpoints.md) ----
  *
  * `path`: a checkpoint's folder, or a run's, of which the newest is taken. On one process. */

@@ -26,8 +26,6 @@ struct saver_options {
     int64_t step;        /* the run begins behind this one; 0 = at the start */
 };
 
-/* Does the configuration ask for checkpoints? */
-bool saver_wanted(const struct run_config *config);
 /* Takes memory for the copies, and starts the thread. The trainer's from then on, until saver_destroy. Local. */
 MUST_USE status_t saver_create(struct trainer *trainer, const struct saver_options *options);
 void saver_destroy(struct trainer *trainer);

@@ -75,10 +75,10 @@ static void print_weights(const struct training *training)
 
 static void print_checkpoints(const struct training *training)
 {
-    char copy[32];
-    if (saver_bytes(training->setup.trainer) > 0) {
-        print_size(saver_bytes(training->setup.trainer), copy, sizeof copy);
-        printf("checkpoints: %s of host memory for the copy on rank 0\n", copy);
+    const struct trainer *trainer = training->setup.trainer;
+    saver_print_plan(&training->setup.job->config, trainer_plan(trainer), stdout);
+    if (saver_bytes(trainer) > 0) {
+        printf("  taken for it on rank 0: %.1f MiB\n", (double)saver_bytes(trainer) / 0x1p20);
     }
 }
 

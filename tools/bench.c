@@ -6,18 +6,6 @@
 
 #include "tools/tools.h"
 
-static int compare(const void *left, const void *right)
-{
-    const double *a = left, *b = right;
-    return (*a > *b) - (*a < *b);
-}
-
-struct bench_value bench_value_of(double *samples, int count)
-{
-    qsort(samples, (size_t)count, sizeof *samples, compare);
-    return (struct bench_value){samples[count / 2], samples[0], samples[count - 1], count};
-}
-
 static int bench_help(FILE *out)
 {
     fprintf(out,

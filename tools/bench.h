@@ -6,6 +6,7 @@
 
 #include "base/device.h"
 #include "comm/comm.h"
+#include "kernels/kernels.h"
 
 enum { BENCH_REPEATS = 64 }; /* at most */
 
@@ -15,6 +16,11 @@ struct bench_value {
     int repeats;
 };
 struct bench_value bench_value_of(double *samples, int count); /* sorts them */
+
+/* Numbers between 1/2 and 1 of either sign, where the device has memory [bytes]; done on return. A card that
+ * multiplies zeros draws less power and runs faster. */
+MUST_USE status_t bench_fill_numbers(struct device *device, void *stream, enum dtype dtype,
+                                     void *memory, size_t bytes);
 
 struct bench_comm {
     struct group *group;

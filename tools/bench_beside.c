@@ -5,13 +5,11 @@
  * is due, so that the wanted rate holds over the whole time. The products' time is between two events of
  * their stream, on each rank; the slowest counts.
  */
-#include <stdlib.h>
-#include <string.h>
 
 #include "kernels/kernels.h"
 #include "tools/bench.h"
 
-enum { TOKENS = 4096, WIDTH = 4096, INNER = 11008, PRODUCTS = 120, TILE = 1 << 20 };
+enum { TOKENS = 4096, WIDTH = 4096, INNER = 11008, PRODUCTS = 120 };
 static const double rates[] = {20e9, 60e9, 120e9}; /* bytes/s each way */
 enum { RATES = sizeof rates / sizeof rates[0] };
 
@@ -30,31 +28,6 @@ struct beside {
 
 /* ---- memory ---- */
 
-/* Numbers between -1 and 1: a card that multiplies zeros draws less power and runs faster. */
-static status_t fill_numbers(struct beside *beside, size_t bytes)
-{
-    struct device *device = beside->device;
-    uint16_t *tile = malloc(TILE);
-    if (!tile) {
-        return FAIL(STATUS_NOMEM, "no memory for numbers to multiply");
-    }
-    uint64_t state = 1;
-    for (size_t i = 0; i < TILE / sizeof *tile; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        tile[i] = (uint16_t)(0x3f00u | (state >> 63 << 15) | (state >> 40 & 0x7fu));
-    }
-    status_t status = STATUS_OK;
-    for (size_t at = 0; at < bytes && status == STATUS_OK; at += TILE) {
-        size_t part = bytes - at < TILE ? bytes - at : TILE;
-        status = device_copy(device, beside->memory + at, tile, part, beside->ctx.stream);
-    }
-    if (status == STATUS_OK) {
-        status = device_stream_sync(device, beside->ctx.stream);
-    }
-    free(tile);
-    return status;
-}
-
 static status_t create(const struct bench_comm *bench, struct meter *meter, struct beside *beside)
 {
     size_t x = (size_t)TOKENS * WIDTH * 2, weight = (size_t)INNER * WIDTH * 2;
@@ -72,7 +45,8 @@ static status_t create(const struct bench_comm *bench, struct meter *meter, stru
     beside->weight = beside->memory + x;
     beside->y = beside->memory + x + weight;
     beside->ctx.workspace = beside->memory + x + weight + y;
-    TRY(fill_numbers(beside, x + weight));
+    TRY(bench_fill_numbers(beside->device, beside->ctx.stream, DTYPE_BF16, beside->memory,
+                           x + weight));
     TRY(device_event_create(beside->device, true, &beside->begin));
     TRY(device_event_create(beside->device, true, &beside->end));
     for (int i = 0; i < PRODUCTS; i++) {

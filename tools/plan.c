@@ -93,6 +93,7 @@ static status_t print_all(const struct run_config *config, const struct model *m
     plan_print_traffic(plan, stdout);
     printf("\n");
     plan_print_memory(plan, workspace, known, stdout);
+    saver_print_plan(config, plan, stdout);
     printf("\n");
     plan_print_timeline(plan, COLUMNS, stdout);
     return STATUS_OK;

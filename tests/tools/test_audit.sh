@@ -6,9 +6,9 @@ tiny_data
 tiny_run
 short=(optimizer.steps=2 data.valid= logging.export=true)
 
-flips() { # CODE RANKS FLIP key=value...: muddpipe_flips
+flips() { # CODE RANKS FLIP key=value...: muddpipe_faults
     rm -rf flipped
-    run "$1" mpirun -n "$2" -x FLIP="$3" "$MUDDPIPE_FLIPS" train run.yaml "${short[@]}" parallel.microbatches=1 \
+    run "$1" mpirun -n "$2" -x FLIP="$3" "$MUDDPIPE_FAULTS" train run.yaml "${short[@]}" parallel.microbatches=1 \
         logging.run=flipped "$wire" "${@:4}"
     [[ $3 == none || $(grep -c "a bit has flipped" out) == 1 ]] || fail "$3: no bit has flipped"
 }

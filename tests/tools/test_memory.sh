@@ -42,3 +42,14 @@ column 4 >whole
 run 0 "$MUDDPIPE" plan "${small[@]}" data.seq_len=512
 column 4 >short
 [[ $(cat whole short) == *MiB*MiB* && $(cat whole) != $(cat short) ]] || fail "the same for any length"
+
+# What a checkpoint's copy takes is what `plan` says.
+run 0 "$MUDDPIPE" plan run.yaml "${few[@]}" checkpoint.every=1
+says "checkpoints: host memory for a copy, on rank 0 (the fullest) "
+planned=$(sed -n 's/^checkpoints: .*(the fullest) \([0-9.]* MiB\);.*/\1/p' out)
+run 0 "$MUDDPIPE" train run.yaml "${few[@]}" checkpoint.every=1 logging.run=saves
+says "the update of the step after a save waits for that copy" "  taken for it on rank 0: $planned"
+run 0 "$MUDDPIPE" plan run.yaml "${few[@]}" checkpoint.every=1 checkpoint.copy=pieces
+says "checkpoints: copied in pieces"
+run 0 "$MUDDPIPE" plan run.yaml "${few[@]}"
+! grep -q "^checkpoints" out || fail "checkpoints that nobody asked for"

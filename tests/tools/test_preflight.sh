@@ -22,7 +22,7 @@ seq 1 3000 >text
 run 0 "$MUDDPIPE" data encode text train.bin
 tiny_run
 run 0 mpirun -n 1 "$MUDDPIPE" train run.yaml data.valid= logging.run=two "$wire" : \
-    -n 1 "$MUDDPIPE_FLIPS" train run.yaml data.valid= logging.run=two "$wire"
+    -n 1 "$MUDDPIPE_FAULTS" train run.yaml data.valid= logging.run=two "$wire"
 says "rank 1 runs another build of this program than rank 0"
 run_ranks 0 2 train run.yaml data.valid= logging.run=one
 ! grep -q "another build" out || fail "one build taken for two"
@@ -31,6 +31,6 @@ others() { # WORDS COMMAND...: of the second of two ranks
     run 1 mpirun -n 1 "$MUDDPIPE" preflight "$wire" : -n 1 "${@:2}" preflight "$wire"
     says "$1" " wrong ("
 }
-others "(rank 1): muddpipe: " "$MUDDPIPE_FLIPS"
+others "(rank 1): muddpipe: " "$MUDDPIPE_FAULTS"
 others "(rank 1): what it computes on: cpu-v" env MUDDPIPE_GEMM=own "$MUDDPIPE"
 others "(rank 1): its clock is +7.0" env LD_PRELOAD="$BROKEN_CLOCK_LIBRARY" BROKEN_CLOCK=7:0 "$MUDDPIPE"

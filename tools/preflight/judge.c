@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/bench.h"
 #include "tools/preflight/preflight.h"
 
 /* Shares of the median below which a rank or a pair is wrong: GPUs of one kind are alike within a few percent, cores
@@ -61,16 +62,10 @@ static bool speaks(const struct judging *self, int rank)
     return first == rank;
 }
 
-static int ascending(const void *one, const void *other)
-{
-    const double *a = one, *b = other;
-    return (*a > *b) - (*a < *b);
-}
-
+/* Sorts them; 0 of none. */
 static double median(double *values, int count)
 {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return count > 0 ? values[count / 2] : 0;
+    return count > 0 ? bench_value_of(values, count).median : 0;
 }
 
 /* ---- versions ---- */

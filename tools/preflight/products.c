@@ -1,9 +1,7 @@
 /* products.c - the rate of matrix products, on every rank at once: as in training they share power and cores. */
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/trace.h"
 #include "kernels/kernels.h"
+#include "tools/bench.h"
 #include "tools/preflight/preflight.h"
 
 enum { REPEATS = 5, SMALLEST = 512 };
@@ -19,34 +17,6 @@ struct products {
     char *memory;
     void *x, *weight, *y;
 };
-
-/* The kernels take elements of their dtype; any bits but those of numbers that are none do. */
-static status_t fill(const struct bench_place *place, struct products *products, size_t bytes)
-{
-    unsigned char *numbers = malloc(bytes);
-    if (!numbers) {
-        return FAIL(STATUS_NOMEM, "no memory for numbers to multiply");
-    }
-    uint64_t state = 1;
-    size_t element = dtype_size(products->kernels->dtype);
-    for (size_t i = 0; i < bytes; i += element) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        uint32_t bits =
-            0x3f000000u | (uint32_t)(state >> 63) << 31 | (uint32_t)(state >> 40 & 0x7fffffu);
-        if (element == 2) {
-            uint16_t half = (uint16_t)(bits >> 16);
-            memcpy(numbers + i, &half, sizeof half);
-        } else {
-            memcpy(numbers + i, &bits, sizeof bits);
-        }
-    }
-    status_t status = device_copy(place->device, products->memory, numbers, bytes, place->stream);
-    if (status == STATUS_OK) {
-        status = device_stream_sync(place->device, place->stream);
-    }
-    free(numbers);
-    return status;
-}
 
 static status_t create(const struct bench_place *place, int threads, struct products *out)
 {
@@ -74,7 +44,8 @@ static status_t create(const struct bench_place *place, int threads, struct prod
     out->weight = out->memory + matrix;
     out->y = out->memory + 2 * matrix;
     out->ctx.workspace = out->memory + 3 * matrix;
-    return fill(place, out, 2 * matrix);
+    return bench_fill_numbers(place->device, place->stream, out->kernels->dtype, out->memory,
+                              2 * matrix);
 }
 
 /* Seconds of `count` products. */

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A rank killed or stopped in each phase of a save, and clocks that jump: the job ends, or goes on; no whole checkpoint
-# is lost, none is torn, and the run goes on to the weights of one that was not interrupted.
+# A rank killed or stopped in each phase of a step and of a save, and clocks that jump: the job ends, or goes on; no
+# whole checkpoint is lost, none is torn, and the run goes on to the weights of one that was not interrupted.
 source "$(dirname "$0")/common.sh"
 tiny_data
 tiny_run
@@ -48,6 +48,25 @@ fault 0     kill  unlink:.step-2.part      2
 fault 0     stop  pwrite:.step-30.part/rank 1
 fault 1     stop  fsync:step-30.part/rank-1 1
 fault 0     stop  rename:run/checkpoints/step-30 1
+
+# In a step: the other rank names it, and ends; what was saved is there. (The step of the fault is one behind a save
+# that has ended, or is another one: a count of calls.)
+gone() { # RANK PHASE:N HOW
+    local code=0 other=$((1 - $1))
+    GONE=$1:$2:$3 timeout -k 5 60 mpirun -n 2 -x GONE "$MUDDPIPE_FAULTS" train run.yaml "${few[@]}" logging.run=run \
+        checkpoint.resume=auto "$wire" >out 2>&1 </dev/null || code=$?
+    ((code != 0 && code != 124)) || fail "$*: exit code $code"
+    says "gone in ${2%:*}" "[rank $other] error: rank $1 "
+    pkill -KILL -f "^$MUDDPIPE_FAULTS train run.yaml optimizer.steps=30 data.valid= checkpoint.every=2 " || true
+    goes_on "$*"
+}
+gone 0 forward:400  kill
+gone 1 backward:300 kill
+gone 0 send:300     kill
+gone 1 receive:300  kill
+gone 1 exchange:20  kill
+gone 1 forward:300  stop
+gone 0 exchange:20  stop
 
 # The clock of the day jumps on one rank, an hour back and a day ahead: nothing here goes by it.
 long=(optimizer.steps=300 data.valid= checkpoint.every_s=0.2 checkpoint.keep=50 health.deadline_s=30 health.slow_s=10)
