@@ -316,6 +316,38 @@ status_t saver_after(struct trainer *trainer, int64_t step, int64_t sequences)
     return saver_begin(saver, step, sequences);
 }
 
+/* Or less. With the mutex. */
+static void wait_a_second(struct saver *saver)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec++;
+    pthread_cond_timedwait(&saver->changed, &saver->mutex, &until);
+}
+
+/* Until all pieces have been fetched, which they are as the disk takes them. */
+static status_t pieces_wait(struct saver *saver)
+{
+    struct group *group = saver->trainer->group;
+    int64_t until = group_deadline(group);
+    status_t status = STATUS_OK;
+    pthread_mutex_lock(&saver->mutex);
+    while (saver->copying && status == STATUS_OK) {
+        wait_a_second(saver);
+        status = group_check(group);
+        if (status == STATUS_OK && saver->copying && trace_now() > until) {
+            status = FAIL(
+                STATUS_TIMEOUT,
+                "the update has waited %g s (health.deadline_s) for the checkpoint of step %lld "
+                "to be copied in pieces: the disk below %s does not take them "
+                "(checkpoint.copy=whole waits for no disk)",
+                saver->trainer->config.health.deadline_s, (long long)saver->step, saver->run);
+        }
+    }
+    pthread_mutex_unlock(&saver->mutex);
+    return status;
+}
+
 status_t saver_before_update(struct trainer *trainer)
 {
     struct saver *saver = trainer->saver;
@@ -334,16 +366,14 @@ status_t saver_before_update(struct trainer *trainer)
         return device_event_record(device, saver->wait_end, stream);
     }
     int64_t begun = trace_now();
-    if (!saver->in_pieces) {
+    status_t status = STATUS_OK;
+    if (saver->in_pieces) {
+        status = pieces_wait(saver);
+    } else {
         saver_copy(saver);
     }
-    pthread_mutex_lock(&saver->mutex);
-    while (saver->copying) {
-        pthread_cond_wait(&saver->changed, &saver->mutex);
-    }
-    pthread_mutex_unlock(&saver->mutex);
     saver->wait_ms = (double)(trace_now() - begun) * 1e-6;
-    return STATUS_OK;
+    return status;
 }
 
 /* Of a save that failed on some rank. */
@@ -409,10 +439,7 @@ static status_t saver_wait(struct saver *saver)
     status_t status = STATUS_OK;
     pthread_mutex_lock(&saver->mutex);
     while ((saver->writing || saver->committing) && status == STATUS_OK) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec++;
-        pthread_cond_timedwait(&saver->changed, &saver->mutex, &until);
+        wait_a_second(saver);
         status = group_check(group);
         if (trace_now() - told > TELL_NS) {
             told = trace_now();

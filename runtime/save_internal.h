@@ -34,7 +34,8 @@ struct saver {
     bool started;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool quit, writing, committing; /* what the thread is to do, or does */
+    bool writing, committing;       /* what the thread is to do, or does */
+    atomic_bool quit;               /* at once: what is being written is no longer wanted */
     bool copying;                   /* the copy is not complete */
     bool copy_begun;                /* of a host's: somebody makes it */
     int64_t step, sequences;        /* of the shard being written */

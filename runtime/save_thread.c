@@ -108,7 +108,8 @@ static status_t write_shard(struct saver *saver)
                                     .level = saver->level,
                                     .threads = saver->threads,
                                     .fetch = saver->in_pieces ? fetch_piece : NULL,
-                                    .arg = saver};
+                                    .arg = saver,
+                                    .cancel = &saver->quit};
     TRY(checkpoint_begin(saver->run, saver->step));
     TRY(checkpoint_path(saver->run, saver->step, true, folder));
     return shard_write(&options, &saver->result);
@@ -128,7 +129,7 @@ static status_t do_write(struct saver *saver)
     if (status == STATUS_OK) {
         status = write_shard(saver);
     }
-    if (status != STATUS_OK) {
+    if (status != STATUS_OK && status != STATUS_INTERRUPTED) {
         log_warn(
             "the checkpoint of step %lld failed on this rank: the run goes on, and what was saved "
             "before stays",

@@ -526,7 +526,7 @@ static status_t train_all(struct training *training)
     TRY(leave_hash(training));
     trainer_on_known(setup->trainer, note, training);
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
-    phases_end(&training->phases, "ready and held-out loss");
+    phases_end(&training->phases, "made ready and evaluated");
     TRY(train_loop(training));
     bool exports = setup->job->config.logging.export;
     TRY(exports ? trainer_export(setup->trainer, training->folder.model)

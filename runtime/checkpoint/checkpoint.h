@@ -10,6 +10,7 @@
 #define RUNTIME_CHECKPOINT_H
 
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -47,6 +48,7 @@ struct shard_options {
     /* Copies a piece's values to `out` [count] of the host; several threads call it. NULL: they are there. */
     status_t (*fetch)(void *arg, const struct checkpoint_piece *piece, float *out);
     void *arg;
+    const atomic_bool *cancel; /* true: no more chunks, STATUS_INTERRUPTED; may be NULL */
 };
 
 struct shard_result {

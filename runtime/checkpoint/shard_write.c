@@ -35,6 +35,9 @@ struct writing {
 static bool take_piece(struct writing *self, size_t *out)
 {
     pthread_mutex_lock(&self->mutex);
+    if (self->options->cancel && atomic_load(self->options->cancel) && self->failed == STATUS_OK) {
+        self->failed = STATUS_INTERRUPTED;
+    }
     bool more = self->failed == STATUS_OK && self->next < self->options->pieces;
     *out = more ? self->next++ : 0;
     pthread_mutex_unlock(&self->mutex);

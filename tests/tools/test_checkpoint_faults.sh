@@ -157,6 +157,11 @@ for copy in whole pieces; do
     ((saved > 1)) || fail "no checkpoint begun while another was made whole: $(ls back-$copy/checkpoints)"
 done
 
+# Pieces that a disk does not take: the update does not wait for ever.
+run 1 env LD_PRELOAD="$BROKEN_DISK_LIBRARY" BROKEN_DISK_SLOW=rank-0.shard:5000 timeout -k 1 40 "$MUDDPIPE" train run.yaml \
+    "${whole[@]}" logging.run=hangs checkpoint.every=2 checkpoint.copy=pieces health.deadline_s=1
+says "the update has waited 1 s (health.deadline_s) for the checkpoint of step 2 to be copied in pieces"
+
 # ---- two jobs ----
 
 mpirun -n 2 "$MUDDPIPE" train run.yaml optimizer.steps=100000 data.valid= logging.run=held "$wire" \
