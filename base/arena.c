@@ -1,13 +1,32 @@
 /* arena.c - a bump allocator that can also only count. */
 #include "base/arena.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 void arena_init_measure(struct arena *arena)
 {
     *arena = (struct arena){0};
+}
+
+enum { HUGE_PAGE = 2 << 20 };
+
+/* Large memory in huge pages, where the system gives them to those who ask: it is there several times sooner, and
+ * its addresses cost less to look up. */
+static void *aligned_memory(size_t bytes)
+{
+    bool large = bytes >= 2 * HUGE_PAGE;
+    void *memory = NULL;
+    if (posix_memalign(&memory, large ? HUGE_PAGE : ARENA_ALIGN, bytes) != 0) {
+        return NULL;
+    }
+    if (large) {
+        (void)madvise(memory, bytes, MADV_HUGEPAGE);
+    }
+    return memory;
 }
 
 status_t arena_create(struct arena *arena, size_t size, const char *what)
@@ -17,7 +36,7 @@ status_t arena_create(struct arena *arena, size_t size, const char *what)
 
     if (bound <= SIZE_MAX - ARENA_ALIGN) {
         bound = (bound + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-        base = aligned_alloc(ARENA_ALIGN, bound);
+        base = aligned_memory(bound);
     }
     if (base == NULL) {
         return FAIL(STATUS_NOMEM, "%s: cannot allocate %.1f MiB of host memory", what,

@@ -8,6 +8,11 @@
 #include "base/log.h"
 #include "runtime/save_internal.h"
 
+bool resume_wanted(const struct run_config *config)
+{
+    return strcmp(config->checkpoint.resume, "none") != 0;
+}
+
 bool resume_auto(const struct run_config *config)
 {
     return strcmp(config->checkpoint.resume, "auto") == 0;
@@ -237,7 +242,7 @@ status_t resume_find(struct setup *setup, const char *run, struct resume *out)
     int64_t *steps = NULL;
     int count = 0;
     *out = found;
-    if (strcmp(config->checkpoint.resume, "none") == 0) {
+    if (!resume_wanted(config)) {
         return STATUS_OK;
     }
     status_t status = share_candidates(setup, run, folder, &steps, &count);

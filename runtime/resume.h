@@ -12,6 +12,8 @@ struct resume {
 };
 
 /* checkpoint.resume=auto. */
+/* Is checkpoint.resume anything but none? */
+bool resume_wanted(const struct run_config *config);
 bool resume_auto(const struct run_config *config);
 /* Finds the newest checkpoint that is whole, of `run` (auto) or of the folder that checkpoint.resume names; a
  * broken one is passed over with a warning. Compares it with this run: what may not differ is refused, what

@@ -72,11 +72,14 @@ struct trainer_options {
     bool training;           /* false: evaluation only */
     bool evaluates, samples; /* training will: what that takes is made before the first step */
     const char *weights;     /* safetensors file or folder; NULL = initialize from config.seed */
+    bool weights_later;      /* not here: by trainer_load_weights, or from a checkpoint */
 };
 
 /* Builds model tables, plan, stage and wire; every rank compares the plan's hash. Collective. */
 MUST_USE status_t trainer_create(const struct trainer_options *options, struct trainer **out);
 void trainer_destroy(struct trainer *trainer);
+/* As trainer_options has it. Local. */
+MUST_USE status_t trainer_load_weights(struct trainer *trainer, const char *weights);
 
 const struct model *trainer_model(const struct trainer *trainer);
 const struct plan *trainer_plan(const struct trainer *trainer);

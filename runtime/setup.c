@@ -1,5 +1,5 @@
 /* setup.c - everything a run needs, checked on every rank before anything starts. */
-#include "runtime/setup.h"
+#include "runtime/resume.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -215,7 +215,8 @@ status_t setup_create(struct job *job, struct group *group, bool training, struc
                                           .training = training,
                                           .evaluates = training && out->valid,
                                           .samples = training && config->logging.sample_tokens > 0,
-                                          .weights = out->weights};
+                                          .weights = out->weights,
+                                          .weights_later = training && resume_wanted(config)};
         status = trainer_create(&options, &out->trainer);
     }
     if (status != STATUS_OK) {

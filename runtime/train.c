@@ -505,6 +505,9 @@ static status_t begin_run(struct training *training)
     phases_end(&training->phases, "hashes and folder");
     TRY(resume_find(setup, training->folder.path, &training->resume));
     phases_end(&training->phases, "checkpoint found and verified");
+    if (resume_wanted(config) && !training->resume.checkpoint) { /* nothing there yet */
+        TRY(group_agree(setup->group, trainer_load_weights(setup->trainer, setup->weights)));
+    }
     TRY(resume_load(setup, &training->resume));
     phases_end(&training->phases, "read");
     training->step = training->resume.step;

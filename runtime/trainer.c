@@ -84,7 +84,7 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
     return worker_create(&options, out);
 }
 
-static status_t load_weights(struct trainer *trainer, const char *path)
+status_t trainer_load_weights(struct trainer *trainer, const char *path)
 {
     struct tensor_file *file;
     if (!path) {
@@ -197,9 +197,9 @@ static status_t make_workers(struct trainer *trainer, const struct trainer_optio
 }
 
 /* What only this rank can do or fail at, once its workers are there. */
-static status_t fill_workers(struct trainer *trainer, const char *weights)
+static status_t fill_workers(struct trainer *trainer, const struct trainer_options *options)
 {
-    TRY(load_weights(trainer, weights));
+    TRY(options->weights_later ? STATUS_OK : trainer_load_weights(trainer, options->weights));
     if (!trainer->training) {
         return STATUS_OK;
     }
@@ -226,7 +226,7 @@ static status_t make_all(struct trainer *trainer, const struct trainer_options *
     TRY(make_workers(trainer, options));
     say_staged(first_worker(trainer));
     TRY(algorithms_prepare(trainer));
-    TRY(group_agree(trainer->group, fill_workers(trainer, options->weights)));
+    TRY(group_agree(trainer->group, fill_workers(trainer, options)));
     return trainer->training ? norm_exchange_rehearse(trainer) : STATUS_OK;
 }
 
