@@ -121,20 +121,29 @@ static status_t copies_create(struct saver *saver)
     }
     arena_init_measure(&measure);
     lay_copy(saver, &measure);
-    TRY(arena_create_on(&saver->copy, trainer->place.device, MEMORY_PINNED, trainer->place.stream,
-                        measure.used, "the copy of a checkpoint"));
-    lay_copy(saver, &saver->copy);
-    for (int k = 0; k < CHECKPOINT_KINDS && saver->in_pieces; k++) {
-        size_t count;
-        saver->values[k] = (float *)(uintptr_t)part_all_values(part, saver_kinds[k], &count);
-    }
+    saver->bytes = measure.used;
     saver->pieces = pieces_lay(saver, false);
     saver->piece = calloc(saver->pieces + 1, sizeof *saver->piece);
     if (!saver->piece) {
         return FAIL(STATUS_NOMEM, "no memory for the chunks of a checkpoint");
     }
+    TRY(trainer->place.device ? create_streams(saver, trainer->place.device) : STATUS_OK);
+    return trainer->place.device ? saver_make_copy(saver) : STATUS_OK;
+}
+
+status_t saver_make_copy(struct saver *saver)
+{
+    const struct trainer *trainer = saver->trainer;
+    TRY(arena_create_on(&saver->copy, trainer->place.device, MEMORY_PINNED, trainer->place.stream,
+                        saver->bytes, "the copy of a checkpoint"));
+    lay_copy(saver, &saver->copy);
+    for (int k = 0; k < CHECKPOINT_KINDS && saver->in_pieces; k++) {
+        size_t count;
+        saver->values[k] = (float *)(uintptr_t)part_all_values(trainer->workers.train->part,
+                                                               saver_kinds[k], &count);
+    }
     pieces_lay(saver, true);
-    return trainer->place.device ? create_streams(saver, trainer->place.device) : STATUS_OK;
+    return STATUS_OK;
 }
 
 static status_t saver_init(struct saver *saver, const struct saver_options *options)
@@ -221,7 +230,7 @@ void saver_destroy(struct trainer *trainer)
 
 int64_t saver_bytes(const struct trainer *trainer)
 {
-    return trainer->saver ? (int64_t)trainer->saver->copy.used : 0;
+    return trainer->saver ? (int64_t)trainer->saver->bytes : 0;
 }
 
 /* ---- beside the steps ---- */

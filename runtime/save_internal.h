@@ -21,6 +21,9 @@ struct saver {
 
     bool in_pieces;    /* no copy of all, checkpoint.copy */
     struct arena copy; /* of the values of all kinds, or of one piece; on a device pinned */
+    size_t bytes;      /* of it */
+    bool made;         /* it is there, or could not be had (unusable) */
+    status_t unusable;
     float *values[CHECKPOINT_KINDS]; /* of the copy; in pieces those of the part, and of a device */
     float *staging;                  /* [CHECKPOINT_CHUNK] in pieces, on a device */
     pthread_mutex_t fetching;
@@ -59,6 +62,9 @@ struct saver {
 /* The thread; argument: the saver. */
 void *saver_run(void *argument);
 
+/* Memory for the copy. On the host by the thread, beside the first steps: to touch so much takes seconds; on a device
+ * before it starts, since the driver may wait for streams. */
+MUST_USE status_t saver_make_copy(struct saver *saver);
 /* Until the copy on the host is there. Makes it itself if nobody has begun to: the thread may be busy with making
  * the checkpoint before whole. Not in pieces, not of a device. */
 void saver_copy(struct saver *saver);

@@ -55,7 +55,10 @@ static void copy_done(struct saver *saver)
 void saver_copy(struct saver *saver)
 {
     pthread_mutex_lock(&saver->mutex);
-    bool first = !saver->copy_begun;
+    while (!saver->made) {
+        pthread_cond_wait(&saver->changed, &saver->mutex);
+    }
+    bool first = !saver->copy_begun && saver->unusable == STATUS_OK;
     saver->copy_begun = true;
     while (!first && saver->copying) {
         pthread_cond_wait(&saver->changed, &saver->mutex);
@@ -186,9 +189,12 @@ void *saver_run(void *argument)
 {
     struct saver *saver = argument;
     struct device *device = saver->trainer->place.device;
-    status_t bound = device ? device_bind(device) : STATUS_OK;
     log_set_rank(group_rank(saver->trainer->group));
+    status_t ready = device ? device_bind(device) : saver_make_copy(saver);
     pthread_mutex_lock(&saver->mutex);
+    saver->made = true;
+    saver->unusable = ready;
+    pthread_cond_broadcast(&saver->changed);
     while (!saver->quit) {
         bool commit = saver->committing, write = saver->writing && !commit;
         if (!commit && !write) {
@@ -196,7 +202,7 @@ void *saver_run(void *argument)
             continue;
         }
         pthread_mutex_unlock(&saver->mutex);
-        status_t status = bound;
+        status_t status = ready;
         if (status == STATUS_OK) {
             status = commit ? do_commit(saver) : do_write(saver);
         }
