@@ -17,7 +17,7 @@ for victim in 2 0; do
     [[ ! -e run/model/model.safetensors ]] || fail "weights after SIGKILL"
 done
 
-what='[a-zA-Z].* microbatch [0-9]* from stage [0-9]'
+what='\(norm\|[a-zA-Z].* microbatch [0-9]* from stage [0-9]\)'
 start health.heartbeat_s=6 health.slow_s=2 # long before the job is given up, the ranks that wait say so
 kill -STOP "$(pid_of 1)"
 ends 30

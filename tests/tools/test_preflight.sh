@@ -33,4 +33,5 @@ others() { # WORDS COMMAND...: of the second of two ranks
 }
 others "(rank 1): muddpipe: " "$MUDDPIPE_FAULTS"
 others "(rank 1): what it computes on: cpu-v" env MUDDPIPE_GEMM=own "$MUDDPIPE"
-others "(rank 1): its clock is +7.0" env LD_PRELOAD="$BROKEN_CLOCK_LIBRARY" BROKEN_CLOCK=7:0 "$MUDDPIPE"
+others "(rank 1): its clock is +" env LD_PRELOAD="$BROKEN_CLOCK_LIBRARY" BROKEN_CLOCK=7:0 "$MUDDPIPE"
+grep -Eq "its clock is \+(6\.9|7\.0)" out || fail "not seven seconds"
