@@ -392,14 +392,23 @@ static status_t heldout_after(struct training *training, int64_t step)
     return heldout(training, &pending->heldout, &pending->evaluated);
 }
 
+/* Ended by a signal, to be started again: the exit code says so. */
+static void note_unfinished(struct training *training)
+{
+    struct job *job = training->setup.job;
+    if (training->stopped && training->step < job->config.optimizer.steps &&
+        saver_wanted(&job->config)) {
+        job->exit_code = EXIT_UNFINISHED;
+    }
+}
+
 /* A last checkpoint that cannot be written fails the run, but only after the model is out. */
 static status_t finish_saving(struct training *training)
 {
     struct setup *setup = &training->setup;
-    bool unfinished = training->stopped && training->step < setup->job->config.optimizer.steps;
     status_t status = saver_finish(setup->trainer, training->step, training->sequences);
-    if (status == STATUS_OK && unfinished && saver_wanted(&setup->job->config)) {
-        setup->job->exit_code = EXIT_UNFINISHED;
+    if (status == STATUS_OK) {
+        note_unfinished(training);
     }
     training->saved = status;
     return status == STATUS_PEER || status == STATUS_TIMEOUT ? status : STATUS_OK;
@@ -419,6 +428,8 @@ static status_t train_loop(struct training *training)
         TRY(trainer_flush(setup->trainer));
         TRY(group_agree(setup->group, training->written));
         TRY(finish_saving(training));
+    } else {
+        note_unfinished(training);
     }
     return trainer_check_traffic(setup->trainer);
 }
@@ -531,7 +542,10 @@ static status_t train_all(struct training *training)
     TRY(heldout(training, &training->totals.first_heldout, &training->totals.has_first_heldout));
     phases_end(&training->phases, "made ready and evaluated");
     TRY(train_loop(training));
-    bool exports = setup->job->config.logging.export;
+    /* A run that goes on from checkpoints, and had not begun when a signal came, must not look like one that ended. */
+    bool begins_again =
+        training->stopped && training->step == 0 && saver_wanted(&setup->job->config);
+    bool exports = setup->job->config.logging.export && !begins_again;
     TRY(exports ? trainer_export(setup->trainer, training->folder.model)
                 : trainer_settle(setup->trainer, NULL));
     last = pending_of(training, training->step);

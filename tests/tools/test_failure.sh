@@ -98,6 +98,15 @@ says "held-out evaluation after step 0 cut short by a signal" "no step was made 
     "held-out loss  not known"
 [[ -s run/model/model.safetensors && -s run/model/config.json ]] || fail "no weights"
 
+# With checkpoints that run is one to be started again, and must not look like one that has ended.
+begin "run folder:" "$MUDDPIPE" train run.yaml logging.run=run "${threads[@]}" "${long_valid[@]}" checkpoint.resume=auto
+kill -USR1 "$job"
+ends 5
+((code == 75)) || fail "exit code $code after SIGUSR1 before the first step of a run with checkpoints"
+[[ ! -e run/model/model.safetensors ]] || fail "a model of a run that has not begun"
+run 0 "$MUDDPIPE" train run.yaml logging.run=run data.valid= checkpoint.resume=auto
+says "step    4/4"
+
 begin "shipped" "$MUDDPIPE" train run.yaml logging.run=run "${threads[@]}" logging.sample_tokens=1000000
 kill -USR1 "$job"
 ends 5

@@ -130,7 +130,7 @@ sweep=$MUDDPIPE_SOURCE/cluster/sweep
 export MUDDPIPE_SWEEP=$sweep
 run 0 "$sweep" list grid.yaml
 says "run-005 model.dim=64 optimizer.lr=1e18"
-run 0 "$sweep" submit grid.yaml --time=5
+run 0 "$sweep" submit grid.yaml --time=20
 says "6 of 6 runs, in widths"
 for ((i = 0; i < 300; i++)); do
     [[ -n $(squeue -h) ]] || break
@@ -143,7 +143,7 @@ rows = list(csv.DictReader(open("widths/sweep.csv")))
 assert [row["state"] for row in rows] == ["done", "done", "failed"] * 2, [row["state"] for row in rows]
 assert all(row["steps"] == "30" and 3 < float(row["heldout_loss"]) < 6 for row in rows if row["state"] == "done"), rows
 END
-run 0 "$sweep" submit grid.yaml --time=5
+run 0 "$sweep" submit grid.yaml --time=20
 says "2 of 6 runs, in widths"
 scancel --user=root
 for words in "model.dim: [32; rm]" "model.dim: [\$(id)]" "logging.run: [a]" "Model: [1]"; do
