@@ -163,10 +163,11 @@ static void judgements(void **state)
     judged("ucx");
     assert_non_null(strstr(text, "no InfiniBand or RoCE port is up there"));
     all_well();
-    facts[0].nccl_hangs = 1;
+    strcpy(facts[0].nccl_hangs, "2.31.2 is not");
     strcpy(facts[0].libraries, "NCCL 2.30.7");
     assert_int_equal(judged("ipc"), 1); /* another library than elsewhere */
     assert_int_equal(judged("nccl"), 2);
+    assert_non_null(strstr(text, "parallel.transport is nccl: 2.31.2 is not"));
 }
 
 int main(void)

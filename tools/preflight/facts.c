@@ -77,7 +77,8 @@ static void collect_libraries(bool gpu, struct facts *out)
                      length > 0 ? ", " : "", version);
         }
         if (sscanf(version, "NCCL %d.%d.%d", &major, &minor, &patch) == 3) {
-            out->nccl_hangs = nccl_known(major * 10000 + minor * 100 + patch) != NULL;
+            const char *known = nccl_known(major * 10000 + minor * 100 + patch);
+            snprintf(out->nccl_hangs, sizeof out->nccl_hangs, "%s", known ? known : "");
         }
     }
 }

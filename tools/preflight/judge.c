@@ -180,12 +180,12 @@ static void judge_hosts(struct judging *self)
             judge_memory(self, r);
         }
         judge_clock(self, r);
-        if (speaks(self, r) && self->what->gpus && facts->nccl_hangs) {
+        if (speaks(self, r) && self->what->gpus && facts->nccl_hangs[0]) {
             if (strcmp(self->what->transport, "nccl") == 0) {
-                wrong(self, r, "%s: a release known to hang, and parallel.transport is nccl",
-                      facts->libraries);
+                wrong(self, r, "%s, and parallel.transport is nccl: %s", facts->libraries,
+                      facts->nccl_hangs);
             } else {
-                warning(self, r, "%s: a release of NCCL known to hang", facts->libraries);
+                warning(self, r, "%s: of NCCL %s", facts->libraries, facts->nccl_hangs);
             }
         }
         if (facts->adapters == 0 && self->what->facts[0].adapters > 0) {

@@ -35,7 +35,7 @@ struct facts {
     char processor[NAME], computes[NAME]; /* computes: GPU or operations of the host */
     char bus[24];
     char program[NAME], libraries[3 * NAME], driver[NAME];
-    int nccl_hangs;                             /* 1: a release known to hang */
+    char nccl_hangs[NAME]; /* of a release known to hang, which and what is better; "" */
     int64_t memory_free, memory, shm_free, shm; /* bytes; -1 = not known */
     int64_t locked;                             /* bytes that may be locked; -1 = any number */
     int adapters;
