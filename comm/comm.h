@@ -81,6 +81,12 @@ void group_close(struct group *group);
  * threads and alone it returns. */
 void group_abandon(struct group *group, int code);
 
+/* Ranks that give the same `color` become a group of their own, numbered by `key` and then as in `group`.
+ * It belongs to the same threads, a lost rank of any group is lost to all of them, and it is closed, in
+ * order, before the group it was split from; group_abandon, group_watch and group_on_sigterm are those of
+ * the group that was opened. Messages give ranks the numbers that they have there. Collective. */
+MUST_USE status_t group_split(struct group *group, int color, int key, struct group **out);
+
 int group_rank(const struct group *group);
 int group_size(const struct group *group);
 int group_local_rank(const struct group *group); /* among the ranks of this host */
@@ -222,6 +228,61 @@ void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
  * collective. */
 MUST_USE status_t transport_choose(struct group *group, struct device *device, void *stream,
                                    const char **out);
+
+/* ---- collective: sums and copies of many values among the ranks of a group ----
+ *
+ * Calls are started in one order, the same on all ranks, and run beside what the caller does until it waits for
+ * them. With one rank they are copies. Sums are of float32 and in the order of the ranks, ((x_0 + x_1) + x_2) + ...,
+ * so they have the same bits whatever carries them.
+ *
+ *     threads  the ranks of a process: whoever waits reads what the others have
+ *     mpi      nonblocking collectives of MPI, moved and added up by a progress thread, in chunks, so that little
+ *              memory is needed beside the caller's
+ */
+struct collective;
+
+enum collective_kind {
+    COLLECTIVE_REDUCE_SCATTER, /* in [sum of counts] float32 -> out [counts[rank]], this rank's part of the sum */
+    COLLECTIVE_ALL_GATHER, /* in [counts[rank]] -> out [sum of counts], in the order of the ranks */
+    COLLECTIVE_ALL_REDUCE, /* in [sum of counts] float32 -> out, the sum, the same; counts: who adds up what */
+    COLLECTIVE_BROADCAST, /* in [sum of counts] of root -> out, the same */
+    COLLECTIVE_KINDS
+};
+const char *collective_kind_name(enum collective_kind kind); /* "reduce-scatter" */
+
+struct collective_call {
+    enum collective_kind kind;
+    const size_t *counts; /* [ranks] elements; 0 is fine */
+    size_t element;       /* bytes; sizeof(float) for sums */
+    /* May be a part of out: REDUCE_SCATTER, ALL_GATHER: where this rank's lies in the other. ALL_REDUCE: out.
+     * NULL: that. */
+    const void *in;
+    void *out;
+    int root; /* COLLECTIVE_BROADCAST */
+};
+
+struct collective_options {
+    int under_way; /* calls started and not awaited, at most */
+    size_t chunk;  /* bytes a rank that move at once; 0: 1 MiB */
+};
+
+/* Collective. All three must outlive it: group, and what calls name until they have been awaited. */
+MUST_USE status_t collective_create(struct group *group, const struct collective_options *options,
+                                    struct collective **out);
+/* All calls have been awaited, or the job ends. NULL is fine. */
+void collective_destroy(struct collective *collective);
+/* Numbers are 0, 1, 2 ...; counts are copied. */
+MUST_USE status_t collective_start(struct collective *collective,
+                                   const struct collective_call *call, int64_t *out_number);
+/* Until `out` is complete and `in` may be overwritten; in the order of the starts. STATUS_PEER, STATUS_TIMEOUT as
+ * the waits of a wire. */
+MUST_USE status_t collective_wait(struct collective *collective, int64_t number);
+/* start and wait */
+MUST_USE status_t collective_run(struct collective *collective, const struct collective_call *call);
+/* Payload that this rank has received in the calls awaited so far: each sum or copy from each other rank once. */
+int64_t collective_bytes(const struct collective *collective);
+/* The same of one call. */
+int64_t collective_call_bytes(const struct collective_call *call, int rank, int ranks);
 
 /* ---- meter: how fast a transport is ---- */
 

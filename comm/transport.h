@@ -43,13 +43,13 @@ struct group_class {
     status_t (*allgatherv)(struct group *group, const void *data, const size_t *counts, void *out);
     /* ns to subtract from a stamp of each rank's clock to have it on ours; [size], collective. */
     status_t (*clocks)(struct group *group, int64_t *out_ahead);
+    /* group_split: `members` [size] are the ranks of `group` that the new one has, in its order. Its fields
+     * come from group_init_split. */
+    status_t (*split)(struct group *group, const int *members, int size, struct group **out);
 };
 
-struct group {
-    const struct group_class *class;
-    int rank, size, local_rank, local_size;
-    const int *leader; /* [size] lowest rank on each rank's host; NULL = all on one host */
-    struct group_options options;
+/* What a rank has once, however many groups it is in: how it sleeps, and whether a peer is lost. */
+struct life {
     struct wakeup wakeup;
 
     atomic_bool failed;       /* a peer is lost: every wait returns STATUS_PEER */
@@ -63,13 +63,31 @@ struct group {
     const char *inside; /* the collective that runs now, if any; a literal */
 
     struct wire *wires; /* whose streams a lost peer must not leave waiting; wakeup.mutex */
-    void *state;        /* of the class */
+};
+
+struct group {
+    const struct group_class *class;
+    int rank, size, local_rank, local_size;
+    const int *leader; /* [size] lowest rank on each rank's host; NULL = all on one host */
+    struct group *top; /* the one that was opened, of which this was split */
+    int *named;        /* [size] number of each rank in the group that was opened; NULL = its own */
+    struct group_options options;
+    struct life *life, own_life; /* the same, or that of the group that was opened */
+    void *state;                 /* of the class */
 };
 
 /* Fields of `group` but class and state; `shared` NULL = a mutex of its own. */
 void group_init(struct group *group, const struct group_class *class, int rank, int size,
                 const struct group_options *options, pthread_mutex_t *shared);
 void group_fini(struct group *group);
+/* The same for a group split from `parent`, which lends its life; also named. */
+MUST_USE status_t group_init_split(struct group *group, const struct group *parent,
+                                   const int *members, int size);
+/* For messages: the number of a rank in the group that was opened. */
+static inline int group_named(const struct group *group, int rank)
+{
+    return group->named != NULL ? group->named[rank] : rank;
+}
 
 /* What this rank does now: its description, or the collective it is in; `buffer`. */
 const char *group_doing(struct group *group, char *buffer, size_t size);
@@ -123,7 +141,7 @@ struct wire {
     struct device *device;     /* of slots and sources; NULL = the host */
     void *stream;              /* that the verbs belong to */
     struct timeline *timeline; /* where transfers are recorded, or NULL */
-    struct wire *next;         /* in group->wires */
+    struct wire *next;         /* in group->life->wires */
     int count;
     int under_way;                /* of a channel, for which there is room from the start */
     struct wire_channel *channel; /* [count] copies; slot arrays too */
@@ -175,21 +193,34 @@ status_t choose_measured(struct group *group, const char *const *names, struct d
 status_t choose_explained(struct group *group, struct device *device, void *stream,
                           const char **out, char *why, size_t size);
 
-/* loop.c for threads.c: what the ranks of one process share. */
+/* loop.c for threads.c: what the ranks of one process share. A world split from another has that one's
+ * mutex, faults and dead. */
 struct loop_world {
-    pthread_mutex_t mutex;
+    struct loop_world *top; /* the one that was opened; itself if it was */
+    pthread_mutex_t *mutex, own_mutex;
     struct group *group; /* [ranks] */
     int ranks;
-    struct loop_faults faults;
-    int64_t *puts;  /* [ranks] so far */
-    bool *dead;     /* [ranks] by fault */
-    bool *finished; /* [ranks] the body has returned or closed */
-    int arrived;    /* in the collective `generation` */
-    int64_t generation;
+    int *member;             /* [ranks] of `top` */
+    int holders;             /* of a split one: ranks that have not closed it */
+    int64_t generation;      /* of collectives */
+    int arrived;             /* in the collective `generation` */
     unsigned char *stage[2]; /* bytes of a collective, by the parity of its generation */
     size_t stage_size;       /* of each */
     int64_t *wires_created;  /* [ranks] */
     struct loop_wire *wires; /* those some rank still holds */
+
+    struct loop_faults faults; /* these and what follows: of `top` alone */
+    int64_t *puts;             /* [ranks] so far, collectives too */
+    bool *dead;                /* [ranks] by fault */
+    bool *finished;            /* [ranks] the body has returned or closed */
 };
+/* Is the rank dead by fault? With the mutex. */
+static inline bool loop_is_dead(const struct group *group)
+{
+    const struct loop_world *world = group->state;
+    return world->top->dead[world->member[group->rank]];
+}
+/* A rank is about to send: STATUS_INTERRUPTED if it is dead, or dies now because it should. With the mutex. */
+MUST_USE status_t loop_sends(struct group *group);
 
 #endif

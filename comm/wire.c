@@ -167,24 +167,24 @@ static void wire_free(struct wire *wire)
 static void enlist(struct wire *wire)
 {
     if (wire->class->release != NULL) {
-        pthread_mutex_lock(wire->group->wakeup.mutex);
-        wire->next = wire->group->wires;
-        wire->group->wires = wire;
-        pthread_mutex_unlock(wire->group->wakeup.mutex);
+        pthread_mutex_lock(wire->group->life->wakeup.mutex);
+        wire->next = wire->group->life->wires;
+        wire->group->life->wires = wire;
+        pthread_mutex_unlock(wire->group->life->wakeup.mutex);
     }
 }
 
 static void strike(struct wire *wire)
 {
-    pthread_mutex_lock(wire->group->wakeup.mutex);
-    struct wire **link = &wire->group->wires;
+    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    struct wire **link = &wire->group->life->wires;
     while (*link != NULL && *link != wire) {
         link = &(*link)->next;
     }
     if (*link != NULL) {
         *link = wire->next;
     }
-    pthread_mutex_unlock(wire->group->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
 }
 
 static status_t make(struct wire *wire)
@@ -288,7 +288,7 @@ void wire_time_begin(struct wire *wire, void *stream, const char *name, int chan
         bool sends = c->from == wire->group->rank;
         char title[64];
         snprintf(title, sizeof title, sends ? "to rank %d" : "from rank %d",
-                 sends ? c->to : c->from);
+                 group_named(wire->group, sends ? c->to : c->from));
         timeline_track(wire->timeline, stream, title, stream == wire->stream);
         timeline_begin(wire->timeline, stream, name, "transfer");
         timeline_note(wire->timeline, "channel %d, message %" PRId64, channel, message);
@@ -430,9 +430,9 @@ status_t wire_sent_all(struct wire *wire, const struct wire_message *messages, i
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out)
 {
     CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
-    pthread_mutex_lock(wire->group->wakeup.mutex);
+    pthread_mutex_lock(wire->group->life->wakeup.mutex);
     *out = wire->counts[channel];
-    pthread_mutex_unlock(wire->group->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
 }
 
 status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb)
@@ -441,14 +441,15 @@ status_t wire_give_up(struct wire *wire, int channel, int64_t message, const cha
     struct group *group = wire->group;
     char doing[DOING_SIZE];
 
-    if (group->failed) {
+    if (group->life->failed) {
         return group_lost(group);
     }
     return FAIL(STATUS_TIMEOUT,
                 "message %" PRId64 " of channel %d (rank %d to rank %d, %zu bytes) "
                 "has not %s within %g s, rank %d was in %s; see what rank %d did last, or raise "
                 "health.deadline_s",
-                message, channel, c->from, c->to, c->bytes, verb, group->options.deadline_s,
-                group->rank, group_doing(group, doing, sizeof doing),
-                group->rank == c->from ? c->to : c->from);
+                message, channel, group_named(group, c->from), group_named(group, c->to), c->bytes,
+                verb, group->options.deadline_s, group_named(group, group->rank),
+                group_doing(group, doing, sizeof doing),
+                group_named(group, group->rank == c->from ? c->to : c->from));
 }

@@ -46,7 +46,24 @@ static status_t alone_clocks(struct group *group, int64_t *out_ahead)
     return STATUS_OK;
 }
 
+static status_t alone_split(struct group *group, const int *members, int size, struct group **out)
+{
+    struct group *made = malloc(sizeof *made);
+    status_t status = STATUS_NOMEM;
+
+    if (made != NULL) {
+        status = group_init_split(made, group, members, size);
+    }
+    if (status != STATUS_OK) {
+        free(made);
+        return FAIL(STATUS_NOMEM, "no memory for a group of one rank");
+    }
+    *out = made;
+    return STATUS_OK;
+}
+
 static const struct group_class alone_class = {
+    .split = alone_split,
     .close = alone_close,
     .abandon = alone_abandon,
     .barrier = alone_barrier,

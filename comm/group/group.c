@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -41,8 +42,8 @@ static void wakeup_init(struct wakeup *wakeup, pthread_mutex_t *shared)
 
 /* ---- group ---- */
 
-void group_init(struct group *group, const struct group_class *class, int rank, int size,
-                const struct group_options *options, pthread_mutex_t *shared)
+static void fields_init(struct group *group, const struct group_class *class, int rank, int size,
+                        const struct group_options *options)
 {
     memset(group, 0, sizeof *group);
     group->class = class;
@@ -53,77 +54,110 @@ void group_init(struct group *group, const struct group_class *class, int rank, 
     if (options != NULL) {
         group->options = *options;
     }
-    wakeup_init(&group->wakeup, shared);
-    pthread_mutex_init(&group->watch_mutex, NULL);
+}
+
+void group_init(struct group *group, const struct group_class *class, int rank, int size,
+                const struct group_options *options, pthread_mutex_t *shared)
+{
+    fields_init(group, class, rank, size, options);
+    group->life = &group->own_life;
+    group->top = group;
+    wakeup_init(&group->life->wakeup, shared);
+    pthread_mutex_init(&group->life->watch_mutex, NULL);
+}
+
+status_t group_init_split(struct group *group, const struct group *parent, const int *members,
+                          int size)
+{
+    int rank = 0;
+
+    while (members[rank] != parent->rank) {
+        rank++;
+    }
+    fields_init(group, parent->class, rank, size, &parent->options);
+    group->life = parent->life;
+    group->top = parent->top;
+    group->named = malloc((size_t)size * sizeof *group->named);
+    if (group->named == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for a group of %d ranks", size);
+    }
+    for (int i = 0; i < size; i++) {
+        group->named[i] = group_named(parent, members[i]);
+    }
+    return STATUS_OK;
 }
 
 void group_fini(struct group *group)
 {
-    pthread_cond_destroy(&group->wakeup.condition);
-    pthread_mutex_destroy(&group->wakeup.own_mutex);
-    pthread_mutex_destroy(&group->watch_mutex);
+    free(group->named);
+    if (group->life == &group->own_life) {
+        pthread_cond_destroy(&group->life->wakeup.condition);
+        pthread_mutex_destroy(&group->life->wakeup.own_mutex);
+        pthread_mutex_destroy(&group->life->watch_mutex);
+    }
 }
 
 const char *group_doing(struct group *group, char *buffer, size_t size)
 {
-    pthread_mutex_lock(&group->watch_mutex);
-    if (group->describe != NULL) {
+    pthread_mutex_lock(&group->life->watch_mutex);
+    if (group->life->describe != NULL) {
         buffer[0] = '\0';
-        group->describe(group->describe_arg, buffer, size);
+        group->life->describe(group->life->describe_arg, buffer, size);
     } else {
-        snprintf(buffer, size, "%s", group->inside != NULL ? group->inside : "its own work");
+        snprintf(buffer, size, "%s",
+                 group->life->inside != NULL ? group->life->inside : "its own work");
     }
-    pthread_mutex_unlock(&group->watch_mutex);
+    pthread_mutex_unlock(&group->life->watch_mutex);
     return buffer;
 }
 
 static void group_enter(struct group *group, const char *collective)
 {
-    pthread_mutex_lock(&group->watch_mutex);
-    group->inside = collective;
-    pthread_mutex_unlock(&group->watch_mutex);
+    pthread_mutex_lock(&group->life->watch_mutex);
+    group->life->inside = collective;
+    pthread_mutex_unlock(&group->life->watch_mutex);
 }
 
 void group_fail(struct group *group, bool locked, const char *reason)
 {
     if (!locked) {
-        pthread_mutex_lock(group->wakeup.mutex);
+        pthread_mutex_lock(group->life->wakeup.mutex);
     }
-    if (!group->failed) {
-        snprintf(group->reason, sizeof group->reason, "%s", reason);
-        group->failed = true;
-        for (struct wire *wire = group->wires; wire != NULL; wire = wire->next) {
+    if (!group->life->failed) {
+        snprintf(group->life->reason, sizeof group->life->reason, "%s", reason);
+        group->life->failed = true;
+        for (struct wire *wire = group->life->wires; wire != NULL; wire = wire->next) {
             wire->class->release(wire);
         }
     }
-    wakeup_signal(&group->wakeup);
+    wakeup_signal(&group->life->wakeup);
     if (!locked) {
-        pthread_mutex_unlock(group->wakeup.mutex);
+        pthread_mutex_unlock(group->life->wakeup.mutex);
     }
 }
 
 status_t group_lost(struct group *group)
 {
     char doing[DOING_SIZE];
-    bool told = atomic_exchange(&group->told, true);
+    bool told = atomic_exchange(&group->life->told, true);
 
     /* The liveness thread has no log file, for a disk that hangs must not hold it: once told, the
      * line goes from here to this rank's file. */
-    if (!atomic_exchange(&group->filed, true)) {
-        log_write(told ? LOG_DEBUG : LOG_ERROR, "%s while rank %d was in %s", group->reason,
-                  group->rank, group_doing(group, doing, sizeof doing));
+    if (!atomic_exchange(&group->life->filed, true)) {
+        log_write(told ? LOG_DEBUG : LOG_ERROR, "%s while rank %d was in %s", group->life->reason,
+                  group_named(group, group->rank), group_doing(group, doing, sizeof doing));
     }
     return STATUS_PEER;
 }
 
 status_t group_check(struct group *group)
 {
-    return group->failed ? group_lost(group) : STATUS_OK;
+    return group->life->failed ? group_lost(group) : STATUS_OK;
 }
 
 bool group_is_lost(const struct group *group)
 {
-    return group->failed;
+    return group->life->failed;
 }
 
 void group_give_up(struct group *group, const char *reason)
@@ -149,7 +183,7 @@ void group_close(struct group *group)
 void group_abandon(struct group *group, int code)
 {
     if (group != NULL) {
-        group->class->abandon(group, code != 0 ? code : 1);
+        group->class->abandon(group->top, code != 0 ? code : 1);
     }
 }
 
@@ -180,10 +214,56 @@ bool group_is_threads(const struct group *group)
 
 void group_watch(struct group *group, group_describe_fn describe, void *arg)
 {
-    pthread_mutex_lock(&group->watch_mutex);
-    group->describe = describe;
-    group->describe_arg = arg;
-    pthread_mutex_unlock(&group->watch_mutex);
+    pthread_mutex_lock(&group->life->watch_mutex);
+    group->life->describe = describe;
+    group->life->describe_arg = arg;
+    pthread_mutex_unlock(&group->life->watch_mutex);
+}
+
+/* ---- splitting ---- */
+
+struct membership { /* of a rank in what it is split into */
+    int color, key, rank;
+};
+
+static int by_key(const void *a, const void *b)
+{
+    const struct membership *one = a, *other = b;
+
+    return one->key != other->key ? (one->key > other->key ? 1 : -1)
+                                  : (one->rank > other->rank) - (one->rank < other->rank);
+}
+
+status_t group_split(struct group *group, int color, int key, struct group **out)
+{
+    struct membership own = {color, key, group->rank}, *all;
+    int *members, count = 0;
+    status_t status = STATUS_OK;
+
+    all = malloc((size_t)group->size * sizeof *all);
+    members = malloc((size_t)group->size * sizeof *members);
+    if (all == NULL || members == NULL) {
+        status = FAIL(STATUS_NOMEM, "no memory to split a group of %d ranks", group->size);
+    }
+    TRY_GOTO(group_agree(group, status), free_lists);
+    TRY_GOTO(group_allgather(group, &own, sizeof own, all), free_lists);
+    for (int i = 0; i < group->size; i++) {
+        if (all[i].color == color) {
+            all[count++] = all[i];
+        }
+    }
+    qsort(all, (size_t)count, sizeof *all, by_key);
+    for (int i = 0; i < count; i++) {
+        members[i] = all[i].rank;
+    }
+    group_enter(group, "the splitting of a group");
+    status = group->class->split(group, members, count, out);
+    group_enter(group, NULL);
+
+free_lists:
+    free(all);
+    free(members);
+    return status;
 }
 
 /* ---- collectives ---- */
@@ -238,25 +318,28 @@ status_t group_agree(struct group *group, status_t mine)
             result = FAIL(STATUS_PEER,
                           "rank %d failed (%s), so rank %d ends too; the message of "
                           "rank %d says why",
-                          i, status_name((status_t)all[i]), group->rank, i);
+                          group_named(group, i), status_name((status_t)all[i]),
+                          group_named(group, group->rank), group_named(group, i));
         }
     }
     return result;
 }
 
 /* "1, 3, 4 and 12 more" */
-static void print_differing(const uint64_t *values, int size, char *buffer, size_t room)
+static void print_differing(const struct group *group, const uint64_t *values, char *buffer,
+                            size_t room)
 {
     size_t used = 0;
     int shown = 0, differing = 0;
 
-    for (int i = 1; i < size; i++) {
+    for (int i = 1; i < group->size; i++) {
         if (values[i] == values[0]) {
             continue;
         }
         differing++;
         if (used + 40 < room) {
-            used += (size_t)snprintf(buffer + used, room - used, "%s%d", shown > 0 ? ", " : "", i);
+            used += (size_t)snprintf(buffer + used, room - used, "%s%d", shown > 0 ? ", " : "",
+                                     group_named(group, i));
             shown++;
         }
     }
@@ -278,12 +361,13 @@ status_t group_same(struct group *group, uint64_t value, const char *what)
         }
     }
     if (status != STATUS_OK) {
-        print_differing(all, group->size, ranks, sizeof ranks);
+        print_differing(group, all, ranks, sizeof ranks);
         status = FAIL(STATUS_MISMATCH,
-                      "%s on rank 0 is not the same on rank %s (rank %d has %016" PRIx64
-                      ", rank 0 %016" PRIx64 "); start every rank with the same program, "
+                      "%s on rank %d is not the same on rank %s (rank %d has %016" PRIx64
+                      ", rank %d %016" PRIx64 "); start every rank with the same program, "
                       "files and arguments",
-                      what, ranks, group->rank, value, all[0]);
+                      what, group_named(group, 0), ranks, group_named(group, group->rank), value,
+                      group_named(group, 0), all[0]);
     }
     return status;
 }

@@ -46,8 +46,8 @@ static unsigned char *stage_reserve(struct loop_world *world, size_t bytes)
 static int first_left(const struct loop_world *world)
 {
     for (int i = 0; i < world->ranks; i++) {
-        if (world->finished[i]) {
-            return i;
+        if (world->top->finished[world->member[i]]) {
+            return world->member[i];
         }
     }
     return -1;
@@ -65,25 +65,26 @@ static status_t meet(struct group *group)
         world->arrived = 0;
         world->generation++;
         for (int i = 0; i < world->ranks; i++) {
-            wakeup_signal(&world->group[i].wakeup);
+            wakeup_signal(&world->group[i].life->wakeup);
         }
         return STATUS_OK;
     }
     while (world->generation == generation) {
-        if (group->failed) {
+        if (group->life->failed) {
             return group_lost(group);
         }
         if (first_left(world) >= 0) {
             return FAIL(STATUS_PEER, "rank %d has left the group while rank %d was in %s",
-                        first_left(world), group->rank,
-                        group->inside != NULL ? group->inside : "a meeting");
+                        first_left(world), group_named(group, group->rank),
+                        group->life->inside != NULL ? group->life->inside : "a meeting");
         }
-        if (!wakeup_wait(&group->wakeup, until)) {
+        if (!wakeup_wait(&group->life->wakeup, until)) {
             return FAIL(STATUS_TIMEOUT,
                         "only %d of %d ranks came within %g s while rank %d was in "
                         "%s; see what the others did last, or raise health.deadline_s",
-                        world->arrived, world->ranks, group->options.deadline_s, group->rank,
-                        group->inside != NULL ? group->inside : "a meeting");
+                        world->arrived, world->ranks, group->options.deadline_s,
+                        group_named(group, group->rank),
+                        group->life->inside != NULL ? group->life->inside : "a meeting");
         }
     }
     return STATUS_OK;
@@ -95,8 +96,8 @@ static status_t loop_exchange(struct group *group, const void *data, size_t begi
     struct loop_world *world = world_of(group);
     status_t status;
 
-    pthread_mutex_lock(&world->mutex);
-    if (world->dead[group->rank]) {
+    pthread_mutex_lock(world->mutex);
+    if (loop_is_dead(group)) {
         status = STATUS_INTERRUPTED;
         goto unlock;
     }
@@ -115,7 +116,7 @@ static status_t loop_exchange(struct group *group, const void *data, size_t begi
     }
 
 unlock:
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
     return status;
 }
 
@@ -156,20 +157,36 @@ static void leave(struct group *group, bool failed)
     char reason[REASON_SIZE];
 
     snprintf(reason, sizeof reason, "rank %d gave up (its own message says why)", group->rank);
-    pthread_mutex_lock(&world->mutex);
+    pthread_mutex_lock(world->mutex);
     world->finished[group->rank] = true;
     for (int i = 0; i < world->ranks; i++) {
         if (failed && i != group->rank) {
             group_fail(&world->group[i], true, reason);
         }
-        wakeup_signal(&world->group[i].wakeup);
+        wakeup_signal(&world->group[i].life->wakeup);
     }
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
 }
 
+static void world_fini(struct loop_world *world);
+
+/* The last to close a split world frees it. */
 static void loop_close(struct group *group)
 {
-    leave(group, false);
+    struct loop_world *world = world_of(group);
+
+    if (world->top == world) {
+        leave(group, false);
+        return;
+    }
+    pthread_mutex_t *mutex = world->mutex;
+    pthread_mutex_lock(mutex);
+    bool last = --world->holders == 0;
+    pthread_mutex_unlock(mutex);
+    if (last) {
+        world_fini(world);
+        free(world);
+    }
 }
 
 static void loop_abandon(struct group *group, int code)
@@ -177,6 +194,8 @@ static void loop_abandon(struct group *group, int code)
     (void)code;
     leave(group, true);
 }
+
+static status_t loop_split(struct group *group, const int *members, int size, struct group **out);
 
 static const struct group_class loop_class = {
     .threads = true,
@@ -186,6 +205,7 @@ static const struct group_class loop_class = {
     .broadcast = loop_broadcast,
     .allgatherv = loop_allgatherv,
     .clocks = loop_clocks,
+    .split = loop_split,
 };
 
 /* ---- the world ---- */
@@ -195,8 +215,9 @@ static void world_fini(struct loop_world *world)
     for (int i = 0; world->group != NULL && i < world->ranks; i++) {
         group_fini(&world->group[i]);
     }
-    pthread_mutex_destroy(&world->mutex);
+    pthread_mutex_destroy(&world->own_mutex);
     free(world->group);
+    free(world->member);
     free(world->puts);
     free(world->dead);
     free(world->finished);
@@ -205,30 +226,125 @@ static void world_fini(struct loop_world *world)
     free(world->stage[1]);
 }
 
+/* What a world has, split or opened. */
+static status_t world_alloc(struct loop_world *world, struct loop_world *top, int ranks)
+{
+    size_t n = (size_t)ranks;
+
+    memset(world, 0, sizeof *world);
+    pthread_mutex_init(&world->own_mutex, NULL);
+    world->top = top;
+    world->mutex = top == world ? &world->own_mutex : top->mutex;
+    world->member = calloc(n, sizeof *world->member);
+    world->wires_created = calloc(n, sizeof *world->wires_created);
+    world->group = calloc(n, sizeof *world->group);
+    if (world->member == NULL || world->wires_created == NULL || world->group == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for a group of %d threads", ranks);
+    }
+    return STATUS_OK;
+}
+
 static status_t world_init(struct loop_world *world, int ranks, const struct group_options *options,
                            const struct loop_faults *faults)
 {
     size_t n = (size_t)ranks;
 
-    memset(world, 0, sizeof *world);
-    pthread_mutex_init(&world->mutex, NULL);
+    TRY(world_alloc(world, world, ranks));
     if (faults != NULL) {
         world->faults = *faults;
     }
     world->puts = calloc(n, sizeof *world->puts);
     world->dead = calloc(n, sizeof *world->dead);
     world->finished = calloc(n, sizeof *world->finished);
-    world->wires_created = calloc(n, sizeof *world->wires_created);
-    world->group = calloc(n, sizeof *world->group);
-    if (world->puts == NULL || world->dead == NULL || world->finished == NULL ||
-        world->wires_created == NULL || world->group == NULL) {
+    if (world->puts == NULL || world->dead == NULL || world->finished == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for a group of %d threads", ranks);
     }
     world->ranks = ranks;
     for (int i = 0; i < ranks; i++) {
-        group_init(&world->group[i], &loop_class, i, ranks, options, &world->mutex);
+        group_init(&world->group[i], &loop_class, i, ranks, options, world->mutex);
+        world->group[i].state = world;
+        world->member[i] = i;
+    }
+    return STATUS_OK;
+}
+
+/* A world of those `members` of another one. */
+static status_t world_split(struct loop_world *from, const int *members, int size,
+                            struct loop_world **out)
+{
+    struct loop_world *world = malloc(sizeof *world);
+    status_t status = STATUS_NOMEM;
+
+    if (world == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for a group of %d threads", size);
+    }
+    TRY_GOTO(world_alloc(world, from->top, size), fini_world);
+    for (int i = 0; i < size; i++) {
+        world->ranks = i + 1;
+        world->member[i] = from->member[members[i]];
+        TRY_GOTO(group_init_split(&world->group[i], &from->group[members[i]], members, size),
+                 fini_world);
         world->group[i].state = world;
     }
+    world->holders = size;
+    *out = world;
+    return STATUS_OK;
+
+fini_world:
+    world_fini(world);
+    free(world);
+    return status;
+}
+
+/* The first of the members makes the world for all of them. */
+static status_t loop_split(struct group *group, const int *members, int size, struct group **out)
+{
+    struct loop_world *made = NULL, *all[group->size];
+    int rank = 0;
+    status_t status = STATUS_OK;
+
+    if (members[0] == group->rank) {
+        status = world_split(world_of(group), members, size, &made);
+    }
+    TRY(group_agree(group, status));
+    TRY(group_allgather(group, &made, sizeof made, all));
+    while (members[rank] != group->rank) {
+        rank++;
+    }
+    *out = &all[members[0]]->group[rank];
+    return STATUS_OK;
+}
+
+/* The rank dies here: it does nothing more, and the others learn of it. */
+static status_t die(struct loop_world *top, int rank)
+{
+    char reason[REASON_SIZE];
+
+    top->dead[rank] = true;
+    snprintf(reason, sizeof reason, "rank %d died", rank);
+    for (int i = 0; i < top->ranks; i++) {
+        if (i != rank) {
+            group_fail(&top->group[i], true, reason);
+        }
+    }
+    log_warn("rank %d dies at its put number %" PRId64 ", as the test asks", rank,
+             top->faults.die_put);
+    return STATUS_INTERRUPTED;
+}
+
+status_t loop_sends(struct group *group)
+{
+    struct loop_world *top = world_of(group)->top;
+    const struct loop_faults *faults = &top->faults;
+    int rank = world_of(group)->member[group->rank];
+
+    if (top->dead[rank]) {
+        return STATUS_INTERRUPTED;
+    }
+    if (faults->die && faults->die_rank == rank && top->puts[rank] == faults->die_put) {
+        return die(top, rank);
+    }
+    top->puts[rank]++;
     return STATUS_OK;
 }
 

@@ -28,41 +28,12 @@ enum {
     TAG_NOTE = 1
 };
 
-struct identity { /* of a rank, told to all others at the start */
-    char host[128];
-    char boot[64]; /* kernel's boot id: hosts may share a name */
-    char pid_namespace[64];
-    int64_t pid;
-    struct peer_socket_offer offer;
-};
-
 struct note_send {
     struct note_send *next;
     MPI_Request request;
     struct health_note note;
     int rank;
 };
-
-struct scratch { /* what MPI reads and writes in a collective */
-    void *memory;
-    size_t room; /* bytes */
-};
-
-struct mpi_state {
-    MPI_Comm collectives, notes, clocks;
-    struct identity *identity; /* [size] */
-    int *leader;               /* [size] lowest rank on each rank's host */
-    struct health *health;     /* NULL with one rank */
-    MPI_Request note_request;  /* the receive posted for the next note */
-    struct health_note note_in;
-    struct note_send *sends, *spare;
-    struct scratch counts, offsets, mine, all;
-};
-
-static struct mpi_state *state_of(const struct group *group)
-{
-    return group->state;
-}
 
 /* ---- waiting ---- */
 
@@ -90,14 +61,14 @@ status_t mpi_settle(struct group *group, MPI_Request *requests, int count)
         if (done) {
             return STATUS_OK;
         }
-        if (group->failed) {
+        if (group->life->failed) {
             return group_lost(group);
         }
         if (trace_now() > until) {
             return FAIL(STATUS_TIMEOUT,
                         "not all %d ranks came within %g s while rank %d was in "
                         "%s; see what the others did last, or raise health.deadline_s",
-                        group->size, group->options.deadline_s, group->rank,
+                        group->size, group->options.deadline_s, group_named(group, group->rank),
                         group_doing(group, doing, sizeof doing));
         }
         nanosleep(&nap, NULL);
@@ -118,7 +89,7 @@ static void *scratch_take(struct scratch *scratch, size_t bytes)
     return scratch->memory;
 }
 
-static void scratch_free(struct mpi_state *state)
+void mpi_scratch_free(struct mpi_state *state)
 {
     free(state->counts.memory);
     free(state->offsets.memory);
@@ -129,7 +100,7 @@ static void scratch_free(struct mpi_state *state)
 /* What has not ended keeps its memory. */
 static status_t settle_collective(struct group *group, MPI_Request *request)
 {
-    struct mpi_state *state = state_of(group);
+    struct mpi_state *state = mpi_state_of(group);
     status_t status = mpi_settle(group, request, 1);
 
     if (status != STATUS_OK) {
@@ -142,14 +113,14 @@ static status_t mpi_barrier(struct group *group)
 {
     MPI_Request request;
 
-    TRY_MPI(MPI_Ibarrier(state_of(group)->collectives, &request), "a barrier");
+    TRY_MPI(MPI_Ibarrier(mpi_state_of(group)->collectives, &request), "a barrier");
     return mpi_settle(group, &request, 1);
 }
 
 static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int root)
 {
     size_t chunk = bytes < BROADCAST_CHUNK ? bytes : BROADCAST_CHUNK;
-    unsigned char *copy = scratch_take(&state_of(group)->all, chunk + 1);
+    unsigned char *copy = scratch_take(&mpi_state_of(group)->all, chunk + 1);
     unsigned char *place = data;
 
     if (copy == NULL) {
@@ -161,9 +132,9 @@ static status_t mpi_broadcast(struct group *group, void *data, size_t bytes, int
         if (group->rank == root) {
             memcpy(copy, place + done, chunk);
         }
-        TRY_MPI(
-            MPI_Ibcast(copy, (int)chunk, MPI_BYTE, root, state_of(group)->collectives, &request),
-            "a broadcast");
+        TRY_MPI(MPI_Ibcast(copy, (int)chunk, MPI_BYTE, root, mpi_state_of(group)->collectives,
+                           &request),
+                "a broadcast");
         TRY(settle_collective(group, &request));
         memcpy(place + done, copy, chunk);
     }
@@ -178,7 +149,7 @@ struct gather {
 static status_t gather_prepare(struct gather *gather, const struct group *group, const void *data,
                                const size_t *counts, size_t *out_total)
 {
-    struct mpi_state *state = state_of(group);
+    struct mpi_state *state = mpi_state_of(group);
     size_t size = (size_t)group->size, total = 0;
 
     gather->counts = scratch_take(&state->counts, size * sizeof *gather->counts);
@@ -216,8 +187,8 @@ static status_t mpi_allgatherv(struct group *group, const void *data, const size
 
     TRY(gather_prepare(&gather, group, data, counts, &total));
     TRY_MPI(MPI_Iallgatherv(gather.mine, gather.counts[group->rank], MPI_BYTE, gather.all,
-                            gather.counts, gather.offsets, MPI_BYTE, state_of(group)->collectives,
-                            &request),
+                            gather.counts, gather.offsets, MPI_BYTE,
+                            mpi_state_of(group)->collectives, &request),
             "an exchange");
     TRY(settle_collective(group, &request));
     if (total > 0) {
@@ -228,7 +199,8 @@ static status_t mpi_allgatherv(struct group *group, const void *data, const size
 
 static status_t mpi_clocks(struct group *group, int64_t *out_ahead)
 {
-    return mpi_measure_clocks(group, state_of(group)->clocks, state_of(group)->leader, out_ahead);
+    return mpi_measure_clocks(group, mpi_state_of(group)->clocks, mpi_state_of(group)->leader,
+                              out_ahead);
 }
 
 /* ---- the line of the liveness thread ---- */
@@ -314,8 +286,8 @@ static void line_send(void *arg, int rank, const struct health_note *note)
 static void mpi_abandon(struct group *group, int code)
 {
     fflush(NULL);
-    if (state_of(group)->health != NULL) {
-        health_give_up(state_of(group)->health, code);
+    if (mpi_state_of(group)->health != NULL) {
+        health_give_up(mpi_state_of(group)->health, code);
     }
     _exit(code);
 }
@@ -339,8 +311,12 @@ static void release_notes(struct mpi_state *state)
  * the second, which proves that all know, does any rank end. */
 static void mpi_close(struct group *group)
 {
-    struct mpi_state *state = state_of(group);
+    struct mpi_state *state = mpi_state_of(group);
 
+    if (state->split) {
+        mpi_close_split(group);
+        return;
+    }
     if (state->health != NULL) {
         if (mpi_barrier(group) != STATUS_OK) {
             mpi_abandon(group, 1);
@@ -356,7 +332,7 @@ static void mpi_close(struct group *group)
     MPI_Comm_free(&state->notes);
     MPI_Comm_free(&state->clocks);
     MPI_Finalize();
-    scratch_free(state);
+    mpi_scratch_free(state);
     free(state->identity);
     free(state->leader);
     free(state);
@@ -371,6 +347,7 @@ static const struct group_class mpi_class = {
     .broadcast = mpi_broadcast,
     .allgatherv = mpi_allgatherv,
     .clocks = mpi_clocks,
+    .split = mpi_split,
 };
 
 /* ---- opening ---- */
@@ -460,10 +437,24 @@ static bool same_host(const struct identity *a, const struct identity *b)
     return strcmp(a->host, b->host) == 0 && strcmp(a->boot, b->boot) == 0;
 }
 
-/* Who leads each rank's host: its lowest rank. And where this rank stands on its own. */
+void mpi_stand_on_host(struct group *group)
+{
+    const int *leader = mpi_state_of(group)->leader;
+
+    group->leader = leader;
+    group->local_rank = group->local_size = 0;
+    for (int i = 0; i < group->size; i++) {
+        if (leader[i] == leader[group->rank]) {
+            group->local_rank += i < group->rank;
+            group->local_size++;
+        }
+    }
+}
+
+/* Who leads each rank's host: its lowest rank. */
 static void find_hosts(struct group *group)
 {
-    struct mpi_state *state = state_of(group);
+    struct mpi_state *state = mpi_state_of(group);
     const struct identity *all = state->identity;
 
     for (int i = 0; i < group->size; i++) {
@@ -473,21 +464,14 @@ static void find_hosts(struct group *group)
         }
         state->leader[i] = leader;
     }
-    group->leader = state->leader;
-    group->local_rank = group->local_size = 0;
-    for (int i = 0; i < group->size; i++) {
-        if (state->leader[i] == state->leader[group->rank]) {
-            group->local_rank += i < group->rank;
-            group->local_size++;
-        }
-    }
+    mpi_stand_on_host(group);
 }
 
 /* Sockets to the neighbours of the ring that are on other hosts; -1 where there is none. */
 static status_t tie_neighbours(struct group *group, struct peer_socket *sockets, int *out_before,
                                int *out_after)
 {
-    const struct mpi_state *state = state_of(group);
+    const struct mpi_state *state = mpi_state_of(group);
     int before = (group->rank + group->size - 1) % group->size;
     int after = (group->rank + 1) % group->size;
     int here = state->leader[group->rank];
@@ -513,7 +497,7 @@ static status_t tie_neighbours(struct group *group, struct peer_socket *sockets,
 
 static status_t start_health(struct group *group, struct peer_socket *sockets)
 {
-    struct mpi_state *state = state_of(group);
+    struct mpi_state *state = mpi_state_of(group);
     const struct identity *own = &state->identity[group->rank];
     struct health_line line = {state, line_send, line_receive, line_idle};
     struct health_peer *peers = calloc((size_t)group->size, sizeof *peers);
@@ -589,7 +573,7 @@ status_t group_open_mpi(const struct group_options *options, struct group **out)
 free_group: /* MPI is left as it is: the process ends */
     start_limit_end(limit);
     if (state != NULL) {
-        scratch_free(state);
+        mpi_scratch_free(state);
         free(state->identity);
         free(state->leader);
     }

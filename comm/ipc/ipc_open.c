@@ -31,7 +31,7 @@ static status_t check_layout(const struct wire *wire)
             return FAIL(STATUS_UNSUPPORTED,
                         "transport ipc is for the GPUs of one host, and rank %d and rank %d, which "
                         "talk, are on two; use ucx or nccl",
-                        from, to);
+                        group_named(group, from), group_named(group, to));
         }
     }
     return STATUS_OK;

@@ -5,7 +5,6 @@
  * slept on, so the thread tests with naps in between while something is under way, short ones after
  * something happened, and sleeps when nothing is.
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "comm/group/mpi_group.h"
+#include "comm/progress/doze.h"
 #include "comm/progress/progress.h"
 
 enum {
@@ -27,9 +27,7 @@ struct mpi_wire {
     struct progress progress; /* first: progress.c finds it as the wire's state */
     MPI_Comm comm;
     pthread_t thread;
-    pthread_mutex_t sleep_mutex;
-    pthread_cond_t sleep;
-    bool woken; /* under sleep_mutex */
+    struct doze doze;
     /* The thread's own: what is under way. */
     int active, room;
     MPI_Request *request;  /* [room] */
@@ -39,12 +37,7 @@ struct mpi_wire {
 
 static void mpi_wake(struct progress *progress)
 {
-    struct mpi_wire *self = (struct mpi_wire *)progress;
-
-    pthread_mutex_lock(&self->sleep_mutex);
-    self->woken = true;
-    pthread_cond_signal(&self->sleep);
-    pthread_mutex_unlock(&self->sleep_mutex);
+    doze_wake(&((struct mpi_wire *)progress)->doze);
 }
 
 /* ---- the progress thread ---- */
@@ -160,24 +153,6 @@ static bool test(struct mpi_wire *self)
     return true;
 }
 
-/* Until woken or, if `nap` ns > 0, for so long. */
-static void doze(struct mpi_wire *self, int64_t nap)
-{
-    int64_t until = trace_now() + nap;
-    struct timespec at = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
-
-    pthread_mutex_lock(&self->sleep_mutex);
-    while (!self->woken) {
-        if (nap == 0) {
-            pthread_cond_wait(&self->sleep, &self->sleep_mutex);
-        } else if (pthread_cond_timedwait(&self->sleep, &self->sleep_mutex, &at) == ETIMEDOUT) {
-            break;
-        }
-    }
-    self->woken = false;
-    pthread_mutex_unlock(&self->sleep_mutex);
-}
-
 static void *progress_main(void *arg)
 {
     struct mpi_wire *self = arg;
@@ -205,7 +180,7 @@ static void *progress_main(void *arg)
             progress_nap(&self->progress);
             continue;
         }
-        doze(self, self->active > 0 ? nap : 0);
+        doze_sleep(&self->doze, self->active > 0 ? nap : 0);
         nap = nap * 3 / 2 < NAP_LONGEST ? nap * 3 / 2 : NAP_LONGEST;
     }
 }
@@ -279,22 +254,10 @@ free_lists:
     return status;
 }
 
-static void sleep_init(struct mpi_wire *self)
-{
-    pthread_condattr_t attributes;
-
-    pthread_mutex_init(&self->sleep_mutex, NULL);
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&self->sleep, &attributes);
-    pthread_condattr_destroy(&attributes);
-}
-
 static void mpi_wire_free(struct mpi_wire *self)
 {
     progress_fini(&self->progress);
-    pthread_cond_destroy(&self->sleep);
-    pthread_mutex_destroy(&self->sleep_mutex);
+    doze_fini(&self->doze);
     free(self->request);
     free(self->owner);
     free(self->finished);
@@ -311,13 +274,14 @@ static status_t mpi_wire_create(struct wire *wire)
         return FAIL(STATUS_NOMEM, "no memory for a wire over MPI");
     }
     wire->state = self;
-    sleep_init(self);
+    doze_init(&self->doze);
     TRY_GOTO(progress_init(&self->progress, wire, mpi_wake), free_self);
     TRY_GOTO(check_sizes(self), free_self);
     TRY_GOTO(make_room(self), free_self);
     status = wire_on_gpu(wire) ? progress_use_streams(&self->progress, "transport mpi") : STATUS_OK;
     TRY_GOTO(group_agree(wire->group, status), free_self); /* the rest takes all */
-    TRY_GOTO(mpi_check(MPI_Comm_idup(MPI_COMM_WORLD, &self->comm, &request), "a communicator"),
+    TRY_GOTO(mpi_check(MPI_Comm_idup(mpi_state_of(wire->group)->collectives, &self->comm, &request),
+                       "a communicator"),
              free_self);
     TRY(mpi_settle(wire->group, &request, 1)); /* MPI still writes into `self` then */
     MPI_Comm_set_errhandler(self->comm, MPI_ERRORS_RETURN);
@@ -360,7 +324,7 @@ static void mpi_wire_destroy(struct wire *wire)
     progress_stop(&self->progress);
     pthread_join(self->thread, NULL);
     withdraw(self);
-    if (!wire->group->failed) {
+    if (!wire->group->life->failed) {
         MPI_Comm_free(&self->comm);
     }
     mpi_wire_free(self);

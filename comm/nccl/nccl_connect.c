@@ -281,9 +281,9 @@ static void finish(struct nccl_wire *self, status_t result)
 
     self->result = result;
     if (atomic_compare_exchange_strong(&self->apart, &running, APART_FINISHED)) {
-        pthread_mutex_lock(self->group->wakeup.mutex);
-        wakeup_signal(&self->group->wakeup);
-        pthread_mutex_unlock(self->group->wakeup.mutex);
+        pthread_mutex_lock(self->group->life->wakeup.mutex);
+        wakeup_signal(&self->group->life->wakeup);
+        pthread_mutex_unlock(self->group->life->wakeup.mutex);
     }
 }
 
@@ -300,10 +300,11 @@ static bool run_apart(struct nccl_wire *self, void *(*body)(void *), int64_t unt
         log_error("rank %d: no thread for NCCL to run in", group->rank);
         return false;
     }
-    pthread_mutex_lock(group->wakeup.mutex);
-    while (self->apart == APART_RUNNING && !group->failed && wakeup_wait(&group->wakeup, until)) {
+    pthread_mutex_lock(group->life->wakeup.mutex);
+    while (self->apart == APART_RUNNING && !group->life->failed &&
+           wakeup_wait(&group->life->wakeup, until)) {
     }
-    pthread_mutex_unlock(group->wakeup.mutex);
+    pthread_mutex_unlock(group->life->wakeup.mutex);
     if (atomic_compare_exchange_strong(&self->apart, &running, APART_FORSAKEN)) {
         pthread_detach(thread);
         return false;
@@ -363,7 +364,7 @@ static status_t connect_all(struct nccl_wire *self)
     struct group *group = self->group;
     bool finished = run_apart(self, connect_apart, group_deadline(group));
 
-    if (!finished && group->failed) {
+    if (!finished && group->life->failed) {
         return group_lost(group);
     }
     if (!finished) {
@@ -371,7 +372,7 @@ static status_t connect_all(struct nccl_wire *self)
                     "NCCL could not connect rank %d with its peers within %g s; NCCL_DEBUG=INFO "
                     "shows how far it came, NCCL_SOCKET_IFNAME chooses the network that it "
                     "connects over",
-                    group->rank, group->options.deadline_s);
+                    group_named(group, group->rank), group->options.deadline_s);
     }
     return group_agree(
         group, self->result == STATUS_OK
@@ -462,7 +463,8 @@ static bool is_idle(const struct nccl_wire *self, const struct nccl_pair *pair)
         return false;
     }
     while (device_event_done(self->device, self->last, &done) == STATUS_OK && !done &&
-           trace_now() - begin < (self->group->failed ? GLANCE : CLOSE_S * INT64_C(1000000000))) {
+           trace_now() - begin <
+               (self->group->life->failed ? GLANCE : CLOSE_S * INT64_C(1000000000))) {
         nanosleep(&(struct timespec){0, NAP}, NULL);
     }
     return done;
@@ -501,7 +503,8 @@ void nccl_disconnect(struct wire *wire)
         if (!is_idle(self, pair)) {
             log_error("rank %d ends now: messages from rank %d to rank %d are still under way, and "
                       "NCCL cannot withdraw them",
-                      wire->group->rank, pair->from, pair->to);
+                      group_named(wire->group, wire->group->rank),
+                      group_named(wire->group, pair->from), group_named(wire->group, pair->to));
             group_abandon(wire->group, 1);
         }
     }

@@ -81,7 +81,8 @@ static void say_late(struct progress *progress, int channel, int64_t message, co
     snprintf(reason, sizeof reason,
              "message %" PRId64 " of channel %d (rank %d to rank %d, %zu bytes) has not %s within "
              "%g s (health.deadline_s)",
-             message, channel, c->from, c->to, c->bytes, verb, group->options.deadline_s);
+             message, channel, group_named(group, c->from), group_named(group, c->to), c->bytes,
+             verb, group->options.deadline_s);
     group_fail(group, true, reason);
 }
 
@@ -146,7 +147,7 @@ struct ticket *streams_due(struct progress *progress, struct ticket *queue)
     }
     s->watching = false;
     s->resting = true;
-    if (progress->wire->group->failed) { /* streams run on without us, over garbage */
+    if (progress->wire->group->life->failed) { /* streams run on without us, over garbage */
         return NULL;
     }
     for (int i = 0; i < s->queues; i++) {
@@ -199,7 +200,7 @@ void streams_finish(struct ticket *ticket, bool good)
     char reason[REASON_SIZE];
 
     progress->streams->moved = ticket->landed;
-    if (group->failed ||
+    if (group->life->failed ||
         (!good && progress->stop)) { /* words are far ahead; or withdrawn at the end */
         ticket->state = TICKET_BROKEN;
     } else if (!good) {
@@ -207,13 +208,13 @@ void streams_finish(struct ticket *ticket, bool good)
         snprintf(reason, sizeof reason,
                  "message %" PRId64 " of channel %d (rank %d to rank %d, %zu bytes) was lost by "
                  "transport %s, whose message says how",
-                 ticket->message, ticket->channel, c->from, c->to, c->bytes,
-                 progress->wire->class->name);
+                 ticket->message, ticket->channel, group_named(group, c->from),
+                 group_named(group, c->to), c->bytes, progress->wire->class->name);
         group_fail(group, true, reason);
     } else if (ticket->sending) {
         ticket->state = TICKET_DONE;
         close_departures(channel);
-        wakeup_signal(&group->wakeup);
+        wakeup_signal(&group->life->wakeup);
     } else {
         word_set(&channel->landed[ticket->slot], after(ticket->message));
         recycle(ticket);
@@ -225,17 +226,17 @@ void streams_finish(struct ticket *ticket, bool good)
 /* Streams do not stop the caller: this is where it learns that a peer is lost. */
 static status_t lock(struct progress *progress)
 {
-    pthread_mutex_lock(progress->wire->group->wakeup.mutex);
-    if (!progress->wire->group->failed) {
+    pthread_mutex_lock(progress->wire->group->life->wakeup.mutex);
+    if (!progress->wire->group->life->failed) {
         return STATUS_OK;
     }
-    pthread_mutex_unlock(progress->wire->group->wakeup.mutex);
+    pthread_mutex_unlock(progress->wire->group->life->wakeup.mutex);
     return group_lost(progress->wire->group);
 }
 
 static void unlock(struct progress *progress)
 {
-    pthread_mutex_unlock(progress->wire->group->wakeup.mutex);
+    pthread_mutex_unlock(progress->wire->group->life->wakeup.mutex);
 }
 
 /* Queues `ticket`, to be started when `word` reaches `due`; wakes the thread unless it is awake.

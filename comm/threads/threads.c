@@ -116,7 +116,7 @@ static status_t loop_create(struct wire *wire)
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared;
 
-    pthread_mutex_lock(&world->mutex);
+    pthread_mutex_lock(world->mutex);
     int64_t number = world->wires_created[wire->group->rank]++;
     for (shared = world->wires; shared != NULL && shared->number != number;) {
         shared = shared->next;
@@ -132,7 +132,7 @@ static status_t loop_create(struct wire *wire)
         shared->holders++;
         shared->end[wire->group->rank] = wire;
     }
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
     if (shared == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for a wire of %d channels", wire->count);
     }
@@ -149,10 +149,10 @@ static void loop_destroy(struct wire *wire)
     struct loop_world *world = world_of(wire);
     struct loop_wire *shared = wire->state;
 
-    pthread_mutex_lock(&world->mutex);
+    pthread_mutex_lock(world->mutex);
     shared->end[wire->group->rank] = NULL;
     while (shared->copying > 0) {
-        wakeup_wait(&wire->group->wakeup, INT64_MAX);
+        wakeup_wait(&wire->group->life->wakeup, INT64_MAX);
     }
     shared->holders--;
     if (shared->holders == 0) {
@@ -163,7 +163,7 @@ static void loop_destroy(struct wire *wire)
         *link = shared->next;
         shared_free(shared);
     }
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
 }
 
 /* ---- the meeting of posts and puts (mutex held) ---- */
@@ -213,24 +213,24 @@ static void copy_message(struct wire *wire, int channel, struct loop_put *put,
     slot->state = SLOT_MOVING;
     put->moving = true;
     shared->copying++;
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
     memcpy(target, put->source, bytes);
-    pthread_mutex_lock(&world->mutex);
+    pthread_mutex_lock(world->mutex);
     shared->copying--;
 
     int64_t now = trace_now();
     slot->state = SLOT_LANDED;
     slot->put = put->put;
-    slot->landed = put->put + delay_ns(&world->faults, channel, put->message);
+    slot->landed = put->put + delay_ns(&world->top->faults, channel, put->message);
     slot->landed = slot->landed > now ? slot->landed : now;
     receiver->counts[channel].messages++;
     receiver->counts[channel].bytes += (int64_t)bytes;
     release_put(c, put);
-    wakeup_signal(&world->group[from].wakeup);
-    wakeup_signal(&world->group[to].wakeup);
+    wakeup_signal(&world->group[from].life->wakeup);
+    wakeup_signal(&world->group[to].life->wakeup);
     for (int i = 0; i < world->ranks; i++) { /* who waits to destroy its end */
         if (shared->end[i] == NULL) {
-            wakeup_signal(&world->group[i].wakeup);
+            wakeup_signal(&world->group[i].life->wakeup);
         }
     }
 }
@@ -245,14 +245,14 @@ static void match(struct wire *wire, int channel)
     struct loop_put *put;
 
     while ((put = oldest_waiting(c)) != NULL && c->first_post >= 0 && shared->end[from] != NULL &&
-           shared->end[to] != NULL && !wire->group->failed) {
+           shared->end[to] != NULL && !wire->group->life->failed) {
         struct loop_slot *slot = &c->slot[c->first_post];
         int index = c->first_post;
         c->first_post = slot->next;
         if (put->lost) {
             slot->state = SLOT_LOST;
             release_put(c, put);
-            wakeup_signal(&world->group[from].wakeup);
+            wakeup_signal(&world->group[from].life->wakeup);
         } else if (put->message != slot->message || put->slot != index) {
             log_error("channel %d: message %" PRId64
                       " for slot %d meets the post of message %" PRId64
@@ -260,8 +260,8 @@ static void match(struct wire *wire, int channel)
                       channel, put->message, put->slot, slot->message, index);
             slot->state = SLOT_BROKEN;
             release_put(c, put);
-            wakeup_signal(&world->group[from].wakeup);
-            wakeup_signal(&world->group[to].wakeup);
+            wakeup_signal(&world->group[from].life->wakeup);
+            wakeup_signal(&world->group[to].life->wakeup);
         } else {
             copy_message(wire, channel, put, slot);
         }
@@ -278,8 +278,8 @@ static status_t loop_post(struct wire *wire, int channel, int slot, int64_t mess
     struct loop_slot *s = &c->slot[slot];
     status_t status = STATUS_OK;
 
-    pthread_mutex_lock(&world->mutex);
-    if (world->dead[wire->group->rank]) {
+    pthread_mutex_lock(world->mutex);
+    if (loop_is_dead(wire->group)) {
         status = STATUS_INTERRUPTED;
         goto unlock;
     }
@@ -296,25 +296,8 @@ static status_t loop_post(struct wire *wire, int channel, int slot, int64_t mess
     match(wire, channel);
 
 unlock:
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
     return status;
-}
-
-/* The rank dies here: it does nothing more, and the others learn of it. */
-static status_t die(struct group *group, struct loop_world *world)
-{
-    char reason[REASON_SIZE];
-
-    world->dead[group->rank] = true;
-    snprintf(reason, sizeof reason, "rank %d died", group->rank);
-    for (int i = 0; i < world->ranks; i++) {
-        if (i != group->rank) {
-            group_fail(&world->group[i], true, reason);
-        }
-    }
-    log_warn("rank %d dies at its put number %" PRId64 ", as the test asks", group->rank,
-             world->faults.die_put);
-    return STATUS_INTERRUPTED;
 }
 
 static status_t enqueue_put(struct wire *wire, int channel, const struct loop_put *fields)
@@ -345,27 +328,18 @@ static status_t loop_put(struct wire *wire, int channel, int slot, int64_t messa
                          const void *source)
 {
     struct loop_world *world = world_of(wire);
-    const struct loop_faults *faults = &world->faults;
-    int rank = wire->group->rank;
+    const struct loop_faults *faults = &world->top->faults;
     struct loop_put put = {.message = message, .put = trace_now(), .slot = slot, .source = source};
     status_t status;
 
-    pthread_mutex_lock(&world->mutex);
-    if (world->dead[rank]) {
-        status = STATUS_INTERRUPTED;
-        goto unlock;
-    }
-    if (faults->die && faults->die_rank == rank && world->puts[rank] == faults->die_put) {
-        status = die(wire->group, world);
-        goto unlock;
-    }
-    world->puts[rank]++;
+    pthread_mutex_lock(world->mutex);
+    TRY_GOTO(loop_sends(wire->group), unlock);
     put.lost = faults->lose && faults->lose_channel == channel && faults->lose_message == message;
     TRY_GOTO(enqueue_put(wire, channel, &put), unlock);
     match(wire, channel);
 
 unlock:
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
     return status;
 }
 
@@ -378,7 +352,7 @@ static status_t loop_wait(struct wire *wire, int channel, int slot, int64_t mess
     int64_t until = group_deadline(wire->group);
     status_t status = STATUS_OK;
 
-    pthread_mutex_lock(&world->mutex);
+    pthread_mutex_lock(world->mutex);
     CHECK(s->state != SLOT_FREE && s->message == message,
           "wait for message %" PRId64 " in slot %d of channel %d, which was not posted for it",
           message, slot, channel);
@@ -388,17 +362,18 @@ static status_t loop_wait(struct wire *wire, int channel, int slot, int64_t mess
             s->state = SLOT_FREE;
             break;
         }
-        if (world->dead[wire->group->rank] || s->state == SLOT_BROKEN) {
+        if (loop_is_dead(wire->group) || s->state == SLOT_BROKEN) {
             status = s->state == SLOT_BROKEN ? STATUS_INTERNAL : STATUS_INTERRUPTED;
             break;
         }
         int64_t next = s->state == SLOT_LANDED && s->landed < until ? s->landed : until;
-        if (wire->group->failed || (!wakeup_wait(&wire->group->wakeup, next) && next == until)) {
+        if (wire->group->life->failed ||
+            (!wakeup_wait(&wire->group->life->wakeup, next) && next == until)) {
             status = wire_give_up(wire, channel, message, "landed");
             break;
         }
     }
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
     return status;
 }
 
@@ -419,18 +394,18 @@ static status_t loop_sent(struct wire *wire, int channel, int64_t message)
     int64_t until = group_deadline(wire->group);
     status_t status = STATUS_OK;
 
-    pthread_mutex_lock(&world->mutex);
+    pthread_mutex_lock(world->mutex);
     while (is_under_way(&shared->channel[channel], message)) {
-        if (world->dead[wire->group->rank]) {
+        if (loop_is_dead(wire->group)) {
             status = STATUS_INTERRUPTED;
             break;
         }
-        if (wire->group->failed || !wakeup_wait(&wire->group->wakeup, until)) {
+        if (wire->group->life->failed || !wakeup_wait(&wire->group->life->wakeup, until)) {
             status = wire_give_up(wire, channel, message, "left");
             break;
         }
     }
-    pthread_mutex_unlock(&world->mutex);
+    pthread_mutex_unlock(world->mutex);
     return status;
 }
 

@@ -123,7 +123,9 @@ static bool is_good(const struct ticket *ticket, ucs_status_t code)
     const struct wire_channel *channel = &ticket->progress->wire->channel[ticket->channel];
     if (code != UCS_OK && code != UCS_ERR_CANCELED) {
         log_write(self->told ? LOG_DEBUG : LOG_ERROR, "a message %s rank %d could not be %s: %s",
-                  ticket->sending ? "to" : "from", ticket->sending ? channel->to : channel->from,
+                  ticket->sending ? "to" : "from",
+                  group_named(ticket->progress->wire->group,
+                              ticket->sending ? channel->to : channel->from),
                   ticket->sending ? "sent" : "received", ucs_status_string(code));
         self->told = true;
     }
@@ -250,7 +252,7 @@ static bool ucx_settle(struct ucx_wire *self, ucs_status_ptr_t request, int64_t 
         if (ucp_worker_progress(self->worker) == 0) {
             nanosleep(&(struct timespec){0, NAP}, NULL);
         }
-        if (self->progress.wire->group->failed || trace_now() > until) {
+        if (self->progress.wire->group->life->failed || trace_now() > until) {
             return false; /* the request is lost with the worker */
         }
     }
@@ -416,13 +418,13 @@ static bool greet_peers(struct ucx_wire *self, int word, int64_t until)
 
 static status_t say_unconnected(struct group *group)
 {
-    if (group->failed) {
+    if (group->life->failed) {
         return group_lost(group);
     }
     return FAIL(STATUS_TIMEOUT,
                 "UCX could not connect rank %d with its peers within %g s; "
                 "UCX_NET_DEVICES and UCX_TLS choose the network, transport mpi does without UCX",
-                group->rank, group->options.deadline_s);
+                group_named(group, group->rank), group->options.deadline_s);
 }
 
 static status_t connect_peers(struct ucx_wire *self)
@@ -474,7 +476,7 @@ static void ucx_free(struct ucx_wire *self)
         progress_stop(&self->progress);
         pthread_join(self->thread, NULL);
     }
-    if (self->worker != NULL && !self->progress.wire->group->failed) {
+    if (self->worker != NULL && !self->progress.wire->group->life->failed) {
         withdraw_posts(self);
         if (was_running) { /* a rank that fails alone finds no partner for this and goes on */
             greet_peers(self, GOODBYE, trace_now() + CLOSE_MS * INT64_C(1000000));

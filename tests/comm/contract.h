@@ -9,6 +9,10 @@
 #include "comm/comm.h"
 
 status_t contract_collectives(struct group *group);
+/* Collectives among the ranks of a group. */
+status_t contract_sums(struct group *group);
+/* Groups that the group is split into, and what each of them does. */
+status_t contract_split(struct group *group, const char *transport);
 /* All parts of the wire's contract, one after the other, each over a wire of its own. */
 status_t contract_wire(struct group *group, const char *transport);
 /* Messages along a ring of ranks, of which the first `count` channels exist (0 -> 1 is channel 0), for

@@ -2,8 +2,10 @@
  *
  *     ranks collectives | contract TRANSPORT | bench TRANSPORT | meter TRANSPORT |
  *           sleep TRANSPORT
+ *     ranks sums | split TRANSPORT
  *     ranks hang TRANSPORT     rank 0 never puts what rank 1 waits for nor posts what the last rank has
  *                              put; the others sit in a barrier
+ *     ranks hang KIND          rank 0 does not start the collective that the others are in ("split": of a group)
  *     ranks fail TRANSPORT     as hang, but rank 0 gives up after a moment
  *     ranks choose TRANSPORTS WORDS   parallel.transport=auto takes one of these, for these reasons
  *     ranks refuse TRANSPORT WORDS   a wire cannot be had, and rank 0 says why with these words
@@ -75,6 +77,42 @@ static status_t wait_for_rank_0(struct rig *rig)
     return group_barrier(rig->group);
 }
 
+static int kind_of(const char *name)
+{
+    for (int kind = 0; kind < COLLECTIVE_KINDS; kind++) {
+        if (strcmp(collective_kind_name((enum collective_kind)kind), name) == 0) {
+            return kind;
+        }
+    }
+    return -1;
+}
+
+/* Everybody but rank 0 is in it. */
+static status_t hang_together(struct group *group, const char *name, bool give_up)
+{
+    const struct collective_options options = {.under_way = 1};
+    static float value[64];
+    static int zero = 0;
+    size_t counts[16];
+    struct collective *collective;
+    struct group *part;
+
+    for (int r = 0; r < group_size(group); r++) {
+        counts[r] = 2;
+    }
+    struct collective_call call = {
+        .kind = (enum collective_kind)kind_of(name), .counts = counts, .element = sizeof(float)};
+    call.out = value + (call.kind == COLLECTIVE_REDUCE_SCATTER ? 2 * group_rank(group) : 0);
+    TRY(collective_create(group, &options, &collective));
+    group_watch(group, describe, &zero);
+    say_ready(group);
+    if (group_rank(group) == 0) {
+        rest(give_up ? 0.5 : 60);
+        return FAIL(STATUS_NUMERIC, "the loss of step 12 is not a number");
+    }
+    return kind_of(name) >= 0 ? collective_run(collective, &call) : group_split(group, 0, 0, &part);
+}
+
 static status_t hang(struct group *group, const char *transport, bool give_up)
 {
     int last = group_size(group) - 1;
@@ -129,6 +167,12 @@ static status_t run(struct group *group, const char *mode, const char *transport
     if (strcmp(mode, "collectives") == 0) {
         return contract_collectives(group);
     }
+    if (strcmp(mode, "sums") == 0) {
+        return contract_sums(group);
+    }
+    if (strcmp(mode, "split") == 0) {
+        return contract_split(group, transport);
+    }
     if (strcmp(mode, "contract") == 0) {
         return contract_wire(group, transport);
     }
@@ -148,7 +192,8 @@ static status_t run(struct group *group, const char *mode, const char *transport
         return refuse(group, transport, words);
     }
     if (strcmp(mode, "hang") == 0 || strcmp(mode, "fail") == 0) {
-        return hang(group, transport, strcmp(mode, "fail") == 0);
+        bool together = kind_of(transport) >= 0 || strcmp(transport, "split") == 0;
+        return (together ? hang_together : hang)(group, transport, strcmp(mode, "fail") == 0);
     }
     group_watch(group, describe, &zero);
     say_ready(group);

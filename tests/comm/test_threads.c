@@ -24,6 +24,18 @@ static status_t run_wire(struct group *group, void *arg)
     return contract_wire(group, "threads");
 }
 
+static status_t run_sums(struct group *group, void *arg)
+{
+    (void)arg;
+    return contract_sums(group);
+}
+
+static status_t run_split(struct group *group, void *arg)
+{
+    (void)arg;
+    return contract_split(group, "threads");
+}
+
 static status_t run_sleep(struct group *group, void *arg)
 {
     (void)arg;
@@ -42,6 +54,22 @@ static void test_contract(void **state)
     for (int ranks = 2; ranks <= 4; ranks++) {
         assert_ok(group_run_threads(ranks, &patient, NULL, run_collectives, NULL));
         assert_ok(group_run_threads(ranks, &patient, NULL, run_wire, NULL));
+    }
+}
+
+static void test_sums(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 5; ranks++) {
+        assert_ok(group_run_threads(ranks, &patient, NULL, run_sums, NULL));
+    }
+}
+
+static void test_split(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 6; ranks++) {
+        assert_ok(group_run_threads(ranks, &patient, NULL, run_split, NULL));
     }
 }
 
@@ -163,6 +191,33 @@ static void test_death(void **state)
     }
 }
 
+static status_t run_sums_outcome(struct group *group, void *arg)
+{
+    struct outcome *outcome = arg;
+    int rank = group_rank(group);
+
+    log_capture(outcome->text[rank], sizeof outcome->text[rank]);
+    outcome->status[rank] = contract_sums(group);
+    return outcome->status[rank];
+}
+
+/* At each of the first calls, which are of all kinds. */
+static void test_death_in_sums(void **state)
+{
+    (void)state;
+    for (int64_t put = 0; put < 2 * COLLECTIVE_KINDS; put++) {
+        struct loop_faults faults = {.die = true, .die_rank = 1, .die_put = put};
+        struct outcome outcome;
+        memset(&outcome, 0, sizeof outcome);
+        assert_status(group_run_threads(RANKS, &patient, &faults, run_sums_outcome, &outcome),
+                      STATUS_INTERRUPTED);
+        for (int i = 0; i < RANKS; i += 2) {
+            assert_status(outcome.status[i], STATUS_PEER);
+            assert_non_null(strstr(outcome.text[i], "rank 1 died"));
+        }
+    }
+}
+
 /* Rank 0 fails by itself while the others are in a barrier, which must not hang. */
 static status_t run_give_up(struct group *group, void *arg)
 {
@@ -222,7 +277,8 @@ int main(void)
         cmocka_unit_test(test_delay), cmocka_unit_test(test_loss),
         cmocka_unit_test(test_death), cmocka_unit_test(test_give_up),
         cmocka_unit_test(test_late),  cmocka_unit_test(test_sleep),
-        cmocka_unit_test(test_speed),
+        cmocka_unit_test(test_speed), cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_split), cmocka_unit_test(test_death_in_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

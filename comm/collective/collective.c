@@ -1,0 +1,243 @@
+/* collective.c - the verbs of a collective: argument checks, books, then the class. */
+#include "comm/collective/collective.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/comm.h"
+
+enum { CHUNK = 1 << 20 }; /* bytes a rank */
+
+const char *collective_kind_name(enum collective_kind kind)
+{
+    static const char *const name[COLLECTIVE_KINDS] = {"reduce-scatter", "all-gather", "all-reduce",
+                                                       "broadcast"};
+
+    return name[kind];
+}
+
+/* ---- creation ---- */
+
+static void free_all(struct collective *collective)
+{
+    for (int i = 0; collective->pending != NULL && i < collective->under_way; i++) {
+        free(collective->pending[i].counts);
+    }
+    free(collective->pending);
+    free(collective);
+}
+
+static status_t make_room(struct collective *collective)
+{
+    collective->pending = calloc((size_t)collective->under_way, sizeof *collective->pending);
+    for (int i = 0; collective->pending != NULL && i < collective->under_way; i++) {
+        collective->pending[i].counts =
+            calloc((size_t)collective->group->size, sizeof *collective->pending[i].counts);
+        if (collective->pending[i].counts == NULL) {
+            return FAIL(STATUS_NOMEM, "no memory for %d collectives", collective->under_way);
+        }
+    }
+    return collective->pending != NULL
+               ? STATUS_OK
+               : FAIL(STATUS_NOMEM, "no memory for %d collectives", collective->under_way);
+}
+
+status_t collective_create(struct group *group, const struct collective_options *options,
+                           struct collective **out)
+{
+    struct collective *collective = calloc(1, sizeof *collective);
+    status_t status = STATUS_NOMEM;
+
+    CHECK(options->under_way > 0, "%d collectives under way", options->under_way);
+    if (collective != NULL) {
+        collective->group = group;
+        collective->under_way = options->under_way;
+        collective->chunk = options->chunk > 0 ? options->chunk : CHUNK;
+        status = make_room(collective);
+    }
+    TRY_GOTO(group_agree(group, status), free_collective);
+    if (group->size > 1) {
+        collective->class =
+            group->class->threads ? &threads_collective_class : &mpi_collective_class;
+        TRY_GOTO(collective->class->create(collective), free_collective);
+    }
+    *out = collective;
+    return STATUS_OK;
+
+free_collective:
+    if (collective != NULL) {
+        free_all(collective);
+    }
+    return status;
+}
+
+void collective_destroy(struct collective *collective)
+{
+    if (collective == NULL) {
+        return;
+    }
+    if (collective->class != NULL) {
+        collective->class->destroy(collective);
+    }
+    free_all(collective);
+}
+
+/* ---- calls ---- */
+
+int64_t collective_call_bytes(const struct collective_call *call, int rank, int ranks)
+{
+    size_t total = 0, own = call->counts[rank], others = (size_t)ranks - 1;
+
+    for (int i = 0; i < ranks; i++) {
+        total += call->counts[i];
+    }
+    size_t gathered = total - own, reduced = others * own;
+    switch (call->kind) {
+    case COLLECTIVE_REDUCE_SCATTER:
+        return (int64_t)(reduced * call->element);
+    case COLLECTIVE_ALL_GATHER:
+        return (int64_t)(gathered * call->element);
+    case COLLECTIVE_ALL_REDUCE:
+        return (int64_t)((reduced + gathered) * call->element);
+    case COLLECTIVE_BROADCAST:
+        return rank == call->root ? 0 : (int64_t)(total * call->element);
+    case COLLECTIVE_KINDS:
+        break;
+    }
+    return 0;
+}
+
+/* Where `in` is if it is a part of out. */
+static const void *place_in(const struct pending_call *pending)
+{
+    const struct collective_call *call = &pending->call;
+    const unsigned char *out = call->out;
+
+    switch (call->kind) {
+    case COLLECTIVE_REDUCE_SCATTER:
+        return out - pending->before * call->element;
+    case COLLECTIVE_ALL_GATHER:
+        return out + pending->before * call->element;
+    default:
+        return out;
+    }
+}
+
+static void fill(const struct collective *collective, struct pending_call *pending,
+                 const struct collective_call *call)
+{
+    int ranks = collective->group->size, rank = collective->group->rank;
+
+    pending->call = *call;
+    pending->call.counts = pending->counts;
+    pending->number = collective->started;
+    pending->open = true;
+    pending->total = pending->before = 0;
+    for (int i = 0; i < ranks; i++) {
+        pending->counts[i] = call->counts[i];
+        pending->before += i < rank ? call->counts[i] : 0;
+        pending->total += call->counts[i];
+    }
+    if (call->in == NULL) {
+        pending->call.in = place_in(pending);
+    }
+}
+
+static void copy_alone(const struct pending_call *pending)
+{
+    const struct collective_call *call = &pending->call;
+
+    if (call->out != call->in && pending->total > 0) {
+        memcpy(call->out, call->in, pending->total * call->element);
+    }
+}
+
+status_t collective_start(struct collective *collective, const struct collective_call *call,
+                          int64_t *out_number)
+{
+    struct pending_call *pending =
+        &collective->pending[collective->started % collective->under_way];
+    bool sums = call->kind == COLLECTIVE_REDUCE_SCATTER || call->kind == COLLECTIVE_ALL_REDUCE;
+
+    CHECK(!pending->open, "more than %d collectives under way", collective->under_way);
+    CHECK(call->kind != COLLECTIVE_BROADCAST ||
+              (call->root >= 0 && call->root < collective->group->size),
+          "a broadcast of rank %d of %d", call->root, collective->group->size);
+    CHECK(!sums || call->element == sizeof(float), "a sum of elements of %zu bytes", call->element);
+    fill(collective, pending, call);
+    *out_number = collective->started++;
+    if (collective->class == NULL) {
+        copy_alone(pending);
+        return STATUS_OK;
+    }
+    TRY(group_check(collective->group));
+    return collective->class->start(collective, pending);
+}
+
+status_t collective_wait(struct collective *collective, int64_t number)
+{
+    struct pending_call *pending = &collective->pending[number % collective->under_way];
+
+    CHECK(number == collective->awaited && pending->open && pending->number == number,
+          "collective %" PRId64 " is awaited before its turn, or twice; the next is %" PRId64,
+          number, collective->awaited);
+    if (collective->class != NULL) {
+        TRY(collective->class->wait(collective, pending));
+    }
+    collective->awaited++;
+    collective->bytes +=
+        collective_call_bytes(&pending->call, collective->group->rank, collective->group->size);
+    pending->open = false;
+    return STATUS_OK;
+}
+
+status_t collective_run(struct collective *collective, const struct collective_call *call)
+{
+    int64_t number;
+
+    TRY(collective_start(collective, call, &number));
+    return collective_wait(collective, number);
+}
+
+int64_t collective_bytes(const struct collective *collective)
+{
+    return collective->bytes;
+}
+
+/* ---- what the classes share ---- */
+
+void collective_add(const float *const *x, int ranks, size_t count, float *out)
+{
+    enum { BLOCK = 1024 };
+    float sum[BLOCK];
+
+    for (size_t begin = 0; begin < count; begin += BLOCK) {
+        size_t some = count - begin < BLOCK ? count - begin : BLOCK;
+        memcpy(sum, x[0] + begin, some * sizeof *sum);
+        for (int r = 1; r < ranks; r++) {
+            const float *addend = x[r] + begin;
+            for (size_t i = 0; i < some; i++) {
+                sum[i] += addend[i];
+            }
+        }
+        memcpy(out + begin, sum, some * sizeof *sum);
+    }
+}
+
+status_t collective_give_up(const struct collective *collective, const struct pending_call *pending)
+{
+    struct group *group = collective->group;
+    char doing[DOING_SIZE];
+
+    if (group->life->failed) {
+        return group_lost(group);
+    }
+    return FAIL(STATUS_TIMEOUT,
+                "the %s number %" PRId64
+                " of %d ranks, %zu bytes in all, has not ended within %g s, "
+                "rank %d was in %s; see what the other ranks did last, or raise health.deadline_s",
+                collective_kind_name(pending->call.kind), pending->number, group->size,
+                pending->total * pending->call.element, group->options.deadline_s,
+                group_named(group, group->rank), group_doing(group, doing, sizeof doing));
+}
