@@ -71,6 +71,7 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 
 /* ---- the run's configuration ---- */
 
+enum mesh_order { MESH_PP_DP, MESH_DP_PP }; /* which coordinate runs first from rank to rank */
 enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
 enum precision_choice { PRECISION_F32, PRECISION_BF16 };
 enum recompute_choice { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
@@ -117,7 +118,9 @@ struct run_config {
         char algorithms[CONFIG_STRING]; /* "" = the library's choice, "measure", or a file */
     } kernels;
     struct {
-        int64_t pp;                    /* pipeline stages; 0 = number of ranks started */
+        int64_t pp;                    /* ranks of a pipeline; 0 = ranks started / dp */
+        int64_t dp;                    /* replicas */
+        int order;                     /* enum mesh_order */
         int64_t microbatches;          /* per step; 0 = the command's default */
         char schedule[CONFIG_STRING];  /* one of schedule/'s, or the path of a file */
         char replay[CONFIG_STRING];    /* path of such a file; "" = none */

@@ -13,6 +13,7 @@ static const char *const names[TRACE_CATEGORIES] = {
     [TRACE_WAIT] = "wait",
     [TRACE_EXPOSED_PLAIN] = "exposed_plain",
     [TRACE_EXPOSED_DENSE] = "exposed_dense",
+    [TRACE_COLLECTIVE] = "collective",
 };
 
 int64_t trace_now(void)

@@ -18,6 +18,7 @@ enum trace_category {
     TRACE_WAIT,          /* nothing ready: schedule or peer (the bubble) */
     TRACE_EXPOSED_PLAIN, /* bytes of the newest key, H_i or its gradient on the wire */
     TRACE_EXPOSED_DENSE, /* bytes of any other shipment on the wire */
+    TRACE_COLLECTIVE,    /* until what replicas exchange is there */
     TRACE_CATEGORIES
 };
 

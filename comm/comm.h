@@ -91,6 +91,8 @@ int group_rank(const struct group *group);
 int group_size(const struct group *group);
 int group_local_rank(const struct group *group); /* among the ranks of this host */
 int group_local_size(const struct group *group);
+/* For messages: the number of a rank of the group in the one that was opened. */
+int group_named(const struct group *group, int rank);
 bool group_is_threads(const struct group *group);
 void group_watch(struct group *group, group_describe_fn describe, void *arg);
 /* What SIGTERM asks for where the launcher waits for it (srun; not mpirun, which kills a second later): `ask`,

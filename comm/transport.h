@@ -83,11 +83,6 @@ void group_fini(struct group *group);
 /* The same for a group split from `parent`, which lends its life; also named. */
 MUST_USE status_t group_init_split(struct group *group, const struct group *parent,
                                    const int *members, int size);
-/* For messages: the number of a rank in the group that was opened. */
-static inline int group_named(const struct group *group, int rank)
-{
-    return group->named != NULL ? group->named[rank] : rank;
-}
 
 /* What this rank does now: its description, or the collective it is in; `buffer`. */
 const char *group_doing(struct group *group, char *buffer, size_t size);

@@ -75,9 +75,10 @@ status_t cost_fill(struct model *model)
         for (int p = model->unit_param[u]; p < model->unit_param[u + 1]; p++) {
             int64_t room = (int64_t)store_room(model, p), single = (int64_t)sizeof(float);
             unit->parameter_bytes += room * (int64_t)dtype_size(model->dtype);
-            unit->master_bytes += model->dtype == DTYPE_F32 ? 0 : room * single;
             unit->gradient_bytes += room * single;
         }
+        unit->moment_bytes = (int64_t)(store_share_room(model, u) * sizeof(float));
+        unit->master_bytes = model->dtype == DTYPE_F32 ? 0 : unit->moment_bytes;
         unit_measure(model, u, true, &unit->training);
         unit_measure(model, u, false, &unit->evaluation);
     }

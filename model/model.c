@@ -36,6 +36,7 @@ status_t model_create(const struct model_config *config, const struct model_use 
     model->dtype = use->dtype;
     model->recompute = use->recompute;
     model->weights_at_once = use->weights_at_once;
+    model->shares = use->shares > 0 ? use->shares : 1;
     model->connector = connector_find(config);
     if (model->connector->create) {
         TRY_GOTO(model->connector->create(model), destroy_model);

@@ -151,6 +151,7 @@ struct model {
     enum dtype dtype;
     enum recompute_choice recompute;
     bool weights_at_once;
+    int shares; /* 1 or more */
 };
 
 /* How a model is used: its tables count costs and bytes for that. */
@@ -160,6 +161,9 @@ struct model_use {
     enum dtype dtype;
     enum recompute_choice recompute;
     bool weights_at_once; /* W of a unit follows its B, as plan_options.weights_at_once */
+    /* Parts with the same units beside each other, each of which keeps its share of the optimizer's state and,
+     * in bf16, of the float32 weights; 0: 1. */
+    int shares;
 };
 MUST_USE status_t model_create(const struct model_config *config, const struct model_use *use,
                                struct model **out);
@@ -206,6 +210,7 @@ struct part_options {
     int stages;
     bool training; /* gradients, optimizer state and backward memory too */
     int threads;
+    int share;             /* of model->shares */
     struct trace *trace;   /* borrowed, may be NULL */
     struct device *device; /* borrowed; NULL = the host */
     void *stream;          /* of the device: everything here runs in its order */
@@ -238,13 +243,29 @@ struct slice {
 struct slice slice_whole(const struct model *model, enum store_kind kind, int param);
 
 bool part_owns(const struct part *part, int param);
-/* Where it lives: values [count] of a parameter of this part (CHECKs that it is one, and that the part has
- * them). In bf16 change weights by part_write, which rounds. */
+/* What this part answers for of a parameter: its share, or all of it. Shares are disjoint and leave nothing out. A
+ * count of 0: nothing. */
+struct slice part_share(const struct part *part, enum store_kind kind, int param);
+/* Where it lives: values [count] of a slice of a parameter of this part, or of all of one (CHECKs that it is one,
+ * and that the part has them). In bf16 change weights by part_write, which rounds. */
+float *part_slice(const struct part *part, const struct slice *slice);
 float *part_values(const struct part *part, enum store_kind kind, int param);
-/* All values of a kind, room between parameters included, in one block: part_values point into it. */
+/* All values of a kind that this part has, room between parameters included, in one block: part_slice points into
+ * it. */
 const float *part_all_values(const struct part *part, enum store_kind kind, size_t *out_count);
+/* What parts with other shares of a unit exchange: in each, one after the other, the values that share 0, 1 .. has.
+ * Where the part lives. */
+struct part_bucket {
+    float *gradients; /* [sum of counts] */
+    void *weights;    /* [sum of counts] as operations read them, `element` bytes each */
+    size_t element;
+};
+void part_bucket(const struct part *part, int unit, struct part_bucket *out);
+/* counts [model->shares] elements. */
+void model_share_counts(const struct model *model, int unit, size_t *counts);
 /* A slice between the host and wherever the part lives; waits for what was enqueued. out, in [count].
- * Written weights become what operations read, also in a part for evaluation. */
+ * Written weights become what operations read, also in a part for evaluation; of kinds of which the part has its
+ * share alone the rest is left out. */
 MUST_USE status_t part_read(const struct part *part, const struct slice *slice, float *out);
 MUST_USE status_t part_write(struct part *part, const struct slice *slice, const float *in);
 
@@ -292,10 +313,10 @@ MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64
                               float *out);
 
 void part_zero_gradients(struct part *part);
-/* Sum of squares of each parameter's gradient, in the order of the table; untrained ones give 0.
+/* Sum of squares of each parameter's gradient, of its share, in the order of the table; untrained ones give 0.
  * out [number of this part's parameters]; on a GPU pinned memory that the stream fills. */
 MUST_USE status_t part_gradient_squares(struct part *part, double *out);
-/* AdamW on every trained parameter, and what operations read of it. */
+/* AdamW on the share of every trained parameter, and what operations read of it. */
 void part_adamw(struct part *part, const struct adamw_args *args);
 /* From now on the part's operations are spans of the timeline (base/timeline.h); NULL: no more. */
 void part_time(struct part *part, struct timeline *timeline);
@@ -351,6 +372,14 @@ MUST_USE status_t tensor_writer_create(const char *path, const struct tensor_ent
                                        int count);
 MUST_USE status_t tensor_writer_write(const char *path, const struct tensor_entry *entries,
                                       int count, int index, const float *data);
+/* A run of values of one tensor. */
+struct tensor_run {
+    int index;
+    size_t begin, count; /* values */
+};
+MUST_USE status_t tensor_writer_write_run(const char *path, const struct tensor_entry *entries,
+                                          int count, const struct tensor_run *run,
+                                          const float *data);
 
 /* Every trained parameter must be there with the right shape, and the file must hold no tensor that the model
  * does not know (STATUS_INVALID names the tensor, what was expected, what was found). */

@@ -162,9 +162,14 @@ static status_t part_init(struct part *part, const struct part_options *options)
         .device = options->device,
         .ctx = {.threads = options->threads, .stream = options->stream, .trace = options->trace},
         .training = options->training,
-        .store = {.model = model, .device = options->device, .stream = options->stream},
+        .store = {.model = model,
+                  .device = options->device,
+                  .stream = options->stream,
+                  .share = options->share},
         .open = -1};
     part_forward_only(part, !options->training);
+    CHECK(options->share >= 0 && options->share < model->shares, "share %d of %d", options->share,
+          model->shares);
     part->store.param = calloc((size_t)model->params + 1, sizeof *part->store.param);
     if (!part->store.param) {
         return FAIL(STATUS_NOMEM, "no memory for a list of %d parameters", model->params);
@@ -286,11 +291,11 @@ const float *part_constants(const struct part *part, int unit)
 void part_memory(const struct part *part, struct part_memory *out)
 {
     int64_t room = (int64_t)store_total(&part->store), single = (int64_t)sizeof(float);
+    int64_t share = (int64_t)store_kind_total(&part->store, STORE_FIRST_MOMENT) * single;
     bool masters = part->training && store_rounds(&part->store);
-    out->parameters =
-        room * (int64_t)dtype_size(part->model->dtype) + (masters ? room * single : 0);
+    out->parameters = room * (int64_t)dtype_size(part->model->dtype) + (masters ? share : 0);
     out->gradients = part->training ? room * single : 0;
-    out->optimizer = 2 * out->gradients;
+    out->optimizer = part->training ? 2 * share : 0;
     out->frames = (int64_t)part->frame_arena.used;
     out->backward = (int64_t)part->backward_arena.used;
     out->workspace = (int64_t)part->workspace_arena.used;

@@ -17,6 +17,16 @@ bool part_owns(const struct part *part, int param)
     return store_owns(&part->store, param);
 }
 
+struct slice part_share(const struct part *part, enum store_kind kind, int param)
+{
+    return store_own(&part->store, kind, param);
+}
+
+float *part_slice(const struct part *part, const struct slice *slice)
+{
+    return store_slice(&part->store, slice);
+}
+
 float *part_values(const struct part *part, enum store_kind kind, int param)
 {
     return store_values(&part->store, kind, param);
@@ -24,15 +34,32 @@ float *part_values(const struct part *part, enum store_kind kind, int param)
 
 const float *part_all_values(const struct part *part, enum store_kind kind, size_t *out_count)
 {
-    *out_count = store_total(&part->store);
+    *out_count = store_kind_total(&part->store, kind);
     return part->store.values[kind];
+}
+
+void model_share_counts(const struct model *model, int unit, size_t *counts)
+{
+    size_t left = store_unit_room(model, unit), each = store_share_room(model, unit);
+    for (int share = 0; share < model->shares; share++) {
+        counts[share] = left < each ? left : each;
+        left -= counts[share];
+    }
+}
+
+void part_bucket(const struct part *part, int unit, struct part_bucket *out)
+{
+    int first = part->model->unit_param[unit];
+    *out = (struct part_bucket){
+        .gradients = part->training ? part_values(part, STORE_GRADIENTS, first) : NULL,
+        .weights = store_read(&part->store, first),
+        .element = dtype_size(part->model->dtype)};
 }
 
 status_t part_read(const struct part *part, const struct slice *slice, float *out)
 {
     slice_check(part, slice);
-    return part_fetch(part, out, part_values(part, slice->kind, slice->param) + slice->begin,
-                      (size_t)slice->count * sizeof *out);
+    return part_fetch(part, out, part_slice(part, slice), (size_t)slice->count * sizeof *out);
 }
 
 /* Rounds on the way, a workspace at a time, where there is no place for float32. */
@@ -56,22 +83,45 @@ static void round_slice(struct part *part, const struct slice *slice)
 {
     if (store_rounds(&part->store)) {
         unsigned char *read = store_read(&part->store, slice->param);
-        part->kernels->from_f32(
-            &part->ctx, read + (size_t)slice->begin * dtype_size(part->model->dtype),
-            part_values(part, STORE_WEIGHTS, slice->param) + slice->begin, (size_t)slice->count);
+        part->kernels->from_f32(&part->ctx,
+                                read + (size_t)slice->begin * dtype_size(part->model->dtype),
+                                part_slice(part, slice), (size_t)slice->count);
     }
+}
+
+/* What of a slice this part has. */
+static struct slice kept_of(const struct part *part, const struct slice *slice)
+{
+    struct slice kept = *slice;
+    if (store_is_shared(&part->store, slice->kind)) {
+        struct slice own = store_own(&part->store, slice->kind, slice->param);
+        int64_t end = slice->begin + slice->count, own_end = own.begin + own.count;
+        kept.begin = slice->begin > own.begin ? slice->begin : own.begin;
+        end = end < own_end ? end : own_end;
+        kept.count = end > kept.begin ? end - kept.begin : 0;
+    }
+    return kept;
 }
 
 status_t part_write(struct part *part, const struct slice *slice, const float *in)
 {
     slice_check(part, slice);
-    if (slice->kind == STORE_WEIGHTS && !part->store.values[STORE_WEIGHTS]) {
-        return write_rounded(part, slice, in);
+    bool weights = slice->kind == STORE_WEIGHTS;
+    if (weights &&
+        (!part->store.values[STORE_WEIGHTS] || store_is_shared(&part->store, STORE_WEIGHTS))) {
+        TRY(write_rounded(part, slice, in));
     }
-    TRY(part_fetch(part, part_values(part, slice->kind, slice->param) + slice->begin, in,
-                   (size_t)slice->count * sizeof *in));
-    if (slice->kind == STORE_WEIGHTS) {
-        round_slice(part, slice);
+    if (weights && !part->store.values[STORE_WEIGHTS]) {
+        return STATUS_OK;
+    }
+    struct slice kept = kept_of(part, slice);
+    if (kept.count == 0) {
+        return STATUS_OK;
+    }
+    TRY(part_fetch(part, part_slice(part, &kept), in + (kept.begin - slice->begin),
+                   (size_t)kept.count * sizeof *in));
+    if (weights) {
+        round_slice(part, &kept);
     }
     return STATUS_OK;
 }
@@ -146,11 +196,10 @@ status_t part_gradient_squares(struct part *part, double *out)
     const struct store *store = &part->store;
     part->kernels->zero(&part->ctx, part->squares, (size_t)store->params * sizeof(double));
     for (int i = 0; i < store->params; i++) {
-        const struct param *param = &part->model->param[store->param[i]];
-        if (param->trained) {
-            part->kernels->sum_squares(&part->ctx, &part->squares[i],
-                                       store_values(store, STORE_GRADIENTS, store->param[i]),
-                                       (size_t)param->count);
+        struct slice own = store_own(store, STORE_GRADIENTS, store->param[i]);
+        if (part->model->param[own.param].trained && own.count > 0) {
+            part->kernels->sum_squares(&part->ctx, &part->squares[i], store_slice(store, &own),
+                                       (size_t)own.count);
         }
     }
     size_t bytes = (size_t)store->params * sizeof(double);
@@ -158,22 +207,29 @@ status_t part_gradient_squares(struct part *part, double *out)
                         : part_fetch(part, out, part->squares, bytes);
 }
 
+/* The values of `kind` that go with a slice of weights. */
+static float *beside(const struct part *part, const struct slice *weights, enum store_kind kind)
+{
+    struct slice slice = *weights;
+    slice.kind = kind;
+    return part_slice(part, &slice);
+}
+
 void part_adamw(struct part *part, const struct adamw_args *args)
 {
     const struct store *store = &part->store;
     for (int i = 0; i < store->params; i++) {
-        int p = store->param[i];
-        const struct param *param = &part->model->param[p];
-        if (!param->trained) {
+        struct slice share = store_own(store, STORE_WEIGHTS, store->param[i]);
+        const struct param *param = &part->model->param[share.param];
+        if (!param->trained || share.count == 0) {
             continue;
         }
-        struct slice whole = slice_whole(part->model, STORE_WEIGHTS, p);
         struct adamw_args own = *args;
         own.weight_decay = param->decay ? args->weight_decay : 0.0f;
-        part->kernels->adamw(&part->ctx, &own, store_values(store, STORE_WEIGHTS, p),
-                             store_values(store, STORE_FIRST_MOMENT, p),
-                             store_values(store, STORE_SECOND_MOMENT, p),
-                             store_values(store, STORE_GRADIENTS, p), (size_t)param->count);
-        round_slice(part, &whole);
+        part->kernels->adamw(&part->ctx, &own, part_slice(part, &share),
+                             beside(part, &share, STORE_FIRST_MOMENT),
+                             beside(part, &share, STORE_SECOND_MOMENT),
+                             beside(part, &share, STORE_GRADIENTS), (size_t)share.count);
+        round_slice(part, &share);
     }
 }

@@ -197,10 +197,23 @@ status_t tensor_writer_create(const char *path, const struct tensor_entry *entri
 status_t tensor_writer_write(const char *path, const struct tensor_entry *entries, int count,
                              int index, const float *data)
 {
+    CHECK(index >= 0 && index < count, "tensor %d of %d", index, count);
+    const struct tensor_run run = {
+        index, 0, entry_bytes(&entries[index]) / tensor_dtype_size(entries[index].dtype)};
+    return tensor_writer_write_run(path, entries, count, &run, data);
+}
+
+status_t tensor_writer_write_run(const char *path, const struct tensor_entry *entries, int count,
+                                 const struct tensor_run *run, const float *data)
+{
     struct layout layout;
 
-    CHECK(index >= 0 && index < count, "tensor %d of %d", index, count);
-    TRY(layout_make(entries, count, index, &layout));
+    TRY(layout_make(entries, count, run->index, &layout));
+    size_t each = tensor_dtype_size(layout.dtype);
+    CHECK((run->begin + run->count) * each <= layout.bytes, "values %zu to %zu of %s", run->begin,
+          run->begin + run->count, entries[run->index].name);
+    layout.offset += run->begin * each;
+    layout.bytes = run->count * each;
     status_t status = file_fill(path, &layout, data);
     free(layout.header);
     return status;

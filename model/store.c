@@ -9,6 +9,23 @@ size_t store_room(const struct model *model, int param)
     return ((size_t)model->param[param].count + alignment - 1) / alignment * alignment;
 }
 
+size_t store_unit_room(const struct model *model, int unit)
+{
+    size_t room = 0;
+    for (int p = model->unit_param[unit]; p < model->unit_param[unit + 1]; p++) {
+        room += store_room(model, p);
+    }
+    return room;
+}
+
+size_t store_share_room(const struct model *model, int unit)
+{
+    size_t room = store_unit_room(model, unit), shares = (size_t)model->shares;
+    size_t alignment = ARENA_ALIGN / dtype_size(model->dtype);
+    size_t each = (room + shares - 1) / shares;
+    return (each + alignment - 1) / alignment * alignment;
+}
+
 bool store_rounds(const struct store *store)
 {
     return store->model->dtype != DTYPE_F32;
@@ -19,11 +36,56 @@ size_t store_total(const struct store *store)
     return store->offset[store->params];
 }
 
-status_t store_create(struct store *store, bool training)
+bool store_is_shared(const struct store *store, enum store_kind kind)
+{
+    bool weights = kind == STORE_WEIGHTS && store_rounds(store);
+    return store->model->shares > 1 &&
+           (weights || kind == STORE_FIRST_MOMENT || kind == STORE_SECOND_MOMENT);
+}
+
+size_t store_kind_total(const struct store *store, enum store_kind kind)
+{
+    return store_is_shared(store, kind) ? store->own_total : store_total(store);
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The part of parameter i between the elements `begin` and `end` of the store. */
+static void find_own(struct store *store, int i, size_t begin, size_t end)
+{
+    size_t first = store->offset[i];
+    size_t last = first + (size_t)store->model->param[store->param[i]].count;
+    size_t from = begin > first ? smaller(begin, last) : first;
+    size_t to = smaller(end, last);
+    store->own[i] =
+        (struct store_own){.begin = from - first,
+                           .count = to > from ? to - from : 0,
+                           .offset = store->own_total + (from > begin ? from - begin : 0)};
+}
+
+static void find_shares(struct store *store)
+{
+    const struct model *model = store->model;
+    for (int i = 0; i < store->params;) {
+        int unit = model->param[store->param[i]].unit;
+        size_t each = store_share_room(model, unit);
+        size_t begin = store->offset[i] + (size_t)store->share * each;
+        for (; i < store->params && model->param[store->param[i]].unit == unit; i++) {
+            find_own(store, i, begin, begin + each);
+        }
+        store->own_total += each;
+    }
+}
+
+static status_t create_tables(struct store *store)
 {
     store->offset = calloc((size_t)store->params + 1, sizeof *store->offset);
+    store->own = calloc((size_t)store->params + 1, sizeof *store->own);
     store->place = malloc(((size_t)store->model->params + 1) * sizeof *store->place);
-    if (!store->offset || !store->place) {
+    if (!store->offset || !store->own || !store->place) {
         return FAIL(STATUS_NOMEM, "no memory for a table of %d parameters", store->params);
     }
     for (int p = 0; p < store->model->params; p++) {
@@ -33,18 +95,33 @@ status_t store_create(struct store *store, bool training)
         store->place[store->param[i]] = i;
         store->offset[i + 1] = store->offset[i] + store_room(store->model, store->param[i]);
     }
-    size_t single = store_total(store) * sizeof(float);
-    size_t read = store_total(store) * dtype_size(store->model->dtype);
-    bool masters = training && store_rounds(store);
-    size_t kinds = training ? (size_t)STORE_KINDS - !masters : 0;
-    TRY(arena_create_on(&store->arena, store->device, MEMORY_DEVICE, store->stream,
-                        read + kinds * single,
+    find_shares(store);
+    return STATUS_OK;
+}
+
+/* Has it memory of its own for the kind? */
+static bool has_kind(const struct store *store, bool training, enum store_kind kind)
+{
+    return training && (kind != STORE_WEIGHTS || store_rounds(store));
+}
+
+status_t store_create(struct store *store, bool training)
+{
+    TRY(create_tables(store));
+    size_t bytes = store_total(store) * dtype_size(store->model->dtype), read = bytes;
+    for (int kind = 0; kind < STORE_KINDS; kind++) {
+        if (has_kind(store, training, (enum store_kind)kind)) {
+            bytes += store_kind_total(store, (enum store_kind)kind) * sizeof(float);
+        }
+    }
+    TRY(arena_create_on(&store->arena, store->device, MEMORY_DEVICE, store->stream, bytes,
                         training ? "parameters and optimizer state" : "parameters"));
     store->read = arena_alloc(&store->arena, read);
     store->values[STORE_WEIGHTS] = store_rounds(store) ? NULL : store->read;
-    for (int kind = 0; training && kind < STORE_KINDS; kind++) {
-        if (kind != STORE_WEIGHTS || masters) {
-            store->values[kind] = arena_alloc(&store->arena, single);
+    for (int kind = 0; kind < STORE_KINDS; kind++) {
+        if (has_kind(store, training, (enum store_kind)kind)) {
+            size_t count = store_kind_total(store, (enum store_kind)kind);
+            store->values[kind] = arena_alloc(&store->arena, count * sizeof(float));
         }
     }
     return STATUS_OK;
@@ -54,6 +131,7 @@ void store_destroy(struct store *store)
 {
     free(store->param);
     free(store->offset);
+    free(store->own);
     free(store->place);
     arena_destroy(&store->arena);
 }
@@ -63,11 +141,34 @@ bool store_owns(const struct store *store, int param)
     return store->place[param] >= 0;
 }
 
-float *store_values(const struct store *store, enum store_kind kind, int param)
+struct slice store_own(const struct store *store, enum store_kind kind, int param)
 {
     CHECK(store_owns(store, param), "parameter %d is not of this part", param);
-    CHECK(store->values[kind], "this part has no %s of parameter %d", store_kind_name(kind), param);
-    return store->values[kind] + store->offset[store->place[param]];
+    const struct store_own *own = &store->own[store->place[param]];
+    return (struct slice){kind, param, (int64_t)own->begin, (int64_t)own->count};
+}
+
+float *store_slice(const struct store *store, const struct slice *slice)
+{
+    CHECK(store_owns(store, slice->param), "parameter %d is not of this part", slice->param);
+    CHECK(store->values[slice->kind], "this part has no %s of parameter %d",
+          store_kind_name(slice->kind), slice->param);
+    int place = store->place[slice->param];
+    size_t begin = (size_t)slice->begin, count = (size_t)slice->count;
+    if (!store_is_shared(store, slice->kind)) {
+        return store->values[slice->kind] + store->offset[place] + begin;
+    }
+    const struct store_own *own = &store->own[place];
+    CHECK(begin >= own->begin && begin + count <= own->begin + own->count,
+          "the %s of elements %zu to %zu of parameter %d are of another share",
+          store_kind_name(slice->kind), begin, begin + count, slice->param);
+    return store->values[slice->kind] + own->offset + (begin - own->begin);
+}
+
+float *store_values(const struct store *store, enum store_kind kind, int param)
+{
+    struct slice whole = slice_whole(store->model, kind, param);
+    return store_slice(store, &whole);
 }
 
 void *store_read(const struct store *store, int param)

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/timeline.h"
+#include "runtime/replicas.h"
 #include "runtime/step_audit.h"
 
 struct walk {
@@ -200,6 +201,15 @@ static void walk_gradient(struct walk *walk, const struct op *op)
     part_key_gradient(worker->part, &sum);
 }
 
+/* Time until something is there is the exchange's; to start it takes none. */
+static status_t walk_replicas(struct worker *worker, const struct op *op)
+{
+    enum trace_category before = trace_switch(worker->trace, TRACE_COLLECTIVE);
+    status_t status = replicas_walk(worker->replicas, op);
+    trace_switch(worker->trace, before);
+    return status;
+}
+
 static const char *category_of(const struct worker *worker, const struct op *op, int count)
 {
     switch (op->kind) {
@@ -209,6 +219,9 @@ static const char *category_of(const struct worker *worker, const struct op *op,
     case OP_POST:
     case OP_PUT:
         return "messages";
+    case OP_REDUCED:
+    case OP_GATHERED:
+        return "wait for replicas";
     case OP_NORM:
         return "norm exchange";
     default:
@@ -261,6 +274,11 @@ static status_t walk_op(struct walk *walk, const struct op *op, int count)
     case OP_W:
         part_weight_gradient(worker->part, op->unit, op->frame, op->backward_slot);
         return STATUS_OK;
+    case OP_REDUCE:
+    case OP_REDUCED:
+    case OP_GATHER:
+    case OP_GATHERED:
+        return walk_replicas(worker, op);
     case OP_NORM:
         return walk->hooks->norm(walk->hooks->arg);
     case OP_STEP:
@@ -376,5 +394,6 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
     atomic_store_explicit(&worker->now, NULL, memory_order_release);
     messages_of(worker)[false] += worker->active->microbatches;
     messages_of(worker)[true] += worker->plan->training ? worker->active->microbatches : 0;
+    worker->steps += worker->plan->training;
     return worker->device ? in_flight_end(worker, walk.record) : STATUS_OK;
 }

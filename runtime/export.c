@@ -47,12 +47,14 @@ static status_t export_own(struct trainer *trainer, const char *temporary,
         if (!part_owns(part, p)) {
             continue;
         }
-        struct slice whole = slice_whole(trainer->model, STORE_WEIGHTS, p);
-        float *values = malloc((size_t)trainer->model->param[p].count * sizeof *values);
-        status = values ? part_read(part, &whole, values)
+        struct slice share = part_share(part, STORE_WEIGHTS, p);
+        float *values = malloc((size_t)(share.count + 1) * sizeof *values);
+        status = values ? part_read(part, &share, values)
                         : FAIL(STATUS_NOMEM, "no memory to export %s", entries[p].name);
         if (status == STATUS_OK) {
-            status = tensor_writer_write(temporary, entries, trainer->model->params, p, values);
+            const struct tensor_run run = {p, (size_t)share.begin, (size_t)share.count};
+            status =
+                tensor_writer_write_run(temporary, entries, trainer->model->params, &run, values);
         }
         free(values);
     }

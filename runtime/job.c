@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/trace.h"
 #include "runtime/agree.h"
+#include "runtime/mesh.h"
 #include "runtime/runtime.h"
 
 static atomic_bool stop_requested;
@@ -148,23 +149,28 @@ static void print_launch(const struct job *job, int64_t ranks, FILE *out)
 static status_t check_ranks(const struct job *job, const struct group *group)
 {
     char line[2048] = "";
-    int64_t pp = job->config.parallel.pp;
+    int64_t pp = job->config.parallel.pp, ranks = pp * job->config.parallel.dp;
     int size = group_size(group);
-    if (pp == 0 || pp == size) {
-        return STATUS_OK;
+    if (pp == 0 || ranks == size) {
+        return mesh_check(&job->config, size);
     }
     FILE *text = fmemopen(line, sizeof line, "w");
     if (text) {
-        print_launch(job, pp, text);
+        print_launch(job, ranks, text);
         fclose(text);
+    }
+    char replicas[64] = "";
+    if (ranks != pp) {
+        snprintf(replicas, sizeof replicas, " and parallel.dp %lld (%lld ranks)",
+                 (long long)job->config.parallel.dp, (long long)ranks);
     }
     bool threads =
         transport_is_threads(job->config.parallel.transport); /* under a launcher, so not heeded */
     return FAIL(
         STATUS_INVALID,
-        "parallel.pp is %lld but %d rank%s started: run `%s` (or all ranks as threads of one "
+        "parallel.pp is %lld%s but %d rank%s started: run `%s` (or all ranks as threads of one "
         "process%s)",
-        (long long)pp, size, size == 1 ? " was" : "s were", line,
+        (long long)pp, replicas, size, size == 1 ? " was" : "s were", line,
         threads ? ": without mpirun or srun, as parallel.transport=threads wants it"
                 : ": parallel.transport=threads");
 }
@@ -271,7 +277,8 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
     bool threads = transport_is_threads(job->config.parallel.transport);
     job_catch_signals();
     if (threads && !group_launched()) {
-        int ranks = job->config.parallel.pp > 0 ? (int)job->config.parallel.pp : 1;
+        int pp = job->config.parallel.pp > 0 ? (int)job->config.parallel.pp : 1;
+        int ranks = pp * (int)job->config.parallel.dp;
         struct loop_faults faults = {0};
         return read_delay(&faults) == STATUS_OK &&
                        group_run_threads(ranks, &options, &faults, run_body, &body) == STATUS_OK

@@ -22,17 +22,18 @@ static int stage_params(const struct trainer *trainer, int stage)
     return params;
 }
 
-static int rank_params(const struct trainer *trainer, int rank)
+/* Of a place of the pipeline. */
+static int place_params(const struct trainer *trainer, int place)
 {
     const struct plan *plan = trainer->workers.train->plan;
     int params = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
-        params += plan_rank_of(plan, stage) == rank ? stage_params(trainer, stage) : 0;
+        params += plan_rank_of(plan, stage) == place ? stage_params(trainer, stage) : 0;
     }
     return params;
 }
 
-static int head_rank(const struct trainer *trainer)
+static int head_place(const struct trainer *trainer)
 {
     const struct plan *plan = trainer->workers.train->plan;
     return plan_rank_of(plan, plan_stage_of(plan, trainer->model->graph.units - 1));
@@ -42,14 +43,15 @@ static int head_rank(const struct trainer *trainer)
 static status_t count_shares(struct trainer *trainer)
 {
     struct norm_exchange *exchange = &trainer->exchange;
-    int ranks = trainer->workers.train->plan->ranks;
+    int ranks = group_size(trainer->group);
     exchange->counts = calloc((size_t)ranks, sizeof *exchange->counts);
     if (!exchange->counts) {
         return FAIL(STATUS_NOMEM, "no memory for the exchange of %d ranks", ranks);
     }
     for (int rank = 0; rank < ranks; rank++) {
-        size_t count = (size_t)rank_params(trainer, rank) + REPORT;
-        if (rank == head_rank(trainer)) {
+        int place = mesh_place_of(&trainer->mesh, rank);
+        size_t count = (size_t)place_params(trainer, place) + REPORT;
+        if (place == head_place(trainer)) {
             count += (size_t)trainer->microbatches;
         }
         exchange->counts[rank] = count * sizeof(double);
@@ -139,11 +141,11 @@ status_t norm_exchange_rehearse(struct trainer *trainer)
 status_t norm_exchange_fill(struct trainer *trainer, double *own)
 {
     struct worker *worker = trainer->workers.train;
-    int rank = group_rank(trainer->group);
+    int place = trainer->mesh.place;
     size_t bytes = (size_t)trainer->microbatches * sizeof(double);
     TRY(part_gradient_squares(worker->part, own));
-    own += rank_params(trainer, rank);
-    if (rank != head_rank(trainer)) {
+    own += place_params(trainer, place);
+    if (place != head_place(trainer)) {
         return STATUS_OK;
     }
     if (worker->device) {
@@ -165,6 +167,7 @@ static void add_report(const struct trainer *trainer, const struct report *repor
     }
     cost->bytes_plain += (int64_t)report->bytes_plain;
     cost->bytes_dense += (int64_t)report->bytes_dense;
+    cost->bytes_collective += (int64_t)report->bytes_collective;
     card_add(report, cost);
     out->result.stop |= report->stop > 0;
     out->result.save_due |= report->due > 0;
@@ -174,7 +177,7 @@ static void add_report(const struct trainer *trainer, const struct report *repor
 static double worked(const struct report *report)
 {
     return report->seconds - (report->ns[TRACE_WAIT] + report->ns[TRACE_EXPOSED_PLAIN] +
-                              report->ns[TRACE_EXPOSED_DENSE]) *
+                              report->ns[TRACE_EXPOSED_DENSE] + report->ns[TRACE_COLLECTIVE]) *
                                  1e-9;
 }
 
@@ -200,7 +203,8 @@ static double unsigned_nan(double value)
 /* What the walk through all shares finds. */
 struct sums {
     double squares, loss;
-    int bad; /* first microbatch whose loss is not finite, or -1 */
+    int microbatches; /* whose losses are in `loss` */
+    int bad;          /* first microbatch whose loss is not finite, or -1 */
     double bad_loss;
     int failed_rank; /* -1 = none */
     status_t failed;
@@ -236,29 +240,41 @@ static void add_losses(struct sums *sums, const double *losses, int count)
 {
     for (int m = 0; m < count; m++) {
         if (!isfinite(losses[m]) && sums->bad < 0) {
-            sums->bad = m;
+            sums->bad = sums->microbatches + m;
             sums->bad_loss = losses[m];
         }
         sums->loss += losses[m];
     }
+    sums->microbatches += count;
 }
 
-/* The squares of all parameters in the order of their table: those of a rank lie in the order of its stages
- * at the beginning of its share. */
-static void add_squares(const struct trainer *trainer, struct sums *sums)
+/* The squares of all parameters in the order of their table, those of their shares in order: those of a rank lie in
+ * the order of its stages at the beginning of what it sent. */
+static void add_squares(const struct trainer *trainer, const double *const *sent, struct sums *sums)
 {
     const struct plan *plan = trainer->workers.train->plan;
-    const struct norm_exchange *exchange = &trainer->exchange;
-    const double *share = exchange->all, *next[plan->ranks];
-    for (int rank = 0; rank < plan->ranks; rank++) {
-        next[rank] = share;
-        share += exchange->counts[rank] / sizeof *share;
-    }
+    const struct mesh *mesh = &trainer->mesh;
+    int done[plan->ranks];
+    memset(done, 0, sizeof done);
     for (int stage = 0; stage < plan->stages; stage++) {
-        const double **own = &next[plan_rank_of(plan, stage)];
-        for (int p = stage_params(trainer, stage); p > 0; p--) {
-            sums->squares += *(*own)++;
+        int place = plan_rank_of(plan, stage);
+        for (int p = stage_params(trainer, stage); p > 0; p--, done[place]++) {
+            double squares = 0;
+            for (int replica = 0; replica < mesh->dp; replica++) {
+                squares += sent[mesh_rank_at(mesh, place, replica)][done[place]];
+            }
+            sums->squares += squares;
         }
+    }
+}
+
+/* Of all replicas' microbatches, the first replica's first. */
+static void add_all_losses(const struct trainer *trainer, const double *const *sent,
+                           int microbatches, struct sums *sums)
+{
+    int head = head_place(trainer), params = place_params(trainer, head);
+    for (int replica = 0; replica < trainer->mesh.dp; replica++) {
+        add_losses(sums, sent[mesh_rank_at(&trainer->mesh, head, replica)] + params, microbatches);
     }
 }
 
@@ -266,25 +282,24 @@ static void add_squares(const struct trainer *trainer, struct sums *sums)
 static void add_shares(const struct trainer *trainer, const struct norm_request *request,
                        struct sums *sums, struct norm_outcome *out)
 {
-    const double *all = trainer->exchange.all;
-    add_squares(trainer, sums);
-    for (int rank = 0; rank < group_size(trainer->group); rank++) {
-        all += rank_params(trainer, rank);
-        if (rank == head_rank(trainer)) { /* room is for the largest step */
-            add_losses(sums, all, request->microbatches);
-            all += trainer->microbatches;
-        }
+    const struct norm_exchange *exchange = &trainer->exchange;
+    int ranks = group_size(trainer->group);
+    const double *sent[ranks], *end = exchange->all;
+    for (int rank = 0; rank < ranks; rank++) {
+        sent[rank] = end;
+        end += exchange->counts[rank] / sizeof *end;
         struct report report;
-        memcpy(&report, all, sizeof report);
+        memcpy(&report, end - REPORT, sizeof report);
         add_report(trainer, &report, out);
-        straggler_add(trainer->exchange.straggler, rank, worked(&report));
+        straggler_add(exchange->straggler, rank, worked(&report));
         add_saved(&report, rank == 0, &out->result);
         if (report.failed != 0 && sums->failed_rank < 0) {
             sums->failed_rank = rank;
             sums->failed = (status_t)report.failed;
         }
-        all += REPORT;
     }
+    add_squares(trainer, sent, sums);
+    add_all_losses(trainer, sent, request->microbatches, sums);
 }
 
 /* A loss or norm that is not finite, and may be passed over once more. */
@@ -317,7 +332,7 @@ static status_t judge(const struct trainer *trainer, const struct norm_request *
         return end_with(request, sums, out);
     }
     double tokens =
-        (double)request->microbatches * (double)trainer->model->B * (double)trainer->model->T;
+        (double)sums->microbatches * (double)trainer->model->B * (double)trainer->model->T;
     result->loss = sums->bad >= 0 ? unsigned_nan(sums->bad_loss) : sums->loss / tokens;
     result->grad_norm = unsigned_nan(sqrt(sums->squares));
     if (sums->bad >= 0 && !may_skip(trainer, out)) {

@@ -1,8 +1,9 @@
 /* norm_exchange.h - private to runtime/: the one exchange of a step among all ranks.
  *
- * Each rank gives the squares of its gradients, the head's rank the losses too, and each what a step before
- * cost it. Every rank gets everything and adds it up in the order of the parameter table, so norm and loss
- * are the same bits on every rank and for any number of ranks.
+ * Each rank gives the squares of its gradients (with replicas of its share), the head's rank the losses too, and
+ * each what a step before cost it. Every rank gets everything and adds it up in the order of the parameter table,
+ * shares in their order, losses replica after replica, so norm and loss are the same bits on every rank and for any
+ * length of the pipeline.
  *
  * `depth` exchanges may be under way, and the cost that one carries is that of `depth` steps before:
  *
@@ -28,6 +29,7 @@ struct report {
     double seconds;
     double ns[TRACE_CATEGORIES];
     double bytes_plain, bytes_dense;         /* put by this rank */
+    double bytes_collective;                 /* received from other replicas */
     double sm_mhz, watts, celsius, throttle; /* of this rank's GPU now; sm_mhz 0 = not asked */
 };
 

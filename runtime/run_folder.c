@@ -245,24 +245,29 @@ status_t run_folder_metrics(struct run_folder *folder, const struct step_result 
                             int64_t tokens, int64_t sequences, const struct step_cost *cost,
                             const double *heldout)
 {
-    char line[LINE], loss[64] = "", cards[320], value[2][32];
+    char line[LINE], loss[64] = "", cards[320], value[2][32], replicas[96] = "";
     print_cards(cost, cards, sizeof cards);
     if (heldout) {
         snprintf(loss, sizeof loss, ",\"heldout_loss\":%s",
                  number(*heldout, value[0], sizeof value[0]));
+    }
+    if (cost->bytes_collective > 0) {
+        snprintf(replicas, sizeof replicas,
+                 ",\"exposed_collective\":%.6f,\"bytes_collective\":%lld",
+                 cost->share[TRACE_COLLECTIVE], (long long)cost->bytes_collective);
     }
     int length =
         snprintf(line, sizeof line,
                  "{\"step\":%lld,\"loss\":%s,\"grad_norm\":%s,\"lr\":%.9g,\"tokens\":%lld,"
                  "\"sequences\":%lld,\"step_time_s\":%.6f,\"tokens_per_s\":%.1f,\"bubble\":%.6f,"
                  "\"exposed_plain\":%.6f,\"exposed_dense\":%.6f,\"bytes_plain\":%lld,"
-                 "\"bytes_dense\":%lld%s%s%s}\n",
+                 "\"bytes_dense\":%lld%s%s%s%s}\n",
                  (long long)result->step, number(result->loss, value[0], sizeof value[0]),
                  number(result->grad_norm, value[1], sizeof value[1]), lr, (long long)tokens,
                  (long long)sequences, cost->seconds,
                  cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0, cost->share[TRACE_WAIT],
                  cost->share[TRACE_EXPOSED_PLAIN], cost->share[TRACE_EXPOSED_DENSE],
-                 (long long)cost->bytes_plain, (long long)cost->bytes_dense,
+                 (long long)cost->bytes_plain, (long long)cost->bytes_dense, replicas,
                  result->skipped ? ",\"skipped\":true" : "", loss, cards);
     CHECK(length > 0 && length < LINE, "a line of metrics.jsonl has %d bytes", length);
     return metrics_append(folder, line, (size_t)length);

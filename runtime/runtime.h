@@ -52,7 +52,7 @@ MUST_USE status_t job_stop_agreed(struct group *group, bool *out);
 
 struct trainer;
 
-/* Tokens of one step: [microbatches][B*T] each; whoever hosts the embedding looks at inputs, the head
+/* Tokens of one step, of this rank's replica: [microbatches][B*T] each; whoever hosts the embedding looks at inputs, the head
  * at targets (-1 counts nothing; NULL = no loss wanted). */
 struct batch {
     const int32_t *inputs, *targets;
@@ -82,9 +82,16 @@ void trainer_destroy(struct trainer *trainer);
 MUST_USE status_t trainer_load_weights(struct trainer *trainer, const char *weights);
 
 const struct model *trainer_model(const struct trainer *trainer);
+/* The ranks of this one's replica, numbered as in the plan; those at its place of all replicas, NULL with one.
+ * Closed by trainer_destroy. */
+struct group *trainer_pipeline(const struct trainer *trainer);
+struct group *trainer_replicas(const struct trainer *trainer);
 const struct plan *trainer_plan(const struct trainer *trainer);
 struct part *trainer_part(const struct trainer *trainer);
 /* Not on the host: then costs do not tell operations apart, trainer_profile does. */
+/* After a step with replicas a rank has the sum of its share of the gradients; from now on all of it, until the next
+ * step. Collective. */
+MUST_USE status_t trainer_share_gradients(struct trainer *trainer);
 bool trainer_on_device(const struct trainer *trainer);
 
 struct optimizer_args {
@@ -111,6 +118,7 @@ struct step_cost {
     double seconds;
     double share[TRACE_CATEGORIES];   /* fractions of the step's time */
     int64_t bytes_plain, bytes_dense; /* all links */
+    int64_t bytes_collective;         /* received by all ranks from those of other replicas */
     /* Of the ranks' GPUs at about that time; cards 0 = nobody asked them. */
     int cards;
     double sm_mhz_least, watts, celsius_most; /* watts of all */
@@ -160,8 +168,9 @@ MUST_USE status_t trainer_evaluate(struct trainer *trainer, const struct batch *
                                    double *out_loss);
 
 /* Measured payload of the steps so far against the plan: STATUS_INTERNAL (our bug) if any shipment's
- * bytes differ from bytes * microbatches * steps. Local. */
-MUST_USE status_t trainer_check_traffic(const struct trainer *trainer);
+ * bytes differ from bytes * microbatches * steps, or those from other replicas from what a step moves. After a
+ * step, on all ranks. */
+MUST_USE status_t trainer_check_traffic(struct trainer *trainer);
 
 /* Writes config.json and model.safetensors of the whole model into `folder` (made if absent, which
  * every rank must see); files appear whole or not at all. Collective. */

@@ -69,11 +69,11 @@ static status_t next_token(struct sampler *sampler, int32_t *out)
     int root = plan_rank_of(worker->plan, plan_stage_of(worker->plan, last));
     TRY(trainer_walk(sampler->trainer, worker, &batch, 1.0f, NULL));
     TRY(group_agree(sampler->trainer->group, sampler->taken));
-    if (group_rank(sampler->trainer->group) == root) {
+    if (sampler->trainer->mesh.place == root) {
         *out = draw(sampler);
     }
     sampler->drawn++;
-    return group_broadcast(sampler->trainer->group, out, sizeof *out, root);
+    return group_broadcast(sampler->trainer->mesh.pipeline, out, sizeof *out, root);
 }
 
 static status_t sampler_init(struct sampler *sampler)

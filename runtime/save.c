@@ -32,30 +32,69 @@ static status_t tensors_create(struct saver *saver, const struct model *model)
     return STATUS_OK;
 }
 
-/* With `fill`, else only counted. */
-static size_t pieces_lay(struct saver *saver, bool fill)
+/* Where the values of a piece, which are at `source` in the part, are when they are written. On the host a copy has
+ * what this rank answers for, one after the other; on a device it is one of all that the part has. */
+static const float *piece_values(const struct saver *saver, int kind, const float *source,
+                                 size_t at)
+{
+    const struct trainer *trainer = saver->trainer;
+    size_t count;
+    if (saver->in_pieces) {
+        return source;
+    }
+    if (!trainer->place.device) {
+        return saver->values[kind] + at;
+    }
+    return saver->values[kind] +
+           (source - part_all_values(trainer->workers.train->part, saver_kinds[kind], &count));
+}
+
+/* The pieces of what this rank answers for of a parameter: with `fill`, else only counted. */
+static void param_lay(struct saver *saver, int kind, int param, bool fill)
 {
     const struct part *part = saver->trainer->workers.train->part;
-    size_t pieces = 0, count;
-    for (int p = 0; p < saver->trainer->model->params; p++) {
-        uint64_t elements = (uint64_t)saver->trainer->model->param[p].count;
+    struct slice share = part_share(part, saver_kinds[kind], param), piece = share;
+    int64_t end = share.begin + share.count;
+    for (; piece.begin < end; piece.begin += CHECKPOINT_CHUNK, saver->pieces++) {
+        int64_t rest = end - piece.begin;
+        piece.count = rest < CHECKPOINT_CHUNK ? rest : CHECKPOINT_CHUNK;
+        if (fill) {
+            const float *source = part_slice(part, &piece);
+            saver->source[saver->pieces] = source;
+            saver->piece[saver->pieces] = (struct checkpoint_piece){
+                .values = piece_values(saver, kind, source, saver->count[kind]),
+                .tensor = (uint32_t)param,
+                .kind = (uint32_t)kind,
+                .begin = (uint64_t)piece.begin,
+                .count = (uint64_t)piece.count};
+        }
+        saver->count[kind] += (size_t)piece.count;
+    }
+}
+
+static void pieces_lay(struct saver *saver, bool fill)
+{
+    const struct trainer *trainer = saver->trainer;
+    const struct part *part = trainer->workers.train->part;
+    saver->pieces = 0;
+    memset(saver->count, 0, sizeof saver->count);
+    for (int p = 0; p < trainer->model->params; p++) {
         for (int k = 0; k < CHECKPOINT_KINDS && part_owns(part, p); k++) {
-            size_t offset = (size_t)(part_values(part, saver_kinds[k], p) -
-                                     part_all_values(part, saver_kinds[k], &count));
-            for (uint64_t begin = 0; begin < elements; begin += CHECKPOINT_CHUNK, pieces++) {
-                uint64_t rest = elements - begin;
-                if (fill) {
-                    saver->piece[pieces] = (struct checkpoint_piece){
-                        .values = saver->values[k] + offset + begin,
-                        .tensor = (uint32_t)p,
-                        .kind = (uint32_t)k,
-                        .begin = begin,
-                        .count = rest < CHECKPOINT_CHUNK ? rest : CHECKPOINT_CHUNK};
-                }
-            }
+            param_lay(saver, k, p, fill);
         }
     }
-    return pieces;
+    for (int k = 0; k < CHECKPOINT_KINDS && trainer->place.device; k++) {
+        (void)part_all_values(part, saver_kinds[k], &saver->count[k]);
+    }
+}
+
+static size_t copy_bytes(const struct saver *saver)
+{
+    size_t count = 0;
+    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
+        count += saver->count[k];
+    }
+    return count * sizeof(float);
 }
 
 /* Bytes of host memory that could be had now; 0 = nobody knows. */
@@ -79,20 +118,18 @@ static bool must_be_pieces(const struct saver *saver)
     const struct trainer *trainer = saver->trainer;
     int choice = trainer->config.checkpoint.copy;
     size_t available = memory_available();
-    size_t all = CHECKPOINT_KINDS * saver->count * sizeof(float);
-    all *= (size_t)group_local_size(trainer->group);
+    size_t all = copy_bytes(saver) * (size_t)group_local_size(trainer->group);
     return choice == COPY_PIECES || (choice == COPY_AUTO && available > 0 && 2 * all > available);
 }
 
 static void lay_copy(struct saver *saver, struct arena *arena)
 {
-    size_t count = saver->in_pieces ? CHECKPOINT_CHUNK : saver->count;
     if (saver->in_pieces) {
-        saver->staging = arena_alloc(arena, count * sizeof(float));
+        saver->staging = arena_alloc(arena, CHECKPOINT_CHUNK * sizeof(float));
         return;
     }
     for (int k = 0; k < CHECKPOINT_KINDS; k++) {
-        saver->values[k] = arena_alloc(arena, count * sizeof(float));
+        saver->values[k] = arena_alloc(arena, saver->count[k] * sizeof(float));
     }
 }
 
@@ -109,22 +146,21 @@ static status_t create_streams(struct saver *saver, struct device *device)
 static status_t copies_create(struct saver *saver)
 {
     const struct trainer *trainer = saver->trainer;
-    struct part *part = trainer->workers.train->part;
     struct arena measure;
-    (void)part_all_values(part, STORE_WEIGHTS, &saver->count);
+    pieces_lay(saver, false);
     saver->in_pieces = must_be_pieces(saver);
     if (saver->in_pieces && trainer->config.checkpoint.copy == COPY_AUTO) {
         log_warn("no room in this host's memory for a copy of %.1f GiB: what is saved is copied in "
                  "pieces, and "
                  "the update after it waits until all have been encoded (checkpoint.copy)",
-                 (double)(CHECKPOINT_KINDS * saver->count * sizeof(float)) / 0x1p30);
+                 (double)copy_bytes(saver) / 0x1p30);
     }
     arena_init_measure(&measure);
     lay_copy(saver, &measure);
     saver->bytes = measure.used;
-    saver->pieces = pieces_lay(saver, false);
     saver->piece = calloc(saver->pieces + 1, sizeof *saver->piece);
-    if (!saver->piece) {
+    saver->source = calloc(saver->pieces + 1, sizeof *saver->source);
+    if (!saver->piece || !saver->source) {
         return FAIL(STATUS_NOMEM, "no memory for the chunks of a checkpoint");
     }
     TRY(trainer->place.device ? create_streams(saver, trainer->place.device) : STATUS_OK);
@@ -137,11 +173,6 @@ status_t saver_make_copy(struct saver *saver)
     TRY(arena_create_on(&saver->copy, trainer->place.device, MEMORY_PINNED, trainer->place.stream,
                         saver->bytes, "the copy of a checkpoint"));
     lay_copy(saver, &saver->copy);
-    for (int k = 0; k < CHECKPOINT_KINDS && saver->in_pieces; k++) {
-        size_t count;
-        saver->values[k] = (float *)(uintptr_t)part_all_values(trainer->workers.train->part,
-                                                               saver_kinds[k], &count);
-    }
     pieces_lay(saver, true);
     return STATUS_OK;
 }
@@ -221,6 +252,7 @@ void saver_destroy(struct trainer *trainer)
     pthread_mutex_destroy(&saver->mutex);
     pthread_mutex_destroy(&saver->fetching);
     free(saver->piece);
+    free(saver->source);
     free(saver->tensor);
     free(saver->config);
     free(saver->model);

@@ -24,13 +24,14 @@ struct saver {
     size_t bytes;      /* of it */
     bool made;         /* it is there, or could not be had (unusable) */
     status_t unusable;
-    float *values[CHECKPOINT_KINDS]; /* of the copy; in pieces those of the part, and of a device */
+    float *values[CHECKPOINT_KINDS]; /* of the copy; not in pieces */
     float *staging;                  /* [CHECKPOINT_CHUNK] in pieces, on a device */
     pthread_mutex_t fetching;
     _Atomic size_t fetched; /* pieces */
     struct checkpoint_piece *piece;
-    size_t pieces, count; /* elements of a kind */
-    void *stream;         /* of a device: copies */
+    const float **source;                   /* [pieces] where their values are in the part */
+    size_t pieces, count[CHECKPOINT_KINDS]; /* elements of a kind, as the copy has them */
+    void *stream;                           /* of a device: copies */
     struct device_event *stepped, *copy_begin, *copied, *wait_begin, *wait_end;
 
     pthread_t thread;

@@ -34,12 +34,10 @@ static status_t copy_wait_device(struct saver *saver)
 /* From the weights as they are, which do not change meanwhile (saver_before_update). */
 static void copy_host(struct saver *saver)
 {
-    const struct part *part = saver->trainer->workers.train->part;
     int64_t begun = trace_now();
-    for (int k = 0; k < CHECKPOINT_KINDS; k++) {
-        size_t count;
-        const float *values = part_all_values(part, saver_kinds[k], &count);
-        memcpy(saver->values[k], values, count * sizeof *values);
+    for (size_t i = 0; i < saver->pieces; i++) {
+        float *copy = (float *)(uintptr_t)saver->piece[i].values; /* in saver->values */
+        memcpy(copy, saver->source[i], saver->piece[i].count * sizeof *copy);
     }
     saver->copy_ms = (double)(trace_now() - begun) * 1e-6;
 }

@@ -69,6 +69,7 @@ static status_t choose_shape(struct setup *setup)
     setup->T = config->data.seq_len > 0 ? config->data.seq_len : setup->model.block_size;
     setup->microbatches = config->parallel.microbatches > 0 ? (int)config->parallel.microbatches
                                                             : DEFAULT_MICROBATCHES;
+    setup->replicas = (int)config->parallel.dp;
     if (setup->T > setup->model.block_size) {
         return FAIL(
             STATUS_INVALID,
@@ -221,8 +222,11 @@ status_t setup_create(struct job *job, struct group *group, bool training, struc
     }
     if (status != STATUS_OK) {
         setup_destroy(out);
+        return status;
     }
-    return status;
+    struct group *replicas = trainer_replicas(out->trainer);
+    out->replica = replicas ? group_rank(replicas) : 0;
+    return STATUS_OK;
 }
 
 void setup_destroy(struct setup *setup)
@@ -243,6 +247,7 @@ static int32_t *first_of(const struct setup *setup, int64_t row)
 
 status_t setup_batch(struct setup *setup, int64_t position, int64_t rows)
 {
+    position += setup->replica * rows;
     for (int64_t row = 0; row < rows; row++) {
         TRY(dataset_sequence(setup->train, position + row, setup->inputs + row * setup->T,
                              setup->targets + row * setup->T, first_of(setup, row)));
@@ -250,10 +255,17 @@ status_t setup_batch(struct setup *setup, int64_t position, int64_t rows)
     return STATUS_OK;
 }
 
-/* Rows beyond `windows` repeat the last window and count nothing. */
+/* Sequences that all replicas evaluate at once. */
+static int64_t heldout_rows(const struct setup *setup)
+{
+    return setup->replicas * setup->microbatches * setup->B;
+}
+
+/* This replica's rows of those from `first` on. Rows beyond `windows` repeat the last window and count nothing. */
 static status_t fill_heldout(struct setup *setup, int64_t first, int64_t windows)
 {
     int64_t rows = setup->microbatches * setup->B;
+    first += setup->replica * rows;
     for (int64_t row = 0; row < rows; row++) {
         int64_t window = first + row < windows ? first + row : windows - 1;
         TRY(dataset_window(setup->valid, window, setup->inputs + row * setup->T,
@@ -271,7 +283,7 @@ static status_t fill_heldout(struct setup *setup, int64_t first, int64_t windows
 static status_t check_heldout(const struct setup *setup, int64_t first, int64_t windows,
                               double loss)
 {
-    int64_t end = first + setup->microbatches * setup->B;
+    int64_t end = first + heldout_rows(setup);
     if (isfinite(loss)) {
         return STATUS_OK;
     }
@@ -295,7 +307,7 @@ status_t setup_heldout(struct setup *setup, double *out_loss, int64_t *out_token
     double total = 0;
     struct batch batch = {
         .inputs = setup->inputs, .targets = setup->targets, .first = setup->first};
-    for (int64_t first = 0; first < windows; first += setup->microbatches * setup->B) {
+    for (int64_t first = 0; first < windows; first += heldout_rows(setup)) {
         double loss;
         bool stop;
         TRY(job_stop_agreed(setup->group, &stop));

@@ -11,7 +11,8 @@ struct setup {
     struct model_config model;
     const char *weights; /* config's model folder if it holds weights, else NULL */
     int64_t B, T;
-    int microbatches;
+    int microbatches; /* of a replica */
+    int replica, replicas;
     struct dataset *train, *valid; /* NULL if not wanted */
     uint64_t fingerprint[2];       /* theirs; 0 if not wanted */
     struct trainer *trainer;
@@ -24,8 +25,8 @@ MUST_USE status_t setup_create(struct job *job, struct group *group, bool traini
                                struct setup *out);
 void setup_destroy(struct setup *setup);
 
-/* Fills the batch with sequences [position, position + rows) of the run. Local; status of this rank
- * only. */
+/* Fills the batch with this replica's rows of a step that begins at sequence `position` of the run: replica r has
+ * sequences [position + r * rows, position + (r + 1) * rows). Local; status of this rank only. */
 MUST_USE status_t setup_batch(struct setup *setup, int64_t position, int64_t rows);
 /* Mean loss per token over the held-out tokens (data.valid_microbatches of them), in file order.
  * A request to stop cuts it short: *out_whole is false and there is no loss. Collective. */

@@ -240,8 +240,9 @@ static status_t compare(const struct worker *worker, int s)
         STATUS_MISMATCH,
         "step %lld: what rank %d sent to rank %d is not what arrived there (%s%s of microbatch "
         "%d): the way between the two, or memory of one of them, is not to be trusted",
-        (long long)self->step, from, to, plan->shipment[s].backward ? "d" : "",
-        plan->graph->key[plan->shipment[s].key].name, self->microbatch);
+        (long long)self->step, group_named(worker->group, from), group_named(worker->group, to),
+        plan->shipment[s].backward ? "d" : "", plan->graph->key[plan->shipment[s].key].name,
+        self->microbatch);
 }
 
 status_t step_audit_end(struct trainer *trainer, int64_t step)
@@ -253,7 +254,7 @@ status_t step_audit_end(struct trainer *trainer, int64_t step)
         return STATUS_OK;
     }
     TRY(trainer_settle(trainer, NULL));
-    TRY(group_allgather(trainer->group, self->hash,
+    TRY(group_allgather(worker->group, self->hash,
                         (size_t)(SIDES * self->shipments) * sizeof *self->hash, self->all));
     for (int s = 0; s < self->shipments; s++) {
         TRY(compare(worker, s));

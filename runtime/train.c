@@ -27,7 +27,7 @@ struct totals {
     bool has_first_heldout, has_last_heldout;                  /* not cut short */
     double seconds;
     double share[TRACE_CATEGORIES]; /* weighted by seconds */
-    int64_t steps, tokens, bytes_plain, bytes_dense;
+    int64_t steps, tokens, bytes_plain, bytes_dense, bytes_collective;
     int ranks;
 };
 
@@ -88,15 +88,19 @@ static status_t print_start(const struct training *training)
     const struct model *model = trainer_model(setup->trainer);
     const struct plan *plan = trainer_plan(setup->trainer);
     int64_t workspace[plan->ranks];
-    char hash[256];
+    char hash[256], replicas[64] = "";
     TRY(trainer_workspaces(setup->trainer, workspace));
     printf("model: %lld parameters, %lld layers of width %lld, %s connections\n",
            (long long)model_parameter_count(model), (long long)setup->model.n_layer,
            (long long)setup->model.dim, setup->model.dense ? "dense" : "no dense");
     print_weights(training);
-    printf("step: %d microbatch%s of %lld x %lld tokens; %d stage%s, schedule %s\n",
+    if (setup->replicas > 1) {
+        snprintf(replicas, sizeof replicas, " on each of %d replicas", setup->replicas);
+    }
+    printf("step: %d microbatch%s of %lld x %lld tokens%s; %d stage%s, schedule %s\n",
            setup->microbatches, setup->microbatches == 1 ? "" : "es", (long long)setup->B,
-           (long long)setup->T, plan->stages, plan->stages == 1 ? "" : "s", plan->schedule);
+           (long long)setup->T, replicas, plan->stages, plan->stages == 1 ? "" : "s",
+           plan->schedule);
     printf("%s\n\n", run_hash_print(&training->hash, hash, sizeof hash));
     log_debug("%s", hash);
     plan_print_partition(plan, stdout);
@@ -121,7 +125,7 @@ static void print_eta(double seconds, char *buffer, size_t size)
 
 static double exposed(const double *share)
 {
-    return share[TRACE_EXPOSED_PLAIN] + share[TRACE_EXPOSED_DENSE];
+    return share[TRACE_EXPOSED_PLAIN] + share[TRACE_EXPOSED_DENSE] + share[TRACE_COLLECTIVE];
 }
 
 static struct pending *pending_of(struct training *training, int64_t step)
@@ -177,7 +181,7 @@ static void print_heldout(const struct training *training)
 static void print_summary(const struct training *training)
 {
     const struct totals *totals = &training->totals;
-    char plain[32], dense[32];
+    char plain[32], dense[32], collective[32], replicas[64] = "";
     double share[TRACE_CATEGORIES];
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
         share[c] = totals->seconds > 0 ? totals->share[c] / totals->seconds : 0;
@@ -198,12 +202,17 @@ static void print_summary(const struct training *training)
     if (totals->steps == 0) {
         return;
     }
+    if (training->setup.replicas > 1) {
+        snprintf(replicas, sizeof replicas, ", replicas %.2f%%", 100 * share[TRACE_COLLECTIVE]);
+    }
     printf("speed          %.0f tokens/s; bubble %.1f%%, exposed communication %.2f%% (plain "
-           "%.2f%%, dense %.2f%%)\n",
+           "%.2f%%, dense %.2f%%%s)\n",
            totals->seconds > 0 ? (double)totals->tokens / totals->seconds : 0.0,
            100 * share[TRACE_WAIT], 100 * exposed(share), 100 * share[TRACE_EXPOSED_PLAIN],
-           100 * share[TRACE_EXPOSED_DENSE]);
-    printf("shipped        %s plain, %s dense\n", plain, dense);
+           100 * share[TRACE_EXPOSED_DENSE], replicas);
+    print_size(totals->bytes_collective, collective, sizeof collective);
+    printf("shipped        %s plain, %s dense", plain, dense);
+    printf(training->setup.replicas > 1 ? "; between replicas %s\n" : "\n", collective);
     if (!trainer_on_device(training->setup.trainer)) {
         print_shares(totals);
     }
@@ -287,6 +296,7 @@ static void note_cost(struct training *training, const struct step_cost *cost)
     totals->seconds += cost->seconds;
     totals->bytes_plain += cost->bytes_plain;
     totals->bytes_dense += cost->bytes_dense;
+    totals->bytes_collective += cost->bytes_collective;
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
         totals->share[c] += cost->share[c] * cost->seconds;
     }
@@ -352,10 +362,11 @@ static status_t train_step(struct training *training, int64_t step)
                                        .clip = config->optimizer.clip};
     struct step_result result;
     TRY(setup_batch(setup, training->sequences, rows));
-    training->sequences += rows;
+    training->sequences += rows * setup->replicas;
     training->step = step;
-    *pending_of(training, step) = (struct pending){
-        .lr = optimizer.lr, .tokens = rows * setup->T, .sequences = training->sequences};
+    *pending_of(training, step) = (struct pending){.lr = optimizer.lr,
+                                                   .tokens = rows * setup->replicas * setup->T,
+                                                   .sequences = training->sequences};
     return trainer_step(setup->trainer, &batch, &optimizer, &result);
 }
 

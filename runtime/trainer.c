@@ -1,5 +1,6 @@
 /* trainer.c - model, plans and workers of this rank; a step, an evaluation. */
 #include "runtime/trainer.h"
+#include "runtime/replicas.h"
 #include "runtime/resume.h"
 #include "runtime/save.h"
 #include "runtime/step_audit.h"
@@ -41,6 +42,7 @@ struct plan_options plan_options_of(const struct run_config *config, int ranks, 
     return (struct plan_options){
         .ranks = ranks,
         .microbatches = microbatches,
+        .replicas = (int)config->parallel.dp,
         .chunks = (int)config->parallel.virtual_stages,
         .schedule = training ? schedule : "forward",
         .beside = schedule,
@@ -57,7 +59,8 @@ struct model_use model_use_of(const struct run_config *config, int64_t B, int64_
                               .T = T,
                               .dtype = config->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
                               .recompute = (enum recompute_choice)config->parallel.recompute,
-                              .weights_at_once = weights_at_once(config)};
+                              .weights_at_once = weights_at_once(config),
+                              .shares = (int)config->parallel.dp};
 }
 
 static status_t make_worker(struct trainer *trainer, bool training, int microbatches,
@@ -68,12 +71,14 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
     struct worker_options options = {
         .model = trainer->model,
         .kernels = trainer->place.kernels,
-        .group = trainer->group,
+        .group = trainer->mesh.pipeline,
+        .replicas = trainer->mesh.replicas,
         .transport = trainer->transport,
         .purpose = purpose,
-        .plan = plan_options_of(config, group_size(trainer->group), microbatches, training),
+        .plan = plan_options_of(config, trainer->mesh.pp, microbatches, training),
         .training = training,
         .threads = trainer->place.threads,
+        .share = trainer->mesh.replica,
         .trace = &trainer->trace,
         .device = trainer->place.device,
         .stream = trainer->place.stream,
@@ -81,7 +86,7 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
     options.plan.sizes = sizes;
     options.plan.size_count = size_count;
     options.plan.room = options.lender ? options.lender->plan : NULL;
-    return worker_create(&options, out);
+    return group_agree(trainer->group, worker_create(&options, out));
 }
 
 status_t trainer_load_weights(struct trainer *trainer, const char *path)
@@ -110,7 +115,7 @@ static struct worker *first_worker(const struct trainer *trainer)
 static void say_staged(const struct worker *worker)
 {
     const char *why = worker->wire ? wire_staged(worker->wire) : NULL;
-    if (why && worker->rank == 0) {
+    if (why && group_named(worker->group, worker->rank) == 0) {
         log_info("%s: tensors pass through host memory, %.1f MiB of it pinned on rank 0", why,
                  (double)wire_staging_bytes(worker->wire) / 0x1p20);
     }
@@ -211,6 +216,13 @@ static status_t fill_workers(struct trainer *trainer, const struct trainer_optio
 static status_t make_place_and_model(struct trainer *trainer, const struct trainer_options *options)
 {
     TRY(place_choose(trainer));
+    if (trainer->place.device && trainer->mesh.dp > 1) {
+        return FAIL(
+            STATUS_UNSUPPORTED,
+            "parallel.dp is %d, and this version adds up gradients over replicas on the host "
+            "alone: use device=cpu, or parallel.dp=1",
+            trainer->mesh.dp);
+    }
     struct model_use use = model_use_of(&trainer->config, options->B, options->T);
     return model_create(options->model, &use, &trainer->model);
 }
@@ -221,6 +233,7 @@ static status_t make_all(struct trainer *trainer, const struct trainer_options *
     bool first = group_rank(trainer->group) == 0;
     TRY(group_agree(trainer->group, first ? step_audit_allowed(&trainer->config) : STATUS_OK));
     TRY(group_agree(trainer->group, first ? algorithms_check(&trainer->config) : STATUS_OK));
+    TRY(mesh_create(&trainer->config, trainer->group, &trainer->mesh));
     TRY(group_agree(trainer->group, make_place_and_model(trainer, options)));
     TRY(choose_transport(trainer));
     TRY(make_workers(trainer, options));
@@ -279,6 +292,7 @@ void trainer_destroy(struct trainer *trainer)
         device_stream_destroy(trainer->place.device, trainer->place.stream);
         device_close(trainer->place.device);
     }
+    mesh_destroy(&trainer->mesh);
     free(trainer->algorithms);
     free(trainer);
 }
@@ -296,6 +310,25 @@ const struct plan *trainer_plan(const struct trainer *trainer)
 struct part *trainer_part(const struct trainer *trainer)
 {
     return first_worker(trainer)->part;
+}
+
+struct group *trainer_pipeline(const struct trainer *trainer)
+{
+    return trainer->mesh.pipeline;
+}
+
+struct group *trainer_replicas(const struct trainer *trainer)
+{
+    return trainer->mesh.replicas;
+}
+
+status_t trainer_share_gradients(struct trainer *trainer)
+{
+    struct worker *worker = trainer->workers.train;
+    for (int u = 0; u < trainer->model->graph.units && worker->replicas; u++) {
+        TRY(worker_hosts(worker, u) ? replicas_share_gradients(worker->replicas, u) : STATUS_OK);
+    }
+    return STATUS_OK;
 }
 
 bool trainer_on_device(const struct trainer *trainer)
@@ -379,6 +412,9 @@ static void close_step(struct trainer *trainer)
     int64_t plain, dense, now = trace_now();
     *cost = (struct report){0};
     count_bytes(trainer->workers.train, &plain, &dense);
+    cost->bytes_collective =
+        (double)replicas_step_bytes(trainer->workers.train->replicas, trainer->workers.train->plan,
+                                    trainer->workers.train->rank);
     cost->bytes_plain = (double)(plain - trainer->costs.plain);
     cost->bytes_dense = (double)(dense - trainer->costs.dense);
     if (trainer->place.device) {
@@ -425,7 +461,8 @@ status_t trainer_step(struct trainer *trainer, const struct batch *batch,
 {
     const struct model *model = trainer->model;
     int microbatches = batch->microbatches > 0 ? batch->microbatches : trainer->microbatches;
-    double tokens = (double)microbatches * (double)model->B * (double)model->T;
+    double tokens =
+        (double)trainer->mesh.dp * (double)microbatches * (double)model->B * (double)model->T;
     struct worker_hooks hooks = {norm_exchange_step, optimizer_step, trainer};
     int64_t known = atomic_load(&trainer->step) + 1 - trainer->exchange.depth;
     TRY(norm_exchange_collect(trainer, known));
@@ -453,6 +490,7 @@ status_t trainer_settle(struct trainer *trainer, struct step_result *out)
     if (trainer->workers.train) {
         TRY(norm_exchange_collect(trainer, atomic_load(&trainer->step)));
         TRY(worker_settle(trainer->workers.train));
+        TRY(replicas_settle(trainer->workers.train->replicas));
     }
     if (out) {
         *out = trainer->known;
@@ -465,8 +503,9 @@ status_t trainer_flush(struct trainer *trainer)
     return norm_exchange_flush(trainer);
 }
 
-status_t trainer_check_traffic(const struct trainer *trainer)
+status_t trainer_check_traffic(struct trainer *trainer)
 {
+    TRY(trainer->training ? replicas_settle(trainer->workers.train->replicas) : STATUS_OK);
     return worker_check_traffic(first_worker(trainer));
 }
 
@@ -492,13 +531,16 @@ status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, do
     struct worker *worker = trainer->workers.evaluation;
     TRY(trainer_walk(trainer, worker, batch, 1.0f, NULL));
     TRY(worker_read_loss(worker));
-    double loss = 0;
+    double loss = 0, all[group_size(trainer->group)];
     int last = trainer->model->graph.units - 1;
-    int root = plan_rank_of(worker->plan, plan_stage_of(worker->plan, last));
+    int head = plan_rank_of(worker->plan, plan_stage_of(worker->plan, last));
     for (int m = 0; m < worker->plan->microbatches; m++) {
         loss += worker->head.loss[m];
     }
-    TRY(group_broadcast(trainer->group, &loss, sizeof loss, root));
-    *out_loss = loss;
+    TRY(group_allgather(trainer->group, &loss, sizeof loss, all));
+    *out_loss = 0;
+    for (int replica = 0; replica < trainer->mesh.dp; replica++) {
+        *out_loss += all[mesh_rank_at(&trainer->mesh, head, replica)];
+    }
     return STATUS_OK;
 }

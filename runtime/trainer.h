@@ -5,6 +5,7 @@
 #include <limits.h>
 
 #include "base/timeline.h"
+#include "runtime/mesh.h"
 #include "runtime/norm_exchange.h"
 
 /* profile.c: which steps are recorded, and where they go. */
@@ -43,7 +44,8 @@ struct workers {
 
 struct trainer {
     struct run_config config;
-    struct group *group;
+    struct group *group; /* the job's */
+    struct mesh mesh;
     struct model *model;
     struct place place;
     const char *transport; /* of all wires */

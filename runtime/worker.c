@@ -1,4 +1,5 @@
 /* worker.c - a worker's memory, allocated once from its plan, and its wire. */
+#include "runtime/replicas.h"
 #include "runtime/step_audit.h"
 
 #include <stdlib.h>
@@ -250,6 +251,7 @@ static status_t create_part(struct worker *worker, const struct worker_options *
                                 .stages = part_stages_of(worker->plan, worker->rank, own),
                                 .training = options->training,
                                 .threads = options->threads,
+                                .share = options->share,
                                 .trace = options->trace,
                                 .device = options->device,
                                 .stream = options->stream};
@@ -284,7 +286,10 @@ static status_t create_all(struct worker *worker, const struct worker_options *o
         worker_explain_memory(worker);
     }
     TRY(group_agree(worker->group, status));
-    return worker->lender ? STATUS_OK : create_wire(worker, true);
+    TRY(worker->lender ? STATUS_OK : create_wire(worker, true));
+    return options->training
+               ? replicas_create(options->replicas, worker->model, worker->part, &worker->replicas)
+               : STATUS_OK;
 }
 
 status_t worker_create(const struct worker_options *options, struct worker **out)
@@ -331,6 +336,7 @@ void worker_destroy(struct worker *worker)
     if (!worker->lender) {
         wire_destroy(worker->wire);
     }
+    replicas_destroy(worker->replicas);
     step_audit_destroy(worker);
     in_flight_destroy(worker);
     if (!worker->lender) {
@@ -377,6 +383,15 @@ status_t worker_check_traffic(const struct worker *worker)
                         plan->graph->key[shipment->key].name, shipment->from, shipment->to,
                         (long long)count.bytes, sends ? "sent" : "received", (long long)predicted);
         }
+    }
+    int64_t received = replicas_bytes(worker->replicas);
+    int64_t predicted = worker->steps * replicas_step_bytes(worker->replicas, plan, worker->rank);
+    if (received != predicted) {
+        return FAIL(
+            STATUS_INTERNAL,
+            "%lld bytes received from the other replicas in %lld steps, where the plan says "
+            "%lld",
+            (long long)received, (long long)worker->steps, (long long)predicted);
     }
     return STATUS_OK;
 }

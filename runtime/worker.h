@@ -22,7 +22,8 @@
 struct worker_options {
     const struct model *model;
     const struct kernels *kernels;
-    struct group *group;
+    struct group *group;    /* of the pipeline */
+    struct group *replicas; /* that share this one's place, for training; NULL: none */
     const char *transport;
     const char *purpose; /* for messages; "" = training steps */
     struct plan_options plan;
@@ -31,6 +32,7 @@ struct worker_options {
     struct trace *trace;
     struct device *device; /* NULL = the host */
     void *stream;
+    int share;             /* of the model's shares */
     struct worker *lender; /* work in its memory and over its wire (it outlives us); NULL = own */
 };
 
@@ -94,11 +96,13 @@ struct worker {
     struct plan **shorter;       /* [microbatches] of worker_add_size; [m] has m microbatches */
     struct plan_options plan_options;
     struct part *part;
-    struct wire *wire; /* NULL with one rank */
+    struct wire *wire;         /* NULL with one rank */
+    struct replicas *replicas; /* replicas.h; NULL: none, or the lender's */
     struct group *group;
     struct trace *trace;
     struct timeline *timeline; /* of a profiled step; else NULL */
-    int rank;
+    int rank;                  /* of the plan; messages name group_named */
+    int64_t steps;             /* walked with updates, of which bytes are counted */
     struct arena memory;
     struct worker_tables tables;
     struct worker_bytes bytes;

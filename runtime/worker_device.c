@@ -131,8 +131,8 @@ status_t worker_too_late(struct worker *worker)
         op_print(plan, op, what, sizeof what);
     }
     snprintf(reason, sizeof reason,
-             "rank %d: the GPU has waited longer than health.deadline_s allows (%s)", worker->rank,
-             what);
+             "rank %d: the GPU has waited longer than health.deadline_s allows (%s)",
+             group_named(worker->group, worker->rank), what);
     group_give_up(worker->group, reason);
     return FAIL(STATUS_TIMEOUT, "%s; see what the other ranks did last, or raise the limit",
                 reason);

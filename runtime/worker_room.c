@@ -128,8 +128,8 @@ static status_t no_room(const struct worker *worker, const struct claim *own,
     remedies_print(worker, claims->ranks > 1, remedies, sizeof remedies);
     return FAIL(STATUS_NOMEM,
                 "rank %d needs %.1f GiB%s and %s has %.1f of %.1f GiB free%s: %s; %s need less",
-                worker->rank, gib(own->bytes), shared, own->info.name, gib((int64_t)own->room),
-                gib((int64_t)own->total), transport, needs, remedies);
+                group_named(worker->group, worker->rank), gib(own->bytes), shared, own->info.name,
+                gib((int64_t)own->room), gib((int64_t)own->total), transport, needs, remedies);
 }
 
 status_t worker_check_room(struct worker *worker)
@@ -159,7 +159,7 @@ void worker_explain_memory(const struct worker *worker)
     }
     needs_print(worker, &own, needs, sizeof needs);
     remedies_print(worker, false, remedies, sizeof remedies);
-    log_error("rank %d was predicted to take %.1f GiB of %s%s: %s; %s need less", worker->rank,
-              gib(own.bytes), worker->device ? "the GPU" : "the host's memory", room, needs,
-              remedies);
+    log_error("rank %d was predicted to take %.1f GiB of %s%s: %s; %s need less",
+              group_named(worker->group, worker->rank), gib(own.bytes),
+              worker->device ? "the GPU" : "the host's memory", room, needs, remedies);
 }

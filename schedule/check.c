@@ -401,8 +401,9 @@ static status_t check_all(const struct checker *checker, int *owner)
         !check_all_sums(checker, owner)) {
         return STATUS_INTERNAL;
     }
-    status_t status = check_ops(checker);
-    return status == STATUS_OK ? check_machine(checker) : status;
+    TRY(check_ops(checker));
+    TRY(check_replicas(checker));
+    return check_machine(checker);
 }
 
 status_t plan_check(const struct plan *plan, char *why, size_t size)

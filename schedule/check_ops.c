@@ -5,6 +5,7 @@
  * left. The additions of a gradient have one lawful order, and so have the messages of a shipment.
  */
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,12 @@ static bool op_is_receive(enum op_kind kind)
 static bool op_is_send(enum op_kind kind)
 {
     return kind == OP_PUT || kind == OP_SENT;
+}
+
+/* What replicas do together. */
+static bool op_is_shared(enum op_kind kind)
+{
+    return kind == OP_REDUCE || kind == OP_REDUCED || kind == OP_GATHER || kind == OP_GATHERED;
 }
 
 static bool op_is_unit(enum op_kind kind)
@@ -56,6 +63,10 @@ static bool op_lawful(const struct checker *checker, int rank, const struct op *
     const struct plan *plan = checker->plan;
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
         return plan->training;
+    }
+    if (op_is_shared(op->kind)) {
+        return plan->training && plan->replicas > 1 && in_range(op->unit, plan->graph->units) &&
+               checker->host[op->unit] == op->stage && plan->stage[op->stage].rank == rank;
     }
     if (!in_range(op->stage, plan->stages) || plan->stage[op->stage].rank != rank ||
         !in_range(op->microbatch, plan->microbatches)) {
@@ -108,6 +119,11 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
                    .together = op->together}; /* check_together */
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
         e.stage = e.microbatch = -1;
+        return e;
+    }
+    if (op_is_shared(op->kind)) {
+        e.microbatch = -1;
+        e.unit = op->unit;
         return e;
     }
     const struct stage_plan *stage = &plan->stage[op->stage];
@@ -230,7 +246,8 @@ static bool check_adds(const struct checker *checker, int rank, int index)
 static int op_identity(const struct plan *plan, int rank, const struct op *op)
 {
     int units = plan->graph->units, keys = plan->graph->keys;
-    int base = 3 * units + 4 * plan->shipments;
+    int base = 3 * units + 4 * plan->shipments,
+        shared = base + plan->stages * keys + 2 * plan->ranks;
     switch (op->kind) {
     case OP_F:
         return op->unit;
@@ -248,6 +265,14 @@ static int op_identity(const struct plan *plan, int rank, const struct op *op)
         return 3 * units + 3 * plan->shipments + op->shipment;
     case OP_GRAD:
         return base + op->stage * keys + op->key;
+    case OP_GATHERED:
+        return shared + op->unit;
+    case OP_REDUCE:
+        return shared + units + op->unit;
+    case OP_REDUCED:
+        return shared + 2 * units + op->unit;
+    case OP_GATHER:
+        return shared + 3 * units + op->unit;
     default:
         return base + plan->stages * keys + 2 * rank + (op->kind == OP_STEP);
     }
@@ -256,7 +281,7 @@ static int op_identity(const struct plan *plan, int rank, const struct op *op)
 static int identities(const struct plan *plan)
 {
     return 3 * plan->graph->units + 4 * plan->shipments + plan->stages * plan->graph->keys +
-           2 * plan->ranks;
+           2 * plan->ranks + 4 * plan->graph->units;
 }
 
 /* How many operations of this identity there must be. */
@@ -275,36 +300,45 @@ static int expected_count(const struct checker *checker, int identity)
         int stage = pair / plan->graph->keys, key = pair % plan->graph->keys;
         return grad_lawful(checker, stage, key) ? plan->microbatches : 0;
     }
+    if (pair >= plan->stages * plan->graph->keys + 2 * plan->ranks) {
+        return plan->training && plan->replicas > 1;
+    }
     return plan->training;
+}
+
+/* "put of shipment 3"; returns `buffer`. */
+static const char *identity_print(const struct plan *plan, int identity, char *buffer, size_t size)
+{
+    static const char *const of_unit[] = {"F", "B", "W"};
+    static const char *const of_shipment[] = {"post", "wait", "put", "sent"};
+    static const char *const of_replicas[] = {"gathered", "reduce", "reduced", "gather"};
+    int units = plan->graph->units, messages = identity - 3 * units;
+    int gradients = messages - 4 * plan->shipments;
+    int ends = gradients - plan->stages * plan->graph->keys, shared = ends - 2 * plan->ranks;
+    if (messages < 0) {
+        snprintf(buffer, size, "%s of unit %d", of_unit[identity / units], identity % units);
+    } else if (gradients < 0) {
+        snprintf(buffer, size, "%s of shipment %d", of_shipment[messages / plan->shipments],
+                 messages % plan->shipments);
+    } else if (ends < 0) {
+        snprintf(buffer, size, "gradient of key %d", gradients % plan->graph->keys);
+    } else if (shared < 0) {
+        snprintf(buffer, size, "%s of rank %d", ends % 2 ? "step" : "norm", ends / 2);
+    } else {
+        snprintf(buffer, size, "%s of unit %d", of_replicas[shared / units], shared % units);
+    }
+    return buffer;
 }
 
 static bool check_missing(const struct checker *checker, const int *count)
 {
-    static const char *const what[] = {"F", "B", "W", "post", "wait", "put", "sent", "gradient"};
-    const struct plan *plan = checker->plan;
-    int units = plan->graph->units, base = 3 * units + 4 * plan->shipments;
-    for (int i = 0; i < identities(plan); i++) {
-        if (count[i] == expected_count(checker, i)) {
-            continue;
+    char what[64];
+    for (int i = 0; i < identities(checker->plan); i++) {
+        if (count[i] != expected_count(checker, i)) {
+            return check_refuse(checker, -1, -1, "%s is there %d times and must be %d times",
+                                identity_print(checker->plan, i, what, sizeof what), count[i],
+                                expected_count(checker, i));
         }
-        const char *kind = "norm or step";
-        int which = 0;
-        if (i < 3 * units) {
-            kind = what[i / units];
-            which = i % units;
-        } else if (i < base) {
-            kind = what[3 + (i - 3 * units) / plan->shipments];
-            which = (i - 3 * units) % plan->shipments;
-        } else if (i < base + plan->stages * plan->graph->keys) {
-            kind = what[7];
-            which = (i - base) % plan->graph->keys;
-        }
-        return check_refuse(checker, -1, -1, "%s of %s %d is there %d times and must be %d times",
-                            kind,
-                            i < 3 * units ? "unit"
-                            : i < base    ? "shipment"
-                                          : "key",
-                            which, count[i], expected_count(checker, i));
     }
     return true;
 }
@@ -395,7 +429,11 @@ static bool check_ends(const struct checker *checker)
     const struct plan *plan = checker->plan;
     for (int rank = 0; rank < plan->ranks && plan->training; rank++) {
         const struct rank_plan *r = &plan->rank[rank];
-        if (r->op[r->ops - 2].kind != OP_NORM || r->op[r->ops - 1].kind != OP_STEP) {
+        int end = r->ops;
+        while (end > 2 && r->op[end - 1].kind == OP_GATHER) {
+            end--;
+        }
+        if (r->op[end - 2].kind != OP_NORM || r->op[end - 1].kind != OP_STEP) {
             return check_refuse(checker, rank, -1, "does not end with norm and step");
         }
     }

@@ -67,6 +67,9 @@ static status_t plan_options_check(const struct plan_options *options)
         return FAIL(STATUS_INVALID, "%d microbatches a step; use 1 or more (parallel.microbatches)",
                     options->microbatches);
     }
+    if (options->replicas < 0) {
+        return FAIL(STATUS_INVALID, "%d replicas; use 1 or more (parallel.dp)", options->replicas);
+    }
     if (options->prefetch < 0) {
         return FAIL(STATUS_INVALID, "%d prefetched microbatches; use 0 or more (parallel.prefetch)",
                     options->prefetch);
@@ -239,6 +242,7 @@ static status_t plan_make(const struct graph *graph, const struct design *design
     plan->ranks = options->ranks;
     plan->stages = design->layout.stages;
     plan->microbatches = options->microbatches;
+    plan->replicas = options->replicas > 0 ? options->replicas : 1;
     plan->sum_order = design->sum_order;
     plan->training = builder->training;
     plan->weights_at_once = builder->training && options->weights_at_once;

@@ -549,6 +549,7 @@ static status_t expansion_run(struct expansion *e, const struct phases *phases)
         if (!expand_first_posts(e, &plan->rank[rank])) {
             return FAIL(STATUS_NOMEM, "no memory for the operations of rank %d", rank);
         }
+        TRY(plan_add_replicas(plan, &plan->rank[rank]));
         plan_group(plan, &plan->rank[rank]);
     }
     return STATUS_OK;

@@ -98,9 +98,9 @@ static bool is_within(const struct shipment *s, const struct shipment *room)
 bool plan_has_room(const struct plan *plan, const struct plan *other)
 {
     bool room = other->graph == plan->graph && other->stages == plan->stages &&
-                other->ranks == plan->ranks && other->training <= plan->training &&
-                other->microbatches <= plan->microbatches && other->shipments <= plan->shipments &&
-                other->sums <= plan->sums;
+                other->ranks == plan->ranks && other->replicas == plan->replicas &&
+                other->training <= plan->training && other->microbatches <= plan->microbatches &&
+                other->shipments <= plan->shipments && other->sums <= plan->sums;
     for (int i = 0; room && i < plan->stages; i++) {
         const struct stage_plan *own = &other->stage[i], *theirs = &plan->stage[i];
         room = own->units == theirs->units && own->unit[0] == theirs->unit[0] &&
@@ -153,7 +153,7 @@ uint64_t plan_hash(const struct plan *plan)
     const struct graph *graph = plan->graph;
     const int size[] = {graph->units,       graph->keys,    plan->ranks,           plan->stages,
                         plan->microbatches, plan->training, plan->weights_at_once, plan->shipments,
-                        plan->adds,         plan->sums,     (int)plan->sum_order};
+                        plan->adds,         plan->sums,     (int)plan->sum_order,  plan->replicas};
     uint64_t hash = hash_bytes(size, sizeof size, 0);
     hash = hash_graph(graph, hash);
     for (int stage = 0; stage < plan->stages; stage++) {
@@ -195,7 +195,7 @@ void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense)
 void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
 {
     struct plan_memory memory = {0};
-    int64_t shared = 0;
+    int64_t shared = 0, moments = 0;
     for (int stage = 0; stage < plan->stages; stage++) {
         const struct stage_plan *s = &plan->stage[stage];
         for (int i = 0; i < s->units && s->rank == rank; i++) {
@@ -203,6 +203,7 @@ void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
             const struct unit_bytes *bytes = plan->training ? &unit->training : &unit->evaluation;
             memory.parameters += unit->parameter_bytes + (plan->training ? unit->master_bytes : 0);
             memory.gradients += plan->training ? unit->gradient_bytes : 0;
+            moments += plan->training ? unit->moment_bytes : 0;
             memory.frames += bytes->frame * s->frames;
             memory.backward += bytes->backward * s->backwards;
             shared = bytes->shared > shared ? bytes->shared : shared;
@@ -223,7 +224,7 @@ void plan_memory(const struct plan *plan, int rank, struct plan_memory *out)
             memory.staging += s->bytes * s->slots;
         }
     }
-    memory.optimizer = 2 * memory.gradients;
+    memory.optimizer = 2 * moments;
     *(plan->training ? &memory.backward : &memory.frames) += shared;
     *out = memory;
 }

@@ -5,6 +5,7 @@
  *     graph + partition --needs.c--> shipments, who waits where, where sums are formed
  *     rings.c                   --> how many slots everything needs, from the phases
  *     passes.c                  --> operations of a rank, with waits, puts, slots and additions
+ *     replicas.c                --> what replicas do together
  *     credits.c                 --> more slots where messages in one queue would stand still
  *     check*.c                  --> proof; they share no code with the passes on purpose
  */
@@ -141,6 +142,11 @@ MUST_USE status_t plan_expand(struct plan *plan, const struct needs *needs,
 /* Sets op.together of a rank's list; plan_expand does so for all. */
 void plan_group(const struct plan *plan, struct rank_plan *list);
 
+/* ---- replicas.c ---- */
+
+/* Adds what replicas do together to the list of a rank. */
+MUST_USE status_t plan_add_replicas(const struct plan *plan, struct rank_plan *list);
+
 /* ---- credits.c ---- */
 
 /* Adds arrival slots where the plan's queues would stand still; then it has to be expanded anew. */
@@ -148,7 +154,7 @@ MUST_USE status_t plan_grow_slots(struct plan *plan, bool *out_grown);
 /* Adds arrival slots where a rank would wait for one, by the graph's costs. */
 MUST_USE status_t plan_quicken_slots(struct plan *plan, bool *out_grown);
 
-/* ---- check.c, check_ops.c, check_machine.c ---- */
+/* ---- check.c, check_ops.c, check_machine.c, check_replicas.c ---- */
 
 struct checker {
     const struct plan *plan;
@@ -177,6 +183,8 @@ void check_sum_before(const struct checker *checker, int stage, int key, int *ou
                       int *out_mate);
 /* What is written in the lists; stages, shipments and sums are already proved. */
 MUST_USE status_t check_ops(const struct checker *checker);
+/* What replicas do together, in the list of each rank. STATUS_INTERNAL with a sentence, or STATUS_NOMEM. */
+MUST_USE status_t check_replicas(const struct checker *checker);
 /* Runs all ranks against each other. The plan's operations, fields and counts are already proved.
  * STATUS_INTERNAL with a sentence, or STATUS_NOMEM. */
 MUST_USE status_t check_machine(const struct checker *checker);

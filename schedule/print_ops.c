@@ -7,8 +7,13 @@
 enum { NAME = 32 };
 
 static const char *const op_names[OP_KINDS] = {
-    [OP_POST] = "post", [OP_WAIT] = "wait", [OP_F] = "F", [OP_PUT] = "put",   [OP_SENT] = "sent",
-    [OP_B] = "B",       [OP_GRAD] = "grad", [OP_W] = "W", [OP_NORM] = "norm", [OP_STEP] = "step",
+    [OP_POST] = "post",     [OP_WAIT] = "wait",
+    [OP_F] = "F",           [OP_PUT] = "put",
+    [OP_SENT] = "sent",     [OP_B] = "B",
+    [OP_GRAD] = "grad",     [OP_W] = "W",
+    [OP_NORM] = "norm",     [OP_STEP] = "step",
+    [OP_REDUCE] = "reduce", [OP_REDUCED] = "reduced",
+    [OP_GATHER] = "gather", [OP_GATHERED] = "gathered",
 };
 
 const char *op_kind_name(enum op_kind kind)
@@ -70,6 +75,22 @@ const char *op_print(const struct plan *plan, const struct op *op, char *buffer,
     case OP_GRAD:
         snprintf(buffer, size, "form %s of microbatch %d", op_key_print(plan, op, name), m);
         break;
+    case OP_REDUCE:
+        snprintf(buffer, size, "start the sum over replicas of the gradients of %s",
+                 op_unit_name(plan, op));
+        break;
+    case OP_REDUCED:
+        snprintf(buffer, size, "wait for the sum over replicas of the gradients of %s",
+                 op_unit_name(plan, op));
+        break;
+    case OP_GATHER:
+        snprintf(buffer, size, "start gathering the weights of %s from the replicas",
+                 op_unit_name(plan, op));
+        break;
+    case OP_GATHERED:
+        snprintf(buffer, size, "wait for the weights of %s from the replicas",
+                 op_unit_name(plan, op));
+        break;
     default:
         snprintf(buffer, size, "%s", op_kind_name(op->kind));
         break;
@@ -101,7 +122,8 @@ static void op_line(const struct plan *plan, const struct op *op, FILE *out)
     char name[NAME];
     const struct shipment *s = op_shipment(plan, op);
     if (op->microbatch < 0) {
-        fprintf(out, "%s\n", op_kind_name(op->kind));
+        fprintf(out, op->unit >= 0 ? "%-8s  %s\n" : "%s\n", op_kind_name(op->kind),
+                op_unit_name(plan, op));
         return;
     }
     fprintf(out, "%-4s  m%-3d ", op_kind_name(op->kind), op->microbatch);

@@ -57,9 +57,8 @@ struct unit {
     double forward_cost, backward_cost, weight_cost; /* FLOPs of a microbatch */
     int64_t parameter_bytes; /* of the weights in the compute dtype, which operations read */
     int64_t master_bytes;    /* training: of float32 weights beside them; 0: they are float32 */
-    /* Training: of the weights' gradients, float32. Each of the optimizer's two moments takes as
-     * much. */
-    int64_t gradient_bytes;
+    int64_t gradient_bytes;  /* training: of the weights' gradients, float32 */
+    int64_t moment_bytes;    /* training: of each of the optimizer's two moments, float32 */
     struct unit_bytes training, evaluation;
 };
 
@@ -118,14 +117,18 @@ int graph_formed_by(const struct graph *graph, int unit);
 enum op_kind {
     OP_POST, /* arrival slot is free: microbatch's message may land in it (the credit) */
     OP_WAIT, /* until the message has landed; before a unit plain ones first, then dense ones as sent */
-    OP_F,    /* forward of a unit */
-    OP_PUT,  /* start sending; the source stays untouched until OP_SENT */
-    OP_SENT, /* until the source of a put may be overwritten */
-    OP_B,    /* gradients of a unit's inputs */
-    OP_GRAD, /* form a key's gradient on this stage: the additions add[first .. first + adds) */
-    OP_W,    /* gradients of a unit's weights */
-    OP_NORM, /* exchange the gradient norm and the losses of the step, decide */
-    OP_STEP, /* optimizer, all units of the rank */
+    OP_GATHERED, /* until the weights of a unit are there that the replicas have changed (OP_GATHER) */
+    OP_F,        /* forward of a unit */
+    OP_PUT,      /* start sending; the source stays untouched until OP_SENT */
+    OP_SENT,     /* until the source of a put may be overwritten */
+    OP_B,        /* gradients of a unit's inputs */
+    OP_GRAD,     /* form a key's gradient on this stage: the additions add[first .. first + adds) */
+    OP_W,        /* gradients of a unit's weights */
+    OP_REDUCE,  /* start adding up a unit's gradients over the replicas */
+    OP_REDUCED, /* until the sum is there, of which each replica has a part */
+    OP_NORM,    /* exchange the gradient norm and the losses of the step, decide */
+    OP_STEP,    /* optimizer, all units of the rank; with replicas on the replica's part of each */
+    OP_GATHER,  /* start giving a unit's weights to all replicas, for the next step */
     OP_KINDS
 };
 const char *op_kind_name(enum op_kind kind);
@@ -142,8 +145,8 @@ struct add {
 struct op {
     enum op_kind kind;
     int stage;      /* whose work it is; -1 for OP_NORM, OP_STEP */
-    int microbatch; /* -1 for OP_NORM, OP_STEP */
-    int unit;       /* OP_F, OP_B, OP_W; else -1 */
+    int microbatch; /* -1 for OP_NORM, OP_STEP and what replicas do together */
+    int unit;       /* OP_F, OP_B, OP_W, OP_REDUCE, OP_REDUCED, OP_GATHER, OP_GATHERED; else -1 */
     int key;        /* OP_POST, OP_WAIT, OP_PUT, OP_SENT, OP_GRAD; else -1 */
     int shipment;   /* OP_POST, OP_WAIT, OP_PUT, OP_SENT; else -1 */
     /* F, B, GRAD, W: the microbatch's activation frame of the stage. PUT, SENT forward: the frame that the
@@ -216,6 +219,7 @@ enum sum_order { SUM_SERIAL, SUM_PER_RANK };
 struct plan {
     const struct graph *graph; /* borrowed */
     int ranks, stages, microbatches;
+    int replicas; /* pipelines that walk this plan side by side, each with data of its own */
     enum sum_order sum_order;
     bool training;             /* false: forward only (evaluation) */
     bool weights_at_once;      /* W follows its unit's B */
@@ -232,8 +236,9 @@ struct plan {
 };
 
 struct plan_options {
-    int ranks, microbatches;
-    int chunks; /* V, stages a rank; 0: the schedule's own */
+    int ranks, microbatches; /* of one pipeline */
+    int replicas;            /* 0: 1 */
+    int chunks;              /* V, stages a rank; 0: the schedule's own */
     /* "gpipe", "1f1b", "interleaved", "zb-h1", "zb-v"; "forward"; or the path of a file that
      * plan_print_schedule could have written, which has a '/' or a '.' in it. */
     const char *schedule;
@@ -291,6 +296,10 @@ uint64_t plan_hash(const struct plan *plan); /* equal iff all ranks walk the sam
 /* Bytes per step over each ordered pair of ranks: bytes[from * ranks + to], plain and dense
  * (zeroed first). */
 void plan_traffic(const struct plan *plan, int64_t *plain, int64_t *dense);
+
+/* What the ranks at this place of all replicas receive from each other in a step, together: each of
+ * R replicas is sent R - 1 addends of its part of the gradients, and R - 1 parts of the weights. */
+int64_t plan_collective_bytes(const struct plan *plan, int rank);
 
 struct plan_memory { /* bytes, one rank */
     int64_t parameters, gradients, optimizer, frames, arrivals, gradient_slots, backward;

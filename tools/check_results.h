@@ -10,6 +10,7 @@ struct check_results {
     const struct part *part;
     const float *logits; /* [batch * T, V]; NULL: they and the loss are another rank's */
     float loss;
+    bool silent; /* the first replica has the same and tells */
     int count;
     struct tensor_entry *entries; /* [count]: logits, loss, grad.NAME of every trained parameter */
 };

@@ -42,12 +42,40 @@ static bool hosts_head(const struct checking *checking)
 {
     const struct plan *plan = trainer_plan(checking->trainer);
     int last = trainer_model(checking->trainer)->graph.units - 1;
-    return plan_rank_of(plan, plan_stage_of(plan, last)) == group_rank(checking->group);
+    return plan_rank_of(plan, plan_stage_of(plan, last)) ==
+           group_rank(trainer_pipeline(checking->trainer));
+}
+
+static int replica_of(const struct checking *checking)
+{
+    struct group *replicas = trainer_replicas(checking->trainer);
+    return replicas ? group_rank(replicas) : 0;
+}
+
+/* The tokens of the case that this replica computes. */
+static struct batch batch_of(const struct checking *checking)
+{
+    const struct trainer_options *options = &checking->options;
+    int64_t begin = replica_of(checking) * options->microbatches * options->B * options->T;
+    return (struct batch){.inputs = checking->test.inputs + begin,
+                          .targets = checking->test.targets + begin};
 }
 
 static int64_t logits_count(const struct checking *checking)
 {
     return checking->test.batch * checking->test.T * checking->test.config.vocab_size;
+}
+
+/* The other replicas' logits behind those of the first, on the head's rank of each. */
+static status_t gather_logits(struct checking *checking)
+{
+    struct group *replicas = trainer_replicas(checking->trainer);
+    size_t bytes = (size_t)logits_count(checking) * sizeof(float);
+    if (!replicas || !checking->logits) {
+        return STATUS_OK;
+    }
+    bytes /= (size_t)group_size(replicas);
+    return group_allgather(replicas, checking->logits, bytes, checking->logits);
 }
 
 /* ---- against the reference ---- */
@@ -161,7 +189,7 @@ static status_t judge(struct checking *checking, const struct check_results *res
 
 static status_t check_gradients(struct checking *checking)
 {
-    struct batch batch = {.inputs = checking->test.inputs, .targets = checking->test.targets};
+    struct batch batch = batch_of(checking);
     struct check_results results;
     struct step_result result;
     status_t status = STATUS_OK;
@@ -174,6 +202,8 @@ static status_t check_gradients(struct checking *checking)
     TRY(trainer_step(checking->trainer, &batch, NULL, &result));
     TRY(trainer_settle(checking->trainer, &result));
     TRY(group_agree(checking->group, checking->taken));
+    TRY(group_agree(checking->group, gather_logits(checking)));
+    TRY(trainer_share_gradients(checking->trainer));
     TRY(group_agree(checking->group, trainer_check_traffic(checking->trainer)));
     if (group_rank(checking->group) == 0) {
         printf("loss %.17g, gradient norm %.17g\n", result.loss, result.grad_norm);
@@ -183,6 +213,7 @@ static status_t check_gradients(struct checking *checking)
     status = group_agree(checking->group, status);
     if (status == STATUS_OK) {
         results.logits = checking->logits;
+        results.silent = replica_of(checking) > 0;
         results.loss = (float)result.loss;
         status = judge(checking, &results);
     }
@@ -234,7 +265,7 @@ static status_t judge_steps(struct checking *checking, const struct following *f
 static status_t check_steps(struct checking *checking)
 {
     const struct check *check = checking->check;
-    struct batch batch = {.inputs = checking->test.inputs, .targets = checking->test.targets};
+    struct batch batch = batch_of(checking);
     struct following following = {.loss_limit = check->limits->step_loss * check->tolerance,
                                   .norm_limit = check->limits->step_norm * check->tolerance};
     double *reference = calloc((size_t)(2 * check->steps), sizeof *reference);
@@ -260,13 +291,22 @@ static status_t check_steps(struct checking *checking)
 static status_t choose_batch(struct checking *checking, const struct run_config *config)
 {
     int64_t batch = checking->test.batch, microbatches = config->parallel.microbatches;
+    int64_t replicas = config->parallel.dp;
+    if (batch % replicas != 0) {
+        return FAIL(STATUS_INVALID,
+                    "parallel.dp is %lld, which does not divide the case's batch of %lld",
+                    (long long)replicas, (long long)batch);
+    }
+    batch /= replicas;
     if (microbatches == 0) {
         microbatches = batch;
     }
     if (batch % microbatches != 0) {
-        return FAIL(STATUS_INVALID,
-                    "parallel.microbatches is %lld, which does not divide the case's batch of %lld",
-                    (long long)microbatches, (long long)batch);
+        return FAIL(
+            STATUS_INVALID,
+            "parallel.microbatches is %lld, which does not divide the batch of %lld that %s",
+            (long long)microbatches, (long long)batch,
+            replicas > 1 ? "a replica has of the case" : "the case has");
     }
     checking->options.microbatches = (int)microbatches;
     checking->options.B = batch / microbatches;
@@ -274,9 +314,16 @@ static status_t choose_batch(struct checking *checking, const struct run_config 
     return STATUS_OK;
 }
 
+static void print_replicas(const struct checking *checking, char *buffer, size_t size)
+{
+    struct group *replicas = trainer_replicas(checking->trainer);
+    snprintf(buffer, size, replicas ? ", %d replicas" : "", replicas ? group_size(replicas) : 1);
+}
+
 status_t check_run(const struct check *check, const char *folder, const struct run_config *config,
                    struct group *group)
 {
+    char replicas[32];
     struct checking checking = {.check = check, .folder = folder, .group = group};
     checking.options = (struct trainer_options){.config = config,
                                                 .model = &checking.test.config,
@@ -295,9 +342,10 @@ status_t check_run(const struct check *check, const char *folder, const struct r
         status = check->steps > 0 ? check_steps(&checking) : check_gradients(&checking);
     }
     if (status == STATUS_OK && group_rank(group) == 0) {
-        printf("passed: %s, %d stage%s, %s; worst: %s\n", folder, group_size(group),
-               group_size(group) == 1 ? "" : "s", trainer_plan(checking.trainer)->schedule,
-               checking.worst);
+        int stages = group_size(trainer_pipeline(checking.trainer));
+        print_replicas(&checking, replicas, sizeof replicas);
+        printf("passed: %s, %d stage%s%s, %s; worst: %s\n", folder, stages, stages == 1 ? "" : "s",
+               replicas, trainer_plan(checking.trainer)->schedule, checking.worst);
     }
     trainer_destroy(checking.trainer);
     free(checking.logits);

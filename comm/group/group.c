@@ -197,6 +197,11 @@ int group_size(const struct group *group)
     return group->size;
 }
 
+int group_named(const struct group *group, int rank)
+{
+    return group->named != NULL ? group->named[rank] : rank;
+}
+
 int group_local_rank(const struct group *group)
 {
     return group->local_rank;

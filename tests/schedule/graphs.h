@@ -106,6 +106,7 @@ static inline void graph_test_unit(struct graph *graph, int unit, enum test_unit
                                      : 10,
         .parameter_bytes = 4096,
         .gradient_bytes = 4096,
+        .moment_bytes = 4096,
         .training = {.frame = 8192, .backward = 512},
         .evaluation = {.frame = 8192},
     };

@@ -49,6 +49,7 @@ static void test_memory_shared(void **state)
     for (int unit = 0; unit < graph->units; unit++) {
         graph->unit[unit].master_bytes = 8192;
         graph->unit[unit].gradient_bytes = 8192;
+        graph->unit[unit].moment_bytes = 2048;
         graph->unit[unit].training.shared = 1000 * (unit + 1);
         graph->unit[unit].evaluation = (struct unit_bytes){.frame = 64, .shared = 10 * (unit + 1)};
     }
@@ -57,7 +58,7 @@ static void test_memory_shared(void **state)
     plan_memory(plan, 0, &memory); /* embed, attn 1, ffn 1, attn 2 */
     assert_int_equal(memory.parameters, 4 * (4096 + 8192));
     assert_int_equal(memory.gradients, 4 * 8192);
-    assert_int_equal(memory.optimizer, 2 * 4 * 8192);
+    assert_int_equal(memory.optimizer, 2 * 4 * 2048);
     assert_int_equal(memory.frames, 2 * 4 * 8192);
     assert_int_equal(memory.backward, 4 * 512 + 4000);
     plan_destroy(plan);

@@ -6,7 +6,7 @@
 
 #include "schedule/schedule.h"
 
-enum resource { FRAME, SLOT, GRADIENT, LEFTOVER, WEIGHTS, MESSAGE, QUEUE, EVERYTHING };
+enum resource { FRAME, SLOT, GRADIENT, LEFTOVER, WEIGHTS, VALUES, MESSAGE, QUEUE, EVERYTHING };
 
 struct touch {
     enum resource what;
@@ -82,6 +82,9 @@ static inline void touch_keys_read(struct touches *out, const struct plan *plan,
 static inline void touch_unit(struct touches *out, const struct plan *plan, const struct op *op)
 {
     touch(out, op->kind == OP_F, FRAME, op->stage, op->unit, op->frame);
+    if (op->kind == OP_F) {
+        touch(out, false, VALUES, op->unit, 0, 0);
+    }
     if (op->kind != OP_W) {
         touch_keys_read(out, plan, op);
     } else {
@@ -108,11 +111,23 @@ static inline void touch_send(struct touches *out, const struct plan *plan, cons
     }
 }
 
+/* What replicas do together: in one order, before the norm or after the step. */
+static inline void touch_shared(struct touches *out, const struct op *op)
+{
+    bool sum = op->kind == OP_REDUCE || op->kind == OP_REDUCED;
+    touch(out, true, sum ? WEIGHTS : VALUES, op->unit, 0, 0);
+    touch(out, true, QUEUE, (int)op->kind, 0, 0);
+    touch(out, false, EVERYTHING, 0, 0, 0);
+}
+
 static inline void touches_of(const struct plan *plan, const struct op *op, struct touches *out)
 {
     out->count = 0;
     touch(out, op->kind == OP_NORM || op->kind == OP_STEP, EVERYTHING, 0, 0, 0);
-    if (op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_PUT) {
+    if (op->kind == OP_REDUCE || op->kind == OP_REDUCED || op->kind == OP_GATHER ||
+        op->kind == OP_GATHERED) {
+        touch_shared(out, op);
+    } else if (op->kind == OP_POST || op->kind == OP_WAIT || op->kind == OP_PUT) {
         touch(out, true, QUEUE, (int)op->kind, op->shipment, 0);
     }
     if (op->kind == OP_POST || op->kind == OP_WAIT) {

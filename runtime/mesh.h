@@ -1,0 +1,39 @@
+/* mesh.h - private to runtime/: the ranks of a job as replicas of a pipeline.
+ *
+ * A rank has two coordinates: its place in the pipeline, which plans call a rank, and its replica. Replicas walk
+ * the same plan on data of their own. parallel.order says which coordinate runs first (pp = 3, dp = 2):
+ *
+ *     pp-dp   replica 0: ranks 0 1 2, replica 1: 3 4 5     pipelines side by side, inside hosts if they fit
+ *     dp-pp   replica 0: ranks 0 2 4, replica 1: 1 3 5     the replicas of a place side by side
+ *
+ * Nothing else turns a rank of the job into coordinates.
+ */
+#ifndef RUNTIME_MESH_H
+#define RUNTIME_MESH_H
+
+#include "base/config.h"
+#include "comm/comm.h"
+
+struct mesh {
+    int pp, dp;
+    enum mesh_order order;
+    int place, replica; /* of this rank */
+    struct group *job;  /* all ranks; borrowed */
+    struct group
+        *pipeline; /* those of this rank's replica, numbered by place; the job with one replica */
+    struct group *replicas; /* those of this rank's place, numbered by replica; NULL with one */
+};
+
+/* Do parallel.pp and parallel.dp fit so many ranks? STATUS_INVALID in a sentence if not. */
+MUST_USE status_t mesh_check(const struct run_config *config, int ranks);
+/* Splits the job's group. Collective. */
+MUST_USE status_t mesh_create(const struct run_config *config, struct group *job, struct mesh *out);
+/* NULLs are fine; ranks that are lost do not hold it up. */
+void mesh_destroy(struct mesh *mesh);
+
+/* Coordinates of a rank of the job, and back. */
+int mesh_place_of(const struct mesh *mesh, int rank);
+int mesh_replica_of(const struct mesh *mesh, int rank);
+int mesh_rank_at(const struct mesh *mesh, int place, int replica);
+
+#endif
