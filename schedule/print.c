@@ -127,6 +127,29 @@ static void traffic_table(const struct plan *plan, const int64_t *plain, const i
                  "other shipment\n");
 }
 
+/* What replicas exchange. */
+static void collectives_table(const struct plan *plan, FILE *out)
+{
+    int64_t all = 0;
+    char text[NAME];
+    if (plan->replicas == 1 || !plan->training) {
+        return;
+    }
+    fprintf(out,
+            "\nreplicas: %d, each with these ranks and links; bytes that those at a rank receive "
+            "from each other in a step\n  rank\n",
+            plan->replicas);
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        int64_t bytes = plan_collective_bytes(plan, rank);
+        fprintf(out, "  %4d  %10s  %16" PRId64 "\n", rank, human_bytes(bytes, text), bytes);
+        all += bytes;
+    }
+    fprintf(out, "  all ranks  %s  %" PRId64 "\n", human_bytes(all, text), all);
+    fprintf(out, "  sums of gradients, float32, moved beside the last backward, and weights, "
+                 "beside the next "
+                 "step's first forward\n");
+}
+
 void plan_print_traffic(const struct plan *plan, FILE *out)
 {
     size_t pairs = (size_t)plan->ranks * (size_t)plan->ranks;
@@ -138,6 +161,7 @@ void plan_print_traffic(const struct plan *plan, FILE *out)
     plan_traffic(plan, bytes, bytes + pairs);
     traffic_table(plan, bytes, bytes + pairs, out);
     free(bytes);
+    collectives_table(plan, out);
 }
 
 /* ---- memory ---- */
