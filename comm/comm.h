@@ -240,6 +240,9 @@ MUST_USE status_t transport_choose(struct group *group, struct device *device, v
  *     threads  the ranks of a process: whoever waits reads what the others have
  *     mpi      nonblocking collectives of MPI, moved and added up by a progress thread, in chunks, so that little
  *              memory is needed beside the caller's
+ *
+ * On a GPU (over mpi) they are operations of a stream: a start and a wait only enqueue, and all values pass through
+ * pinned memory of the host.
  */
 struct collective;
 
@@ -264,8 +267,10 @@ struct collective_call {
 };
 
 struct collective_options {
-    int under_way; /* calls started and not awaited, at most */
-    size_t chunk;  /* bytes a rank that move at once; 0: 1 MiB */
+    int under_way;         /* calls started and not awaited, at most */
+    size_t chunk;          /* bytes a rank that move at once; 0: 1 MiB */
+    struct device *device; /* of in and out; NULL = the host */
+    void *stream;          /* that the verbs belong to */
 };
 
 /* Collective. All three must outlive it: group, and what calls name until they have been awaited. */
@@ -277,10 +282,12 @@ void collective_destroy(struct collective *collective);
 MUST_USE status_t collective_start(struct collective *collective,
                                    const struct collective_call *call, int64_t *out_number);
 /* Until `out` is complete and `in` may be overwritten; in the order of the starts. STATUS_PEER, STATUS_TIMEOUT as
- * the waits of a wire. */
+ * the waits of a wire; when a peer is lost a stream goes on with garbage (group_check). */
 MUST_USE status_t collective_wait(struct collective *collective, int64_t number);
 /* start and wait */
 MUST_USE status_t collective_run(struct collective *collective, const struct collective_call *call);
+/* Of pinned memory of the host, beside a GPU. */
+size_t collective_pinned_bytes(const struct collective *collective);
 /* Payload that this rank has received in the calls awaited so far: each sum or copy from each other rank once. */
 int64_t collective_bytes(const struct collective *collective);
 /* The same of one call. */

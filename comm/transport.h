@@ -62,8 +62,19 @@ struct life {
     void *describe_arg;
     const char *inside; /* the collective that runs now, if any; a literal */
 
-    struct wire *wires; /* whose streams a lost peer must not leave waiting; wakeup.mutex */
+    struct release *releases; /* wakeup.mutex */
 };
+
+/* A peer is lost: `run` lets every stream go on that waits for one. Called once, by any thread, with wakeup.mutex
+ * held; must not block. */
+struct release {
+    struct release *next;
+    void (*run)(void *arg);
+    void *arg;
+};
+/* From now on, until it is taken back. A peer lost before needs none: verbs refuse. */
+void release_enlist(struct group *group, struct release *release);
+void release_strike(struct group *group, struct release *release);
 
 struct group {
     const struct group_class *class;
@@ -125,9 +136,7 @@ struct wire_class {
     status_t (*wait_all)(struct wire *wire, const struct wire_message *messages, int count);
     status_t (*sent_all)(struct wire *wire, const struct wire_message *messages, int count);
     status_t (*expect)(struct wire *wire, int from, const int *channel, int count); /* or NULL */
-    /* A peer is lost: lets every stream go on that waits for this wire. Called once, by any thread, with
-     * wakeup.mutex held; must not block. May be NULL. */
-    void (*release)(struct wire *wire);
+    void (*release)(struct wire *wire); /* struct release; or NULL */
 };
 
 struct wire {
@@ -136,7 +145,7 @@ struct wire {
     struct device *device;     /* of slots and sources; NULL = the host */
     void *stream;              /* that the verbs belong to */
     struct timeline *timeline; /* where transfers are recorded, or NULL */
-    struct wire *next;         /* in group->life->wires */
+    struct release release;
     int count;
     int under_way;                /* of a channel, for which there is room from the start */
     struct wire_channel *channel; /* [count] copies; slot arrays too */

@@ -163,28 +163,10 @@ static void wire_free(struct wire *wire)
     free(wire);
 }
 
-/* The group's list of wires to release. A peer lost before this needs none: the verbs refuse. */
-static void enlist(struct wire *wire)
+static void release(void *argument)
 {
-    if (wire->class->release != NULL) {
-        pthread_mutex_lock(wire->group->life->wakeup.mutex);
-        wire->next = wire->group->life->wires;
-        wire->group->life->wires = wire;
-        pthread_mutex_unlock(wire->group->life->wakeup.mutex);
-    }
-}
-
-static void strike(struct wire *wire)
-{
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
-    struct wire **link = &wire->group->life->wires;
-    while (*link != NULL && *link != wire) {
-        link = &(*link)->next;
-    }
-    if (*link != NULL) {
-        *link = wire->next;
-    }
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    struct wire *wire = argument;
+    wire->class->release(wire);
 }
 
 static status_t make(struct wire *wire)
@@ -194,7 +176,10 @@ static status_t make(struct wire *wire)
     }
     TRY(wire->class->create(wire));
     wire->made = true;
-    enlist(wire);
+    if (wire->class->release != NULL) {
+        wire->release = (struct release){.run = release, .arg = wire};
+        release_enlist(wire->group, &wire->release);
+    }
     return STATUS_OK;
 }
 
@@ -301,7 +286,7 @@ void wire_destroy(struct wire *wire)
         return;
     }
     if (wire->made && wire->class != NULL) {
-        strike(wire);
+        release_strike(wire->group, &wire->release);
         wire->class->destroy(wire);
     }
     wire_free(wire);

@@ -72,11 +72,8 @@ status_t cost_fill(struct model *model)
         connect_flops(model, u, &connect);
         unit_flops(shape, &connect, unit);
         unit->backward_cost += recomputed_flops(model->recompute, shape, &connect, unit);
-        for (int p = model->unit_param[u]; p < model->unit_param[u + 1]; p++) {
-            int64_t room = (int64_t)store_room(model, p), single = (int64_t)sizeof(float);
-            unit->parameter_bytes += room * (int64_t)dtype_size(model->dtype);
-            unit->gradient_bytes += room * single;
-        }
+        unit->parameter_bytes = (int64_t)(store_unit_room(model, u) * dtype_size(model->dtype));
+        unit->gradient_bytes = (int64_t)(store_unit_room(model, u) * sizeof(float));
         unit->moment_bytes = (int64_t)(store_share_room(model, u) * sizeof(float));
         unit->master_bytes = model->dtype == DTYPE_F32 ? 0 : unit->moment_bytes;
         unit_measure(model, u, true, &unit->training);

@@ -21,9 +21,24 @@ static void fill_units(struct model *model)
     }
 }
 
+/* Constant generators read float32 weights, of which a share has its own alone in bf16. */
+static status_t check_use(const struct model_config *config, const struct model_use *use)
+{
+    bool constant = config->dense && !config->dynamic_dense &&
+                    (config->dense_type == DENSE_QKVR || config->dense_type == DENSE_L);
+    if (use->shares > 1 && use->dtype != DTYPE_F32 && constant) {
+        return FAIL(
+            STATUS_UNSUPPORTED,
+            "dynamic_dense is false: constant weights of the dense connections are kept whole "
+            "in float32, which replicas in bf16 do not; use precision=float32, or parallel.dp=1");
+    }
+    return STATUS_OK;
+}
+
 status_t model_create(const struct model_config *config, const struct model_use *use,
                       struct model **out)
 {
+    TRY(check_use(config, use));
     status_t status = STATUS_OK;
     int L = (int)config->n_layer;
     struct model *model = calloc(1, sizeof *model);

@@ -261,7 +261,7 @@ struct part_bucket {
     size_t element;
 };
 void part_bucket(const struct part *part, int unit, struct part_bucket *out);
-/* counts [model->shares] elements. */
+/* counts [model->shares] elements, all the same. */
 void model_share_counts(const struct model *model, int unit, size_t *counts);
 /* A slice between the host and wherever the part lives; waits for what was enqueued. out, in [count].
  * Written weights become what operations read, also in a part for evaluation; of kinds of which the part has its

@@ -40,10 +40,8 @@ const float *part_all_values(const struct part *part, enum store_kind kind, size
 
 void model_share_counts(const struct model *model, int unit, size_t *counts)
 {
-    size_t left = store_unit_room(model, unit), each = store_share_room(model, unit);
     for (int share = 0; share < model->shares; share++) {
-        counts[share] = left < each ? left : each;
-        left -= counts[share];
+        counts[share] = store_share_room(model, unit);
     }
 }
 

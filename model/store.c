@@ -9,21 +9,20 @@ size_t store_room(const struct model *model, int param)
     return ((size_t)model->param[param].count + alignment - 1) / alignment * alignment;
 }
 
-size_t store_unit_room(const struct model *model, int unit)
+size_t store_share_room(const struct model *model, int unit)
 {
-    size_t room = 0;
+    size_t room = 0, shares = (size_t)model->shares;
     for (int p = model->unit_param[unit]; p < model->unit_param[unit + 1]; p++) {
         room += store_room(model, p);
     }
-    return room;
-}
-
-size_t store_share_room(const struct model *model, int unit)
-{
-    size_t room = store_unit_room(model, unit), shares = (size_t)model->shares;
     size_t alignment = ARENA_ALIGN / dtype_size(model->dtype);
     size_t each = (room + shares - 1) / shares;
     return (each + alignment - 1) / alignment * alignment;
+}
+
+size_t store_unit_room(const struct model *model, int unit)
+{
+    return store_share_room(model, unit) * (size_t)model->shares;
 }
 
 bool store_rounds(const struct store *store)
@@ -71,11 +70,14 @@ static void find_shares(struct store *store)
     const struct model *model = store->model;
     for (int i = 0; i < store->params;) {
         int unit = model->param[store->param[i]].unit;
-        size_t each = store_share_room(model, unit);
+        size_t each = store_share_room(model, unit),
+               end = store->offset[i] + each * (size_t)model->shares;
         size_t begin = store->offset[i] + (size_t)store->share * each;
         for (; i < store->params && model->param[store->param[i]].unit == unit; i++) {
             find_own(store, i, begin, begin + each);
+            store->offset[i + 1] = store->offset[i] + store_room(model, store->param[i]);
         }
+        store->offset[i] = end;
         store->own_total += each;
     }
 }
@@ -93,7 +95,6 @@ static status_t create_tables(struct store *store)
     }
     for (int i = 0; i < store->params; i++) {
         store->place[store->param[i]] = i;
-        store->offset[i + 1] = store->offset[i] + store_room(store->model, store->param[i]);
     }
     find_shares(store);
     return STATUS_OK;

@@ -40,9 +40,9 @@ struct store {
 /* Elements from a parameter's start to the next one's. */
 size_t store_room(const struct model *model, int param);
 
-/* Elements that a share has of a unit's memory: the same of all shares but the last ones, which may have less. */
+/* Elements that each share has of a unit's memory. */
 size_t store_share_room(const struct model *model, int unit);
-/* Elements of a unit's memory. */
+/* Elements of a unit's memory: those of its parameters, and what makes all shares equal. */
 size_t store_unit_room(const struct model *model, int unit);
 
 /* model, device, stream, share, param and params are set; param is the store's from then on. */

@@ -133,7 +133,8 @@ static status_t walk_group(struct walk *walk, const struct op *op, int count)
     if (op->kind == OP_POST) {
         return wire_post_all(worker->wire, message, count);
     }
-    TRY(in_flight_wait_begin(worker, walk->record, op, group_is_dense(worker, op, count)));
+    TRY(in_flight_wait_begin(worker, walk->record, op,
+                             group_is_dense(worker, op, count) ? STALL_DENSE : STALL_PLAIN));
     TRY(op->kind == OP_WAIT ? wire_wait_all(worker->wire, message, count)
                             : wire_sent_all(worker->wire, message, count));
     return in_flight_wait_end(worker, walk->record);
@@ -202,8 +203,14 @@ static void walk_gradient(struct walk *walk, const struct op *op)
 }
 
 /* Time until something is there is the exchange's; to start it takes none. */
-static status_t walk_replicas(struct worker *worker, const struct op *op)
+static status_t walk_replicas(struct walk *walk, const struct op *op)
 {
+    struct worker *worker = walk->worker;
+    if (worker->device && (op->kind == OP_REDUCED || op->kind == OP_GATHERED)) {
+        TRY(in_flight_wait_begin(worker, walk->record, op, STALL_REPLICAS));
+        TRY(replicas_walk(worker->replicas, op));
+        return in_flight_wait_end(worker, walk->record);
+    }
     enum trace_category before = trace_switch(worker->trace, TRACE_COLLECTIVE);
     status_t status = replicas_walk(worker->replicas, op);
     trace_switch(worker->trace, before);
@@ -278,7 +285,7 @@ static status_t walk_op(struct walk *walk, const struct op *op, int count)
     case OP_REDUCED:
     case OP_GATHER:
     case OP_GATHERED:
-        return walk_replicas(worker, op);
+        return walk_replicas(walk, op);
     case OP_NORM:
         return walk->hooks->norm(walk->hooks->arg);
     case OP_STEP:

@@ -15,18 +15,19 @@ struct replicas {
     int64_t beside;  /* bytes that belong to no step */
 };
 
-status_t replicas_create(struct group *group, const struct model *model, struct part *part,
-                         struct replicas **out)
+status_t replicas_create(const struct replicas_options *from, struct replicas **out)
 {
+    struct group *group = from->group;
     *out = NULL;
     if (!group) {
         return STATUS_OK;
     }
-    size_t units = (size_t)model->graph.units;
-    const struct collective_options options = {.under_way = 2 * (int)units};
+    size_t units = (size_t)from->model->graph.units;
+    const struct collective_options options = {
+        .under_way = 2 * (int)units, .device = from->device, .stream = from->stream};
     struct replicas *replicas = calloc(1, sizeof *replicas);
     if (replicas) {
-        *replicas = (struct replicas){.group = group, .model = model, .part = part};
+        *replicas = (struct replicas){.group = group, .model = from->model, .part = from->part};
         replicas->counts = calloc((size_t)group_size(group), sizeof *replicas->counts);
         replicas->number = calloc(units, sizeof *replicas->number);
         replicas->gathering = calloc(units, sizeof *replicas->gathering);
@@ -139,6 +140,11 @@ status_t replicas_share_gradients(struct replicas *replicas, int unit)
     TRY(collective_run(replicas->collective, &call));
     replicas->beside += collective_bytes(replicas->collective) - before;
     return STATUS_OK;
+}
+
+int64_t replicas_pinned_bytes(const struct replicas *replicas)
+{
+    return replicas ? (int64_t)collective_pinned_bytes(replicas->collective) : 0;
 }
 
 int64_t replicas_bytes(const struct replicas *replicas)

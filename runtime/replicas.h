@@ -13,9 +13,16 @@
 
 struct replicas;
 
+struct replicas_options {
+    struct group *group; /* NULL: one replica */
+    const struct model *model;
+    struct part *part;
+    struct device *device; /* as the part's: what follows only enqueues there; NULL = the host */
+    void *stream;
+};
+
 /* NULL where there is one replica. Collective. */
-MUST_USE status_t replicas_create(struct group *group, const struct model *model, struct part *part,
-                                  struct replicas **out);
+MUST_USE status_t replicas_create(const struct replicas_options *options, struct replicas **out);
 void replicas_destroy(struct replicas *replicas);
 
 /* One of the plan's four operations. */
@@ -25,6 +32,8 @@ MUST_USE status_t replicas_settle(struct replicas *replicas);
 /* After a step whose sums have not been taken further: the whole sum of a unit's gradients in each replica. All
  * replicas, unit after unit. */
 MUST_USE status_t replicas_share_gradients(struct replicas *replicas, int unit);
+/* Of the host's memory, beside a GPU. */
+int64_t replicas_pinned_bytes(const struct replicas *replicas);
 /* Payload received in steps so far. */
 int64_t replicas_bytes(const struct replicas *replicas);
 /* What this rank receives in a step of `plan`. */

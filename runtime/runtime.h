@@ -195,6 +195,7 @@ struct trainer_memory {
     /* Of the host's memory, pinned by the wire of a GPU: for tensors that pass through it, where they do;
      * beside that for words. */
     int64_t staging_predicted, staging_used, pinned_beside;
+    int64_t replicas_pinned; /* for what is exchanged with other replicas, on its way */
 };
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
 int64_t trainer_memory_used(const struct trainer_memory *memory); /* workspace not counted */

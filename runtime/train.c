@@ -230,6 +230,10 @@ static void print_pinned(const struct trainer_memory *memory)
                "words)\n",
                "", used, predicted, beside);
     }
+    if (memory->replicas_pinned > 0) {
+        print_size(memory->replicas_pinned, used, sizeof used);
+        printf("%-15sits host: %s pinned for what replicas exchange\n", "", used);
+    }
 }
 
 enum { WORTH_SAYING = 16 << 20 }; /* bytes of a GPU */

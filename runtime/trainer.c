@@ -216,13 +216,6 @@ static status_t fill_workers(struct trainer *trainer, const struct trainer_optio
 static status_t make_place_and_model(struct trainer *trainer, const struct trainer_options *options)
 {
     TRY(place_choose(trainer));
-    if (trainer->place.device && trainer->mesh.dp > 1) {
-        return FAIL(
-            STATUS_UNSUPPORTED,
-            "parallel.dp is %d, and this version adds up gradients over replicas on the host "
-            "alone: use device=cpu, or parallel.dp=1",
-            trainer->mesh.dp);
-    }
     struct model_use use = model_use_of(&trainer->config, options->B, options->T);
     return model_create(options->model, &use, &trainer->model);
 }
@@ -430,7 +423,6 @@ static void close_step(struct trainer *trainer)
 status_t trainer_cost_of(struct trainer *trainer, int64_t step)
 {
     struct report *last = &trainer->costs.last;
-    int64_t plain, dense;
     *last = (struct report){0};
     if (step <= trainer->before) {
         return STATUS_OK;
@@ -439,10 +431,13 @@ status_t trainer_cost_of(struct trainer *trainer, int64_t step)
     if (!trainer->place.device) {
         return STATUS_OK;
     }
-    TRY(in_flight_stalls(trainer->workers.train, step - trainer->before - 1, &plain, &dense));
-    last->ns[TRACE_WAIT] = (double)plain;
-    last->ns[TRACE_EXPOSED_DENSE] = (double)dense;
-    double rest = last->seconds * 1e9 - (double)(plain + dense);
+    int64_t stalls[STALLS];
+    TRY(in_flight_stalls(trainer->workers.train, step - trainer->before - 1, stalls));
+    last->ns[TRACE_WAIT] = (double)stalls[STALL_PLAIN];
+    last->ns[TRACE_EXPOSED_DENSE] = (double)stalls[STALL_DENSE];
+    last->ns[TRACE_COLLECTIVE] = (double)stalls[STALL_REPLICAS];
+    double rest = last->seconds * 1e9 -
+                  (double)(stalls[STALL_PLAIN] + stalls[STALL_DENSE] + stalls[STALL_REPLICAS]);
     last->ns[TRACE_OTHER] = rest > 0 ? rest : 0;
     return STATUS_OK;
 }
@@ -489,8 +484,8 @@ status_t trainer_settle(struct trainer *trainer, struct step_result *out)
 {
     if (trainer->workers.train) {
         TRY(norm_exchange_collect(trainer, atomic_load(&trainer->step)));
-        TRY(worker_settle(trainer->workers.train));
         TRY(replicas_settle(trainer->workers.train->replicas));
+        TRY(worker_settle(trainer->workers.train));
     }
     if (out) {
         *out = trainer->known;

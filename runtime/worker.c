@@ -287,9 +287,12 @@ static status_t create_all(struct worker *worker, const struct worker_options *o
     }
     TRY(group_agree(worker->group, status));
     TRY(worker->lender ? STATUS_OK : create_wire(worker, true));
-    return options->training
-               ? replicas_create(options->replicas, worker->model, worker->part, &worker->replicas)
-               : STATUS_OK;
+    const struct replicas_options replicas = {.group = options->replicas,
+                                              .model = worker->model,
+                                              .part = worker->part,
+                                              .device = worker->device,
+                                              .stream = worker->stream};
+    return options->training ? replicas_create(&replicas, &worker->replicas) : STATUS_OK;
 }
 
 status_t worker_create(const struct worker_options *options, struct worker **out)

@@ -40,12 +40,15 @@ struct worker_options {
  * before it runs. */
 enum { WALKS_IN_FLIGHT = 2 };
 
+/* What may hold up a stream: messages, all plain or some dense; what replicas exchange. */
+enum stall { STALL_PLAIN, STALL_DENSE, STALL_REPLICAS, STALLS };
+
 /* What a walk on a device leaves behind for its end: one of WALKS_IN_FLIGHT in turn. */
 struct walk_record {
     int32_t *tokens; /* pinned [4][microbatches * B*T]: inputs, targets, first, position */
     struct device_event *done;          /* the stream has done all of it */
     struct device_event **begin, **end; /* [waits] around what may hold up the stream */
-    bool *dense;                        /* [waits] of dense shipments */
+    enum stall *stall;                  /* [waits] for what */
     int waits;
     struct plan *_Atomic plan; /* that it walks */
 };
@@ -146,15 +149,13 @@ void in_flight_destroy(struct worker *worker);
 /* Takes the next of the walks in turn; waits until the device has left it. */
 MUST_USE status_t in_flight_begin(struct worker *worker, struct walk_record **out);
 MUST_USE status_t in_flight_end(struct worker *worker, struct walk_record *record);
-/* Around what the stream may wait in, one operation or several; `op` the first, for messages. `dense`:
- * some of it is of a dense shipment. */
+/* Around what the stream may wait in, one operation or several; `op` the first, for messages. */
 MUST_USE status_t in_flight_wait_begin(struct worker *worker, struct walk_record *record,
-                                       const struct op *op, bool dense);
+                                       const struct op *op, enum stall stall);
 MUST_USE status_t in_flight_wait_end(struct worker *worker, struct walk_record *record);
-/* How long the stream stood still in walk number `walk` (from 0, the last or the one before), ns; waits
- * until it is done. */
-MUST_USE status_t in_flight_stalls(struct worker *worker, int64_t walk, int64_t *out_plain,
-                                   int64_t *out_dense);
+/* How long the stream stood still in walk number `walk` (from 0, the last or the one before), ns [STALLS];
+ * waits until it is done. */
+MUST_USE status_t in_flight_stalls(struct worker *worker, int64_t walk, int64_t *out);
 /* Waits until the device has done everything enqueued: STATUS_PEER when a peer is lost meanwhile,
  * STATUS_TIMEOUT after the deadline. At once on the host. */
 MUST_USE status_t worker_settle(struct worker *worker);

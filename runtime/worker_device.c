@@ -17,7 +17,7 @@ static size_t tokens_of(const struct worker *worker)
 
 static bool waits(enum op_kind kind)
 {
-    return kind == OP_WAIT || kind == OP_SENT;
+    return kind == OP_WAIT || kind == OP_SENT || kind == OP_REDUCED || kind == OP_GATHERED;
 }
 
 static int count_waits(const struct worker *worker)
@@ -52,8 +52,8 @@ static status_t walk_record_create(struct worker *worker, struct walk_record *re
     size_t count = (size_t)worker->in_flight.waits + 1;
     record->begin = calloc(count, sizeof(struct device_event *));
     record->end = calloc(count, sizeof(struct device_event *));
-    record->dense = calloc(count, sizeof *record->dense);
-    if (!record->begin || !record->end || !record->dense) {
+    record->stall = calloc(count, sizeof *record->stall);
+    if (!record->begin || !record->end || !record->stall) {
         return FAIL(STATUS_NOMEM, "no memory for the times of %d waits", worker->in_flight.waits);
     }
     TRY(device_event_create(worker->device, false, &record->done));
@@ -87,7 +87,7 @@ void in_flight_destroy(struct worker *worker)
         device_event_destroy(worker->device, record->done);
         free(record->begin);
         free(record->end);
-        free(record->dense);
+        free(record->stall);
     }
     if (worker->device) {
         device_event_destroy(worker->device, flight->mark);
@@ -225,11 +225,11 @@ status_t in_flight_end(struct worker *worker, struct walk_record *record)
 }
 
 status_t in_flight_wait_begin(struct worker *worker, struct walk_record *record,
-                              const struct op *op, bool dense)
+                              const struct op *op, enum stall stall)
 {
     CHECK(record->waits < worker->in_flight.waits, "more than %d waits in a walk",
           worker->in_flight.waits);
-    record->dense[record->waits] = dense;
+    record->stall[record->waits] = stall;
     TRY(device_word_write(worker->device, worker->in_flight.reached, place_of(worker, record, op),
                           worker->stream));
     return device_event_record(worker->device, record->begin[record->waits], worker->stream);
@@ -240,18 +240,18 @@ status_t in_flight_wait_end(struct worker *worker, struct walk_record *record)
     return device_event_record(worker->device, record->end[record->waits++], worker->stream);
 }
 
-status_t in_flight_stalls(struct worker *worker, int64_t walk, int64_t *out_plain,
-                          int64_t *out_dense)
+status_t in_flight_stalls(struct worker *worker, int64_t walk, int64_t *out)
 {
     const struct walk_record *record = &worker->in_flight.record[walk % WALKS_IN_FLIGHT];
     TRY(await(worker, record->done));
-    double plain = 0, dense = 0;
+    double ms_of[STALLS] = {0};
     for (int i = 0; i < record->waits; i++) {
         double ms;
         TRY(device_event_elapsed(worker->device, record->begin[i], record->end[i], &ms));
-        *(record->dense[i] ? &dense : &plain) += ms;
+        ms_of[record->stall[i]] += ms;
     }
-    *out_plain = (int64_t)(plain * 1e6);
-    *out_dense = (int64_t)(dense * 1e6);
+    for (int stall = 0; stall < STALLS; stall++) {
+        out[stall] = (int64_t)(ms_of[stall] * 1e6);
+    }
     return STATUS_OK;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/device.h"
 #include "comm/comm.h"
 
 enum { CHUNK = 1 << 20 }; /* bytes a rank */
@@ -53,10 +54,22 @@ status_t collective_create(struct group *group, const struct collective_options 
     if (collective != NULL) {
         collective->group = group;
         collective->under_way = options->under_way;
+        if (options->device != NULL && device_kind(options->device) != DEVICE_HOST) {
+            collective->device = options->device;
+            collective->stream = options->stream;
+        }
         collective->chunk = options->chunk > 0 ? options->chunk : CHUNK;
         status = make_room(collective);
     }
     TRY_GOTO(group_agree(group, status), free_collective);
+    if (group->size > 1 && collective->device != NULL && group->class->threads) {
+        status =
+            FAIL(STATUS_UNSUPPORTED,
+                 "collectives of GPUs are for processes started by mpirun or srun, and these %d "
+                 "ranks are threads of one process",
+                 group->size);
+        goto free_collective;
+    }
     if (group->size > 1) {
         collective->class =
             group->class->threads ? &threads_collective_class : &mpi_collective_class;
@@ -144,13 +157,19 @@ static void fill(const struct collective *collective, struct pending_call *pendi
     }
 }
 
-static void copy_alone(const struct pending_call *pending)
+static status_t copy_alone(const struct collective *collective, const struct pending_call *pending)
 {
     const struct collective_call *call = &pending->call;
+    size_t bytes = pending->total * call->element;
 
-    if (call->out != call->in && pending->total > 0) {
-        memcpy(call->out, call->in, pending->total * call->element);
+    if (call->out == call->in || bytes == 0) {
+        return STATUS_OK;
     }
+    if (collective->device != NULL) {
+        return device_copy(collective->device, call->out, call->in, bytes, collective->stream);
+    }
+    memcpy(call->out, call->in, bytes);
+    return STATUS_OK;
 }
 
 status_t collective_start(struct collective *collective, const struct collective_call *call,
@@ -165,14 +184,14 @@ status_t collective_start(struct collective *collective, const struct collective
               (call->root >= 0 && call->root < collective->group->size),
           "a broadcast of rank %d of %d", call->root, collective->group->size);
     CHECK(!sums || call->element == sizeof(float), "a sum of elements of %zu bytes", call->element);
+    TRY(group_check(collective->group));
+    if (collective->class != NULL && collective->class->room != NULL) {
+        TRY(collective->class->room(collective, collective->started));
+    }
     fill(collective, pending, call);
     *out_number = collective->started++;
-    if (collective->class == NULL) {
-        copy_alone(pending);
-        return STATUS_OK;
-    }
-    TRY(group_check(collective->group));
-    return collective->class->start(collective, pending);
+    return collective->class != NULL ? collective->class->start(collective, pending)
+                                     : copy_alone(collective, pending);
 }
 
 status_t collective_wait(struct collective *collective, int64_t number)
@@ -198,6 +217,11 @@ status_t collective_run(struct collective *collective, const struct collective_c
 
     TRY(collective_start(collective, call, &number));
     return collective_wait(collective, number);
+}
+
+size_t collective_pinned_bytes(const struct collective *collective)
+{
+    return collective->pinned;
 }
 
 int64_t collective_bytes(const struct collective *collective)

@@ -16,6 +16,8 @@ struct pending_call {
 struct collective_class {
     status_t (*create)(struct collective *collective);
     void (*destroy)(struct collective *collective);
+    status_t (*room)(struct collective *collective,
+                     int64_t number); /* for one more call; or NULL */
     status_t (*start)(struct collective *collective, struct pending_call *pending);
     status_t (*wait)(struct collective *collective, struct pending_call *pending);
 };
@@ -23,6 +25,9 @@ struct collective_class {
 struct collective {
     const struct collective_class *class; /* NULL: one rank */
     struct group *group;
+    struct device *device; /* of the GPU whose stream the verbs belong to; NULL = the host */
+    void *stream;
+    size_t pinned;
     int under_way;
     size_t chunk;
     struct pending_call *pending; /* [under_way] by number, in turn */

@@ -126,14 +126,35 @@ void group_fail(struct group *group, bool locked, const char *reason)
     if (!group->life->failed) {
         snprintf(group->life->reason, sizeof group->life->reason, "%s", reason);
         group->life->failed = true;
-        for (struct wire *wire = group->life->wires; wire != NULL; wire = wire->next) {
-            wire->class->release(wire);
+        for (struct release *each = group->life->releases; each != NULL; each = each->next) {
+            each->run(each->arg);
         }
     }
     wakeup_signal(&group->life->wakeup);
     if (!locked) {
         pthread_mutex_unlock(group->life->wakeup.mutex);
     }
+}
+
+void release_enlist(struct group *group, struct release *release)
+{
+    pthread_mutex_lock(group->life->wakeup.mutex);
+    release->next = group->life->releases;
+    group->life->releases = release;
+    pthread_mutex_unlock(group->life->wakeup.mutex);
+}
+
+void release_strike(struct group *group, struct release *release)
+{
+    pthread_mutex_lock(group->life->wakeup.mutex);
+    struct release **link = &group->life->releases;
+    while (*link != NULL && *link != release) {
+        link = &(*link)->next;
+    }
+    if (*link != NULL) {
+        *link = release->next;
+    }
+    pthread_mutex_unlock(group->life->wakeup.mutex);
 }
 
 status_t group_lost(struct group *group)

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/device.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "tests/comm/contract.h"
@@ -10,6 +11,7 @@
 
 enum { RANKS_MOST = 16, EDGE = 8 };
 static const float untouched = -77.0f;
+static _Thread_local struct rig_memory memory; /* where the lists are, on this rank */
 
 /* ---- values ---- */
 
@@ -42,31 +44,63 @@ static void fill_counts(enum pattern pattern, int ranks, size_t *out)
 
 /* ---- a call, and what must come of it ---- */
 
+/* `list`, or what it should have, in memory of the device under test and in pinned memory beside it. */
+struct list {
+    float *there, *here; /* EDGE elements behind their beginnings */
+    size_t count;
+};
+
+static size_t list_bytes(const struct list *list)
+{
+    return (list->count + 2 * EDGE) * sizeof(float);
+}
+
+static status_t list_create(struct list *list, size_t count)
+{
+    void *there, *here;
+
+    list->count = count;
+    TRY(device_alloc(memory.device, MEMORY_DEVICE, list_bytes(list), "a list", &there));
+    TRY(device_alloc(memory.device, MEMORY_PINNED, list_bytes(list), "a list", &here));
+    list->there = (float *)there + EDGE;
+    list->here = (float *)here + EDGE;
+    for (size_t i = 0; i < count + 2 * EDGE; i++) {
+        ((float *)here)[i] = untouched;
+    }
+    return STATUS_OK;
+}
+
+static void list_free(struct list *list)
+{
+    if (list->there != NULL) {
+        device_free(memory.device, MEMORY_DEVICE, list->there - EDGE);
+        device_free(memory.device, MEMORY_PINNED, list->here - EDGE);
+    }
+    *list = (struct list){0};
+}
+
+static status_t list_send(const struct list *list)
+{
+    return device_copy(memory.device, list->there - EDGE, list->here - EDGE, list_bytes(list),
+                       memory.stream);
+}
+
+static status_t list_fetch(const struct list *list)
+{
+    TRY(device_copy(memory.device, list->here - EDGE, list->there - EDGE, list_bytes(list),
+                    memory.stream));
+    return device_stream_sync(memory.device, memory.stream);
+}
+
 struct trial {
     int number, rank, ranks, root;
     enum collective_kind kind;
     bool in_place;
     size_t counts[RANKS_MOST], total, before, own;
-    float *in, *out; /* with EDGE untouched elements before and behind */
+    struct list *in, *out, lists[2]; /* out: NULL in place */
     size_t in_count, out_count;
     int64_t call;
 };
-
-static float *make_list(size_t count)
-{
-    float *list = malloc((count + 2 * EDGE) * sizeof *list);
-    for (size_t i = 0; list != NULL && i < count + 2 * EDGE; i++) {
-        list[i] = untouched;
-    }
-    return list != NULL ? list + EDGE : NULL;
-}
-
-static void free_list(float *list)
-{
-    if (list != NULL) {
-        free(list - EDGE);
-    }
-}
 
 /* Which element of all the i-th of `in` is. */
 static size_t place_of(const struct trial *trial, size_t i)
@@ -87,33 +121,40 @@ static void trial_fill(struct trial *trial, enum pattern pattern)
     trial->out_count = trial->kind == COLLECTIVE_REDUCE_SCATTER ? trial->own : trial->total;
 }
 
+/* Where this rank's part begins that is in place in a list of all. */
+static size_t place_in_place(const struct trial *trial, bool of_in)
+{
+    bool part = trial->kind == (of_in ? COLLECTIVE_ALL_GATHER : COLLECTIVE_REDUCE_SCATTER);
+    return trial->in_place && part ? trial->before : 0;
+}
+
 static status_t trial_begin(struct trial *trial, enum pattern pattern,
                             struct collective *collective)
 {
     trial_fill(trial, pattern);
-    size_t most = trial->in_place ? trial->total : trial->in_count;
-    trial->in = make_list(most);
-    trial->out = trial->in_place ? NULL : make_list(trial->out_count);
-    EXPECT(trial->in != NULL && (trial->in_place || trial->out != NULL), "no memory");
-    bool shifted = trial->in_place && trial->kind == COLLECTIVE_ALL_GATHER;
-    float *in = trial->in + (shifted ? trial->before : 0);
+    trial->in = &trial->lists[0];
+    trial->out = trial->in_place ? NULL : &trial->lists[1];
+    TRY(list_create(trial->in, trial->in_place ? trial->total : trial->in_count));
+    TRY(trial->out ? list_create(trial->out, trial->out_count) : STATUS_OK);
+    float *in = trial->in->here + place_in_place(trial, true);
     for (size_t i = 0; i < trial->in_count; i++) {
         in[i] = value_of(trial->number, trial->rank, place_of(trial, i));
     }
-    struct collective_call call = {.kind = trial->kind,
-                                   .counts = trial->counts,
-                                   .element = sizeof(float),
-                                   .in = trial->in_place ? NULL : trial->in,
-                                   .out = trial->in_place ? trial->in : trial->out,
-                                   .root = trial->root};
-    if (trial->in_place && trial->kind == COLLECTIVE_REDUCE_SCATTER) {
-        call.out = trial->in + trial->before;
-    }
     if (trial->kind == COLLECTIVE_BROADCAST && trial->rank != trial->root) {
         for (size_t i = 0; i < trial->total; i++) {
-            trial->in[i] = untouched;
+            trial->in->here[i] = untouched;
         }
     }
+    TRY(list_send(trial->in));
+    TRY(trial->out ? list_send(trial->out) : STATUS_OK);
+    const struct collective_call call = {.kind = trial->kind,
+                                         .counts = trial->counts,
+                                         .element = sizeof(float),
+                                         .in = trial->in_place ? NULL : trial->in->there,
+                                         .out = trial->in_place ? trial->in->there +
+                                                                      place_in_place(trial, false)
+                                                                : trial->out->there,
+                                         .root = trial->root};
     return collective_start(collective, &call, &trial->call);
 }
 
@@ -144,29 +185,27 @@ static float expected(const struct trial *trial, size_t i)
 static status_t trial_end(struct trial *trial, struct collective *collective)
 {
     TRY(collective_wait(collective, trial->call));
-    const float *list = trial->in_place ? trial->in : trial->out;
-    const float *out = list;
-    size_t listed = trial->in_place ? trial->total : trial->out_count;
-    if (trial->in_place && trial->kind == COLLECTIVE_REDUCE_SCATTER) {
-        out = list + trial->before;
-    }
+    const struct list *list = trial->in_place ? trial->in : trial->out;
+    TRY(list_fetch(list));
+    const float *out = list->here + place_in_place(trial, false);
     for (size_t i = 0; i < trial->out_count; i++) {
         float value = expected(trial, i);
         EXPECT(memcmp(&out[i], &value, sizeof value) == 0, "%s %d, element %zu: %.9g, not %.9g",
                collective_kind_name(trial->kind), trial->number, i, (double)out[i], (double)value);
     }
     for (int i = 1; i <= EDGE; i++) {
-        EXPECT(list[-i] == untouched && list[listed + (size_t)i - 1] == untouched,
+        EXPECT(list->here[-i] == untouched && list->here[list->count + (size_t)i - 1] == untouched,
                "%s %d wrote beside its memory", collective_kind_name(trial->kind), trial->number);
     }
+    TRY(list_fetch(trial->in));
     for (size_t i = 0;
          !trial->in_place && trial->kind != COLLECTIVE_BROADCAST && i < trial->in_count; i++) {
         float value = value_of(trial->number, trial->rank, place_of(trial, i));
-        EXPECT(trial->in[i] == value, "%s %d changed what it reads",
+        EXPECT(trial->in->here[i] == value, "%s %d changed what it reads",
                collective_kind_name(trial->kind), trial->number);
     }
-    free_list(trial->in);
-    free_list(trial->out);
+    list_free(&trial->lists[0]);
+    list_free(&trial->lists[1]);
     return STATUS_OK;
 }
 
@@ -205,7 +244,8 @@ static void come_late(const struct trial *trial)
 /* Every kind, with every pattern of counts, in place and not, as many under way as may be. */
 static status_t check_all(struct group *group, size_t chunk)
 {
-    const struct collective_options options = {.under_way = UNDER_WAY, .chunk = chunk};
+    const struct collective_options options = {
+        .under_way = UNDER_WAY, .chunk = chunk, .device = memory.device, .stream = memory.stream};
     struct trial trial[UNDER_WAY];
     struct collective *collective;
     int64_t bytes = 0;
@@ -232,8 +272,21 @@ static status_t check_all(struct group *group, size_t chunk)
 
 status_t contract_sums(struct group *group)
 {
-    TRY(check_all(group, 0));
-    return check_all(group, 64); /* bytes: many rounds */
+    struct device *own = NULL;
+
+    memory = rig_memory;
+    if (memory.device == NULL) {
+        TRY(device_open(DEVICE_HOST, 0, &own));
+        memory.device = own;
+    }
+    status_t status = check_all(group, 0);
+    if (status == STATUS_OK) {
+        status = check_all(group, 64); /* bytes: many rounds */
+    }
+    if (own != NULL) {
+        device_close(own);
+    }
+    return status;
 }
 
 /* ---- groups split from others ---- */

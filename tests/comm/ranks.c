@@ -90,9 +90,11 @@ static int kind_of(const char *name)
 /* Everybody but rank 0 is in it. */
 static status_t hang_together(struct group *group, const char *name, bool give_up)
 {
-    const struct collective_options options = {.under_way = 1};
-    static float value[64];
+    const struct collective_options options = {
+        .under_way = 1, .device = rig_memory.device, .stream = rig_memory.stream};
     static int zero = 0;
+    void *memory;
+    float *value;
     size_t counts[16];
     struct collective *collective;
     struct group *part;
@@ -100,6 +102,8 @@ static status_t hang_together(struct group *group, const char *name, bool give_u
     for (int r = 0; r < group_size(group); r++) {
         counts[r] = 2;
     }
+    TRY(device_alloc(rig_memory.device, MEMORY_DEVICE, 64 * sizeof *value, "values", &memory));
+    value = memory;
     struct collective_call call = {
         .kind = (enum collective_kind)kind_of(name), .counts = counts, .element = sizeof(float)};
     call.out = value + (call.kind == COLLECTIVE_REDUCE_SCATTER ? 2 * group_rank(group) : 0);
