@@ -71,6 +71,7 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 
 /* ---- the run's configuration ---- */
 
+enum collectives_choice { COLLECTIVES_AUTO, COLLECTIVES_NCCL, COLLECTIVES_HOST };
 enum mesh_order { MESH_PP_DP, MESH_DP_PP }; /* which coordinate runs first from rank to rank */
 enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
 enum precision_choice { PRECISION_F32, PRECISION_BF16 };
@@ -121,6 +122,7 @@ struct run_config {
         int64_t pp;                    /* ranks of a pipeline; 0 = ranks started / dp */
         int64_t dp;                    /* replicas */
         int order;                     /* enum mesh_order */
+        int collectives;               /* enum collectives_choice */
         int64_t microbatches;          /* per step; 0 = the command's default */
         char schedule[CONFIG_STRING];  /* one of schedule/'s, or the path of a file */
         char replay[CONFIG_STRING];    /* path of such a file; "" = none */

@@ -1,4 +1,5 @@
 /* absent.c - transports whose library this build was made without: their names, and why. */
+#include "comm/collective/collective.h"
 #include "comm/transport.h"
 
 #ifndef COMM_HAVE_UCX
@@ -11,5 +12,9 @@ const struct wire_class ucx_wire_class = {
 const struct wire_class nccl_wire_class = {
     .name = "nccl",
     .absent = "CUDA or nccl.h was not found when it was configured; use ipc, ucx or mpi",
+};
+const struct collective_class nccl_collective_class = {
+    .name = "nccl",
+    .absent = "CUDA or nccl.h was not found when it was configured; use parallel.collectives=host",
 };
 #endif

@@ -234,15 +234,17 @@ MUST_USE status_t transport_choose(struct group *group, struct device *device, v
 /* ---- collective: sums and copies of many values among the ranks of a group ----
  *
  * Calls are started in one order, the same on all ranks, and run beside what the caller does until it waits for
- * them. With one rank they are copies. Sums are of float32 and in the order of the ranks, ((x_0 + x_1) + x_2) + ...,
- * so they have the same bits whatever carries them.
+ * them. With one rank they are copies. Sums are of float32 and, but for nccl, in the order of the ranks,
+ * ((x_0 + x_1) + x_2) + ..., so they have the same bits whatever carries them.
  *
  *     threads  the ranks of a process: whoever waits reads what the others have
  *     mpi      nonblocking collectives of MPI, moved and added up by a progress thread, in chunks, so that little
  *              memory is needed beside the caller's
  *
- * On a GPU (over mpi) they are operations of a stream: a start and a wait only enqueue, and all values pass through
- * pinned memory of the host.
+ * On a GPU they are operations of a stream: a start and a wait only enqueue.
+ *
+ *     mpi      all values pass through pinned memory of the host
+ *     nccl     in a stream beside, over one communicator of all ranks; one rank a GPU
  */
 struct collective;
 
@@ -271,6 +273,7 @@ struct collective_options {
     size_t chunk;          /* bytes a rank that move at once; 0: 1 MiB */
     struct device *device; /* of in and out; NULL = the host */
     void *stream;          /* that the verbs belong to */
+    const char *carrier;   /* on a GPU "nccl", "host" or (NULL too) "auto": nccl where it works */
 };
 
 /* Collective. All three must outlive it: group, and what calls name until they have been awaited. */
@@ -278,6 +281,9 @@ MUST_USE status_t collective_create(struct group *group, const struct collective
                                     struct collective **out);
 /* All calls have been awaited, or the job ends. NULL is fine. */
 void collective_destroy(struct collective *collective);
+const char *collective_carrier(const struct collective *collective); /* "nccl" or "host" */
+/* Are sums in the order of the ranks? Else in one that is the library's choice. */
+bool collective_is_ordered(const struct collective *collective);
 /* Numbers are 0, 1, 2 ...; counts are copied. */
 MUST_USE status_t collective_start(struct collective *collective,
                                    const struct collective_call *call, int64_t *out_number);

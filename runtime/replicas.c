@@ -23,8 +23,10 @@ status_t replicas_create(const struct replicas_options *from, struct replicas **
         return STATUS_OK;
     }
     size_t units = (size_t)from->model->graph.units;
-    const struct collective_options options = {
-        .under_way = 2 * (int)units, .device = from->device, .stream = from->stream};
+    const struct collective_options options = {.under_way = 2 * (int)units,
+                                               .device = from->device,
+                                               .stream = from->stream,
+                                               .carrier = from->carrier};
     struct replicas *replicas = calloc(1, sizeof *replicas);
     if (replicas) {
         *replicas = (struct replicas){.group = group, .model = from->model, .part = from->part};
@@ -140,6 +142,11 @@ status_t replicas_share_gradients(struct replicas *replicas, int unit)
     TRY(collective_run(replicas->collective, &call));
     replicas->beside += collective_bytes(replicas->collective) - before;
     return STATUS_OK;
+}
+
+const char *replicas_carrier(const struct replicas *replicas)
+{
+    return replicas ? collective_carrier(replicas->collective) : "";
 }
 
 int64_t replicas_pinned_bytes(const struct replicas *replicas)

@@ -19,6 +19,7 @@ struct replicas_options {
     struct part *part;
     struct device *device; /* as the part's: what follows only enqueues there; NULL = the host */
     void *stream;
+    const char *carrier; /* collective_options */
 };
 
 /* NULL where there is one replica. Collective. */
@@ -32,6 +33,8 @@ MUST_USE status_t replicas_settle(struct replicas *replicas);
 /* After a step whose sums have not been taken further: the whole sum of a unit's gradients in each replica. All
  * replicas, unit after unit. */
 MUST_USE status_t replicas_share_gradients(struct replicas *replicas, int unit);
+/* collective_carrier; "" with one replica. */
+const char *replicas_carrier(const struct replicas *replicas);
 /* Of the host's memory, beside a GPU. */
 int64_t replicas_pinned_bytes(const struct replicas *replicas);
 /* Payload received in steps so far. */

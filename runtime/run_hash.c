@@ -129,6 +129,10 @@ static void config_add(const struct setup *setup, bool cuts, FILE *text)
     options_add(config_options, config_options_count, "", &config, text);
     options_add(model_options, model_options_count, "model.", &setup->model, text);
     const struct plan *plan = trainer_plan(setup->trainer);
+    if (plan->replicas > 1) {
+        fprintf(text, "replicas: %d, sums of gradients over %s\n", plan->replicas,
+                trainer_carrier(setup->trainer));
+    }
     if (cuts || (sums_per_rank(plan))) {
         fprintf(text, "units of the stages:");
         for (int s = 0; s < plan->stages; s++) {

@@ -12,7 +12,8 @@
  *
  * What a path names is hashed, not the path. UNHASHED are paths, then, and what is told about a run (logging,
  * profile), what it waits for (health), and how it is spread out: of the group `parallel` only
- * `microbatches`, the size of a step, decides numbers. In float32 that is the law (docs/model.md). In bf16
+ * `microbatches`, the size of a step, decides numbers, and with several replicas their number and what adds up
+ * their gradients. In float32 that is the law (docs/model.md). In bf16
  * order of microbatches, transport and recomputation change nothing either, but a sum of gradients is
  * rounded where it passes to another stage: there the cuts between stages count, in `config`. So they do
  * where ranks have unlike devices, whose list then is the device.

@@ -67,12 +67,15 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
                             const int *sizes, int size_count, const char *purpose,
                             struct worker **out)
 {
+    static const char *const carriers[] = {
+        [COLLECTIVES_AUTO] = "auto", [COLLECTIVES_NCCL] = "nccl", [COLLECTIVES_HOST] = "host"};
     const struct run_config *config = &trainer->config;
     struct worker_options options = {
         .model = trainer->model,
         .kernels = trainer->place.kernels,
         .group = trainer->mesh.pipeline,
         .replicas = trainer->mesh.replicas,
+        .carrier = carriers[config->parallel.collectives],
         .transport = trainer->transport,
         .purpose = purpose,
         .plan = plan_options_of(config, trainer->mesh.pp, microbatches, training),
@@ -313,6 +316,11 @@ struct group *trainer_pipeline(const struct trainer *trainer)
 struct group *trainer_replicas(const struct trainer *trainer)
 {
     return trainer->mesh.replicas;
+}
+
+const char *trainer_carrier(const struct trainer *trainer)
+{
+    return trainer->training ? replicas_carrier(trainer->workers.train->replicas) : "";
 }
 
 status_t trainer_share_gradients(struct trainer *trainer)

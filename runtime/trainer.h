@@ -107,6 +107,8 @@ void watch_stop(struct trainer *trainer);
 /* trainer.c */
 /* Puts what a step cost into costs.last; zeros before step 1. */
 MUST_USE status_t trainer_cost_of(struct trainer *trainer, int64_t step);
+/* Of what replicas exchange: "nccl" or "host"; "" with one. */
+const char *trainer_carrier(const struct trainer *trainer);
 /* The first step of this process will be the one after `step`. Before any. */
 void trainer_resume(struct trainer *trainer, int64_t step);
 /* worker_walk, in view of the liveness thread. */

@@ -291,7 +291,8 @@ static status_t create_all(struct worker *worker, const struct worker_options *o
                                               .model = worker->model,
                                               .part = worker->part,
                                               .device = worker->device,
-                                              .stream = worker->stream};
+                                              .stream = worker->stream,
+                                              .carrier = options->carrier};
     return options->training ? replicas_create(&replicas, &worker->replicas) : STATUS_OK;
 }
 

@@ -23,6 +23,7 @@ struct worker_options {
     const struct model *model;
     const struct kernels *kernels;
     struct group *group;    /* of the pipeline */
+    const char *carrier;    /* of what they exchange: collective_options */
     struct group *replicas; /* that share this one's place, for training; NULL: none */
     const char *transport;
     const char *purpose; /* for messages; "" = training steps */

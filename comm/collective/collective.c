@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/device.h"
+#include "base/log.h"
 #include "comm/comm.h"
 
 enum { CHUNK = 1 << 20 }; /* bytes a rank */
@@ -44,6 +45,64 @@ static status_t make_room(struct collective *collective)
                : FAIL(STATUS_NOMEM, "no memory for %d collectives", collective->under_way);
 }
 
+static status_t create_as(struct collective *collective, const struct collective_class *class)
+{
+    if (class->absent != NULL) {
+        return FAIL(STATUS_UNSUPPORTED, "collectives over %s are not in this build: %s",
+                    class->name, class->absent);
+    }
+    collective->class = class;
+    return class->create(collective);
+}
+
+/* On GPUs NCCL where it works; if not, by way of the host, and rank 0 says why. */
+static status_t create_auto(struct collective *collective)
+{
+    struct group *group = collective->group;
+    char why[512] = "";
+
+    log_capture(why, sizeof why);
+    status_t status = group_agree(group, create_as(collective, &nccl_collective_class));
+    log_capture(NULL, 0);
+    if (status != STATUS_OK && (group->life->failed || status == STATUS_TIMEOUT)) {
+        log_error("%s", why);
+        return status;
+    }
+    if (status == STATUS_OK) {
+        return STATUS_OK;
+    }
+    if (group_named(group, group->rank) == 0) {
+        log_info("what replicas exchange passes through host memory: %.*s", (int)strcspn(why, "\n"),
+                 why);
+    }
+    return create_as(collective, &mpi_collective_class);
+}
+
+static status_t create_class(struct collective *collective, const char *carrier)
+{
+    bool gpu = collective->device != NULL, threads = collective->group->class->threads;
+    bool nccl = strcmp(carrier, "nccl") == 0;
+
+    if (gpu && threads) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "collectives of GPUs are for processes started by mpirun or srun, and these %d "
+                    "ranks are threads of one process",
+                    collective->group->size);
+    }
+    if (nccl && !gpu) {
+        return FAIL(
+            STATUS_UNSUPPORTED,
+            "collectives over nccl are of memory of GPUs, and this rank computes on the host "
+            "(parallel.collectives=auto)");
+    }
+    if (gpu && strcmp(carrier, "auto") == 0) {
+        return create_auto(collective);
+    }
+    return create_as(collective, nccl      ? &nccl_collective_class
+                                 : threads ? &threads_collective_class
+                                           : &mpi_collective_class);
+}
+
 status_t collective_create(struct group *group, const struct collective_options *options,
                            struct collective **out)
 {
@@ -54,26 +113,17 @@ status_t collective_create(struct group *group, const struct collective_options 
     if (collective != NULL) {
         collective->group = group;
         collective->under_way = options->under_way;
+        collective->chunk = options->chunk > 0 ? options->chunk : CHUNK;
         if (options->device != NULL && device_kind(options->device) != DEVICE_HOST) {
             collective->device = options->device;
             collective->stream = options->stream;
         }
-        collective->chunk = options->chunk > 0 ? options->chunk : CHUNK;
         status = make_room(collective);
     }
     TRY_GOTO(group_agree(group, status), free_collective);
-    if (group->size > 1 && collective->device != NULL && group->class->threads) {
-        status =
-            FAIL(STATUS_UNSUPPORTED,
-                 "collectives of GPUs are for processes started by mpirun or srun, and these %d "
-                 "ranks are threads of one process",
-                 group->size);
-        goto free_collective;
-    }
     if (group->size > 1) {
-        collective->class =
-            group->class->threads ? &threads_collective_class : &mpi_collective_class;
-        TRY_GOTO(collective->class->create(collective), free_collective);
+        TRY_GOTO(create_class(collective, options->carrier ? options->carrier : "auto"),
+                 free_collective);
     }
     *out = collective;
     return STATUS_OK;
@@ -83,6 +133,16 @@ free_collective:
         free_all(collective);
     }
     return status;
+}
+
+const char *collective_carrier(const struct collective *collective)
+{
+    return collective->class != NULL ? collective->class->name : "host";
+}
+
+bool collective_is_ordered(const struct collective *collective)
+{
+    return collective->class == NULL || !collective->class->unordered;
 }
 
 void collective_destroy(struct collective *collective)

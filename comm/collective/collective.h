@@ -14,6 +14,9 @@ struct pending_call {
 };
 
 struct collective_class {
+    const char *name;   /* "host": in host memory, or by way of it */
+    const char *absent; /* why this build has it not; NULL: it has */
+    bool unordered;     /* sums are not in the order of the ranks */
     status_t (*create)(struct collective *collective);
     void (*destroy)(struct collective *collective);
     status_t (*room)(struct collective *collective,
@@ -36,7 +39,8 @@ struct collective {
     void *state; /* of the class */
 };
 
-extern const struct collective_class threads_collective_class, mpi_collective_class;
+extern const struct collective_class threads_collective_class, mpi_collective_class,
+    nccl_collective_class;
 
 /* out[i] = ((x_0[i] + x_1[i]) + x_2[i]) + ...; out may be one of the x. */
 void collective_add(const float *const *x, int ranks, size_t count, float *out);

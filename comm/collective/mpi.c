@@ -462,6 +462,7 @@ static status_t mpi_wait(struct collective *collective, struct pending_call *pen
 }
 
 const struct collective_class mpi_collective_class = {
+    .name = "host",
     .create = mpi_create,
     .destroy = mpi_destroy,
     .room = mpi_room,

@@ -305,6 +305,7 @@ unlock:
 }
 
 const struct collective_class threads_collective_class = {
+    .name = "host",
     .create = threads_create,
     .destroy = threads_destroy,
     .start = threads_start,

@@ -71,14 +71,14 @@ struct member {
     int release;
 };
 
-static status_t compare_members(const struct wire *wire, const struct member *all,
+static status_t compare_members(const struct group *group, const struct member *all,
                                 const bool *talks)
 {
-    int size = wire->group->size;
+    int size = group->size;
 
     for (int a = 0; a < size; a++) {
         for (int b = a + 1; b < size; b++) {
-            if (!talks[a * size + b] && !talks[b * size + a]) {
+            if (talks != NULL && !talks[a * size + b] && !talks[b * size + a]) {
                 continue;
             }
             if (memcmp(all[a].card, all[b].card, sizeof all[a].card) == 0) {
@@ -86,13 +86,14 @@ static status_t compare_members(const struct wire *wire, const struct member *al
                     STATUS_UNSUPPORTED,
                     "ranks %d and %d are both on one GPU (%s, %s), which NCCL refuses; start "
                     "one rank a GPU, or use parallel.transport ipc or ucx",
-                    a, b, all[a].name, all[a].bus);
+                    group_named(group, a), group_named(group, b), all[a].name, all[a].bus);
             }
             if (all[a].release != all[b].release) {
                 return FAIL(STATUS_UNSUPPORTED,
                             "rank %d has NCCL release %d and rank %d has %d; let all load the same "
                             "(LD_LIBRARY_PATH)",
-                            a, all[a].release, b, all[b].release);
+                            group_named(group, a), all[a].release, group_named(group, b),
+                            all[b].release);
             }
         }
     }
@@ -109,25 +110,24 @@ status_t nccl_check_device(const struct device *device)
     return nccl_load();
 }
 
-/* All ranks find the same. */
-static status_t check_members(const struct wire *wire, const bool *talks)
+status_t nccl_check_members(struct group *group, const struct device *device, const bool *talks)
 {
     struct member own = {.release = 0};
     struct device_info info;
 
-    TRY(group_agree(wire->group, nccl_check_device(wire->device)));
-    device_info(wire->device, &info);
+    TRY(group_agree(group, nccl_check_device(device)));
+    device_info(device, &info);
     memcpy(own.card, info.card, sizeof own.card);
     memcpy(own.bus, info.bus, sizeof own.bus);
     memcpy(own.name, info.name, sizeof own.name - 1);
     own.release = nccl.release;
-    struct member *all = calloc((size_t)wire->group->size, sizeof *all);
+    struct member *all = calloc((size_t)group->size, sizeof *all);
     if (all == NULL) {
-        return FAIL(STATUS_NOMEM, "no memory to compare the GPUs of %d ranks", wire->group->size);
+        return FAIL(STATUS_NOMEM, "no memory to compare the GPUs of %d ranks", group->size);
     }
-    status_t status = group_allgather(wire->group, &own, sizeof own, all);
+    status_t status = group_allgather(group, &own, sizeof own, all);
     if (status == STATUS_OK) {
-        status = compare_members(wire, all, talks);
+        status = compare_members(group, all, talks);
     }
     free(all);
     return status;
@@ -273,45 +273,7 @@ free_lists:
     return status;
 }
 
-/* ---- a thread that may block ---- */
-
-static void finish(struct nccl_wire *self, status_t result)
-{
-    int running = APART_RUNNING;
-
-    self->result = result;
-    if (atomic_compare_exchange_strong(&self->apart, &running, APART_FINISHED)) {
-        pthread_mutex_lock(self->group->life->wakeup.mutex);
-        wakeup_signal(&self->group->life->wakeup);
-        pthread_mutex_unlock(self->group->life->wakeup.mutex);
-    }
-}
-
-/* True if the thread has come to its end by `until` and no peer was lost meanwhile; otherwise the thread
- * keeps `self` for ever. */
-static bool run_apart(struct nccl_wire *self, void *(*body)(void *), int64_t until)
-{
-    struct group *group = self->group;
-    int running = APART_RUNNING;
-    pthread_t thread;
-
-    self->apart = APART_RUNNING;
-    if (pthread_create(&thread, NULL, body, self) != 0) {
-        log_error("rank %d: no thread for NCCL to run in", group->rank);
-        return false;
-    }
-    pthread_mutex_lock(group->life->wakeup.mutex);
-    while (self->apart == APART_RUNNING && !group->life->failed &&
-           wakeup_wait(&group->life->wakeup, until)) {
-    }
-    pthread_mutex_unlock(group->life->wakeup.mutex);
-    if (atomic_compare_exchange_strong(&self->apart, &running, APART_FORSAKEN)) {
-        pthread_detach(thread);
-        return false;
-    }
-    pthread_join(thread, NULL);
-    return true;
-}
+/* ---- what may block (apart.h) ---- */
 
 static status_t init_pair(struct nccl_pair *pair)
 {
@@ -335,8 +297,10 @@ static status_t greet(const struct nccl_wire *self, const struct nccl_pair *pair
     return device_stream_sync(self->device, pair->stream);
 }
 
-static status_t connect_pairs(struct nccl_wire *self)
+static status_t connect_pairs(void *argument)
 {
+    struct nccl_wire *self = argument;
+
     TRY(device_bind(self->device));
     for (int i = 0; i < self->pairs; i++) {
         TRY(init_pair(&self->pair[i]));
@@ -347,37 +311,25 @@ static status_t connect_pairs(struct nccl_wire *self)
     return STATUS_OK;
 }
 
-static void *connect_apart(void *arg)
-{
-    struct nccl_wire *self = arg;
-
-    log_set_rank(self->group->rank);
-    log_capture(self->said, sizeof self->said);
-    finish(self, connect_pairs(self));
-    return NULL;
-}
-
 /* All together, so that another transport can be tried. What failed is left as it is: NCCL may still use
  * it. */
 static status_t connect_all(struct nccl_wire *self)
 {
     struct group *group = self->group;
-    bool finished = run_apart(self, connect_apart, group_deadline(group));
 
-    if (!finished && group->life->failed) {
+    self->apart.body = connect_pairs;
+    status_t status = apart_run(&self->apart, group_deadline(group));
+    if (status == STATUS_PEER) {
         return group_lost(group);
     }
-    if (!finished) {
+    if (status != STATUS_OK) {
         return FAIL(STATUS_TIMEOUT,
                     "NCCL could not connect rank %d with its peers within %g s; NCCL_DEBUG=INFO "
                     "shows how far it came, NCCL_SOCKET_IFNAME chooses the network that it "
                     "connects over",
                     group_named(group, group->rank), group->options.deadline_s);
     }
-    return group_agree(
-        group, self->result == STATUS_OK
-                   ? STATUS_OK
-                   : FAIL(self->result, "%.*s", (int)strcspn(self->said, "\n"), self->said));
+    return group_agree(group, apart_result(&self->apart));
 }
 
 /* ---- creation and destruction ---- */
@@ -405,7 +357,7 @@ static void nccl_free(struct nccl_wire *self)
 static status_t prepare(struct nccl_wire *self, bool *talks)
 {
     fill_talks(self->wire, talks);
-    TRY(check_members(self->wire, talks));
+    TRY(nccl_check_members(self->group, self->device, talks));
     TRY(group_agree(self->group, create_pairs(self, talks)));
     return share_names(self, talks);
 }
@@ -426,7 +378,8 @@ static struct nccl_wire *nccl_alloc(struct wire *wire)
                                .group = wire->group,
                                .device = wire->device,
                                .pair = pair,
-                               .channel = channel};
+                               .channel = channel,
+                               .apart = {.group = wire->group, .arg = self}};
     return self;
 }
 
@@ -470,26 +423,19 @@ static bool is_idle(const struct nccl_wire *self, const struct nccl_pair *pair)
     return done;
 }
 
-static void *close_apart(void *arg)
+static status_t close_pairs(void *argument)
 {
-    struct nccl_wire *self = arg;
-    status_t status;
+    struct nccl_wire *self = argument;
 
-    log_set_rank(self->group->rank);
-    TRY_GOTO(device_bind(self->device), say_finished);
+    TRY(device_bind(self->device));
     for (int i = 0; i < self->pairs; i++) {
         struct nccl_pair *pair = &self->pair[i];
-        TRY_GOTO(nccl_check(nccl.finalize(pair->comm), STATUS_INTERNAL, "cannot end", pair->from,
-                            pair->to),
-                 say_finished);
-        TRY_GOTO(nccl_check(nccl.destroy(pair->comm), STATUS_INTERNAL, "cannot end", pair->from,
-                            pair->to),
-                 say_finished);
+        TRY(nccl_check(nccl.finalize(pair->comm), STATUS_INTERNAL, "cannot end", pair->from,
+                       pair->to));
+        TRY(nccl_check(nccl.destroy(pair->comm), STATUS_INTERNAL, "cannot end", pair->from,
+                       pair->to));
     }
-
-say_finished:
-    finish(self, status);
-    return NULL;
+    return STATUS_OK;
 }
 
 /* A kernel that waits for its peer cannot be ended, and freeing the memory that it may write into would
@@ -508,9 +454,11 @@ void nccl_disconnect(struct wire *wire)
             group_abandon(wire->group, 1);
         }
     }
-    if (!run_apart(self, close_apart, trace_now() + CLOSE_S * INT64_C(1000000000))) {
+    self->apart.body = close_pairs;
+    if (apart_run(&self->apart, trace_now() + CLOSE_S * INT64_C(1000000000)) != STATUS_OK) {
         log_debug("NCCL has not ended within %d s and is left to the end of the process", CLOSE_S);
         return; /* the thread still uses `self` */
     }
+    (void)!apart_result(&self->apart);
     nccl_free(self);
 }

@@ -3,6 +3,8 @@
  *     nccl_library.c   the library, loaded when the transport is first asked for
  *     nccl_connect.c   pairs, their communicators, and their end
  *     nccl.c           the verbs
+ *     nccl_collective.c   collectives, over a communicator of all ranks
+ *     apart.c          a thread for what blocks
  *
  * A pair is one direction between two ranks: a communicator of these two (the sender is its rank 0), a
  * stream of its own, and in it the messages of all channels in the order in which they are put.
@@ -13,6 +15,7 @@
 #include <nccl.h>
 
 #include "base/device.h"
+#include "comm/nccl/apart.h"
 #include "comm/transport.h"
 
 /* ---- the library ---- */
@@ -26,6 +29,13 @@
     X(init, ncclCommInitRankConfig)                                                                \
     X(send, ncclSend)                                                                              \
     X(recv, ncclRecv)                                                                              \
+    X(reduce_scatter, ncclReduceScatter)                                                           \
+    X(all_gather, ncclAllGather)                                                                   \
+    X(all_reduce, ncclAllReduce)                                                                   \
+    X(reduce, ncclReduce)                                                                          \
+    X(broadcast, ncclBroadcast)                                                                    \
+    X(group_start, ncclGroupStart)                                                                 \
+    X(group_end, ncclGroupEnd)                                                                     \
     X(finalize, ncclCommFinalize)                                                                  \
     X(destroy, ncclCommDestroy)
 
@@ -99,8 +109,6 @@ struct nccl_channel {
     int64_t newest; /* message put; -1 = none */
 };
 
-enum apart_state { APART_RUNNING, APART_FINISHED, APART_FORSAKEN };
-
 struct nccl_wire {
     struct wire *wire;
     struct group *group;
@@ -112,15 +120,16 @@ struct nccl_wire {
     void *token;                  /* what the first message of a pair carries */
     struct device_event *last;    /* behind all that a pair's stream holds */
 
-    atomic_int apart; /* enum apart_state of the thread in which NCCL may block */
-    status_t result;  /* of that thread, once finished */
-    char said[1024];  /* what it said, for a thread's own lines reach no log file */
+    struct apart apart; /* for connecting and ending */
 };
 
 enum { NCCL_SENDER, NCCL_RECEIVER }; /* ranks in a pair's communicator */
 
 /* What needs no other rank: a GPU and the library. */
 MUST_USE status_t nccl_check_device(const struct device *device);
+/* Can these ranks' GPUs be connected? All ranks find the same. talks [size * size] at from * size + to; NULL: all do. */
+MUST_USE status_t nccl_check_members(struct group *group, const struct device *device,
+                                     const bool *talks);
 /* Messages of the pair that have not ended. */
 int64_t nccl_under_way(const struct nccl_pair *pair);
 MUST_USE status_t nccl_connect(struct wire *wire);

@@ -9,8 +9,8 @@
 #include "comm/comm.h"
 
 status_t contract_collectives(struct group *group);
-/* Collectives among the ranks of a group. */
-status_t contract_sums(struct group *group);
+/* Collectives among the ranks of a group, carried by "nccl" or "host". */
+status_t contract_sums(struct group *group, const char *carrier);
 /* Groups that the group is split into, and what each of them does. */
 status_t contract_split(struct group *group, const char *transport);
 /* All parts of the wire's contract, one after the other, each over a wire of its own. */

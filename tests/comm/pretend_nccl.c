@@ -20,20 +20,26 @@
 #include "comm/nccl/nccl_internal.h"
 #include "tests/comm/pretend.h"
 
-enum { RELEASE = 22803, NAP = 200000 /* ns */ };
+enum { RELEASE = 22803, NAP = 200000 /* ns */, RANKS_MOST = 16 };
 #define BUFFER ((size_t)64 << 20)
+
+struct turns {           /* of a rank in collectives */
+    uint32_t come, gone; /* calls whose values are in the buffer, and that have been read */
+    unsigned char apart[120];
+};
 
 struct meeting {
     atomic_int members;
     uint32_t ready, full; /* receives begun, sends copied */
+    struct turns turns[RANKS_MOST];
     unsigned char buffer[BUFFER];
 };
 
 struct ncclComm {
     struct meeting *meeting;
     struct device *device;
-    uint32_t messages;
-    int rank;
+    uint32_t messages, calls;
+    int rank, ranks;
 };
 
 ncclResult_t ncclGetVersion(int *version)
@@ -88,13 +94,15 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     struct ncclComm *self = calloc(1, sizeof *self);
     int fd = shm_open(id.internal, O_RDWR, 0600);
 
-    if (getenv("PRETEND_REFUSAL") != NULL || self == NULL || fd < 0 || ranks != 2 ||
-        config->maxCTAs < 1 || device_open(DEVICE_CUDA, 0, &self->device) != STATUS_OK) {
+    if (getenv("PRETEND_REFUSAL") != NULL || self == NULL || fd < 0 || ranks > RANKS_MOST ||
+        (ranks == 2 && config->maxCTAs == 0) ||
+        device_open(DEVICE_CUDA, 0, &self->device) != STATUS_OK) {
         free(self);
         shm_unlink(id.internal);
         return ncclInvalidArgument;
     }
     self->rank = rank;
+    self->ranks = ranks;
     self->meeting = mmap(NULL, sizeof *self->meeting, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     close(fd);
     atomic_fetch_add(&self->meeting->members, 1);
@@ -139,6 +147,161 @@ ncclResult_t ncclRecv(void *slot, size_t count, ncclDataType_t type, int peer, n
     return result_of(device_word_write(comm->device, &meeting->ready, turn, stream) == STATUS_OK &&
                      device_word_wait(comm->device, &meeting->full, turn, stream) == STATUS_OK &&
                      device_copy(comm->device, slot, meeting->buffer, count, stream) == STATUS_OK);
+}
+
+/* ---- collectives: all copy what they have into their part of the buffer, then each takes what it gets ---- */
+
+enum take { TAKE_SUM, TAKE_PARTS, TAKE_ROOT, TAKE_NOTHING };
+
+struct taking {
+    const struct meeting *meeting;
+    enum take take;
+    int ranks, root;
+    size_t begin, bytes; /* of every rank's values: what is taken */
+    void *out;
+};
+
+static size_t room_of(int ranks)
+{
+    return BUFFER / (size_t)ranks / 256 * 256;
+}
+
+/* As NCCL's, sums are in an order of its own: the last rank first. */
+static void take_sum(const struct taking *taking)
+{
+    float *out = taking->out;
+
+    for (size_t i = 0; i < taking->bytes / sizeof *out; i++) {
+        float sum = 0;
+        for (int r = taking->ranks; r-- > 0;) {
+            float value;
+            memcpy(&value,
+                   taking->meeting->buffer + (size_t)r * room_of(taking->ranks) + taking->begin +
+                       i * sizeof value,
+                   sizeof value);
+            sum += value;
+        }
+        out[i] = sum;
+    }
+}
+
+static void take(void *arguments)
+{
+    const struct taking *taking = arguments;
+    size_t room = room_of(taking->ranks);
+    unsigned char *out = taking->out;
+
+    if (taking->take == TAKE_SUM) {
+        take_sum(taking);
+    } else if (taking->take == TAKE_ROOT) {
+        memcpy(out, taking->meeting->buffer + (size_t)taking->root * room, taking->bytes);
+    }
+    for (int r = 0; taking->take == TAKE_PARTS && r < taking->ranks; r++) {
+        memcpy(out + (size_t)r * taking->bytes, taking->meeting->buffer + (size_t)r * room,
+               taking->bytes);
+    }
+}
+
+static status_t wait_all(const struct ncclComm *comm, bool gone, uint32_t turn, cudaStream_t stream)
+{
+    for (int r = 0; r < comm->ranks; r++) {
+        struct turns *turns = &comm->meeting->turns[r];
+        TRY(device_word_wait(comm->device, gone ? &turns->gone : &turns->come, turn, stream));
+    }
+    return STATUS_OK;
+}
+
+/* `source` NULL: this rank gives nothing. */
+static status_t meet(struct ncclComm *comm, const void *source, size_t bytes,
+                     const struct taking *taking, cudaStream_t stream)
+{
+    uint32_t turn = ++comm->calls;
+    struct turns *own = &comm->meeting->turns[comm->rank];
+    struct taking *mine = malloc(sizeof *mine);
+
+    if (mine == NULL || bytes > room_of(comm->ranks)) {
+        free(mine);
+        return STATUS_NOMEM;
+    }
+    *mine = *taking;
+    mine->meeting = comm->meeting;
+    mine->ranks = comm->ranks;
+    TRY(wait_all(comm, true, turn - 1, stream));
+    if (source != NULL) {
+        TRY(device_copy(comm->device,
+                        comm->meeting->buffer + (size_t)comm->rank * room_of(comm->ranks), source,
+                        bytes, stream));
+    }
+    TRY(device_word_write(comm->device, &own->come, turn, stream));
+    TRY(wait_all(comm, false, turn, stream));
+    pretend_launch(stream, take, mine);
+    return device_word_write(comm->device, &own->gone, turn, stream);
+}
+
+static ncclResult_t sum(struct ncclComm *comm, const void *in, size_t count, struct taking taking,
+                        ncclDataType_t type, ncclRedOp_t operation, cudaStream_t stream)
+{
+    if (type != ncclFloat || operation != ncclSum) {
+        return ncclInvalidArgument;
+    }
+    return result_of(meet(comm, in, count * sizeof(float), &taking, stream) == STATUS_OK);
+}
+
+ncclResult_t ncclReduceScatter(const void *in, void *out, size_t count, ncclDataType_t type,
+                               ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
+{
+    size_t bytes = count * sizeof(float);
+
+    return sum(
+        comm, in, count * (size_t)comm->ranks,
+        (struct taking){
+            .take = TAKE_SUM, .begin = (size_t)comm->rank * bytes, .bytes = bytes, .out = out},
+        type, operation, stream);
+}
+
+ncclResult_t ncclAllReduce(const void *in, void *out, size_t count, ncclDataType_t type,
+                           ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
+{
+    return sum(comm, in, count,
+               (struct taking){.take = TAKE_SUM, .bytes = count * sizeof(float), .out = out}, type,
+               operation, stream);
+}
+
+ncclResult_t ncclReduce(const void *in, void *out, size_t count, ncclDataType_t type,
+                        ncclRedOp_t operation, int root, ncclComm_t comm, cudaStream_t stream)
+{
+    return sum(comm, in, count,
+               (struct taking){.take = comm->rank == root ? TAKE_SUM : TAKE_NOTHING,
+                               .bytes = count * sizeof(float),
+                               .out = out},
+               type, operation, stream);
+}
+
+ncclResult_t ncclAllGather(const void *in, void *out, size_t count, ncclDataType_t type,
+                           ncclComm_t comm, cudaStream_t stream)
+{
+    const struct taking taking = {.take = TAKE_PARTS, .bytes = count, .out = out};
+
+    return result_of(type == ncclInt8 && meet(comm, in, count, &taking, stream) == STATUS_OK);
+}
+
+ncclResult_t ncclBroadcast(const void *in, void *out, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream)
+{
+    const struct taking taking = {.take = TAKE_ROOT, .root = root, .bytes = count, .out = out};
+
+    return result_of(type == ncclInt8 && meet(comm, comm->rank == root ? in : NULL, count, &taking,
+                                              stream) == STATUS_OK);
+}
+
+ncclResult_t ncclGroupStart(void)
+{
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd(void)
+{
+    return ncclSuccess;
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm)

@@ -2,12 +2,13 @@
  *
  *     ranks collectives | contract TRANSPORT | bench TRANSPORT | meter TRANSPORT |
  *           sleep TRANSPORT
- *     ranks sums | split TRANSPORT
+ *     ranks sums nccl|mpi | split TRANSPORT
  *     ranks hang TRANSPORT     rank 0 never puts what rank 1 waits for nor posts what the last rank has
  *                              put; the others sit in a barrier
  *     ranks hang KIND          rank 0 does not start the collective that the others are in ("split": of a group)
  *     ranks fail TRANSPORT     as hang, but rank 0 gives up after a moment
  *     ranks choose TRANSPORTS WORDS   parallel.transport=auto takes one of these, for these reasons
+ *     ranks sums_refused nccl WORDS   collectives over it cannot be had, for these reasons
  *     ranks refuse TRANSPORT WORDS   a wire cannot be had, and rank 0 says why with these words
  *     ranks exit               rank 0 ends without leaving the group
  *     ranks stuck              the main thread does not notice that a peer is lost
@@ -15,7 +16,7 @@
  * With `--device cuda` behind it, buffers are on the GPU of the local rank and the verbs belong to a
  * stream; without a GPU, or for nccl without one a rank, that is skipped.
  *
- * HEARTBEAT and DEADLINE (seconds) set the group's options, START the time to start in, LATE how long
+ * CARRIER (host, nccl) carries what `hang KIND` is in. HEARTBEAT and DEADLINE (seconds) set the group's options, START the time to start in, LATE how long
  * rank 0 rests before, having said "late PID". "ready RANK PID" on stdout, one line a rank,
  * tells a test that signals may come.
  */
@@ -90,8 +91,11 @@ static int kind_of(const char *name)
 /* Everybody but rank 0 is in it. */
 static status_t hang_together(struct group *group, const char *name, bool give_up)
 {
-    const struct collective_options options = {
-        .under_way = 1, .device = rig_memory.device, .stream = rig_memory.stream};
+    const char *carrier = getenv("CARRIER") != NULL ? getenv("CARRIER") : "host";
+    const struct collective_options options = {.under_way = 1,
+                                               .device = rig_memory.device,
+                                               .stream = rig_memory.stream,
+                                               .carrier = carrier};
     static int zero = 0;
     void *memory;
     float *value;
@@ -135,6 +139,29 @@ static status_t hang(struct group *group, const char *transport, bool give_up)
     return wait_for_rank_0(&rig);
 }
 
+/* NCCL cannot be had: said with these words, and `auto` does without. */
+static status_t refuse_sums(struct group *group, const char *words)
+{
+    struct collective_options options = {.under_way = 1,
+                                         .device = rig_memory.device,
+                                         .stream = rig_memory.stream,
+                                         .carrier = "nccl"};
+    struct collective *collective;
+    char text[1024] = "";
+
+    log_capture(text, sizeof text);
+    status_t status = collective_create(group, &options, &collective);
+    log_capture(NULL, 0);
+    EXPECT(status == STATUS_UNSUPPORTED && strstr(text, words) != NULL, "%s: %s",
+           status_name(status), text);
+    options.carrier = "auto";
+    TRY(collective_create(group, &options, &collective));
+    EXPECT(strcmp(collective_carrier(collective), "host") == 0, "carried by %s",
+           collective_carrier(collective));
+    collective_destroy(collective);
+    return group_barrier(group);
+}
+
 static status_t refuse(struct group *group, const char *transport, const char *words)
 {
     struct wire_channel channel = {0, 1, sizeof(int64_t), 1, NULL};
@@ -172,7 +199,10 @@ static status_t run(struct group *group, const char *mode, const char *transport
         return contract_collectives(group);
     }
     if (strcmp(mode, "sums") == 0) {
-        return contract_sums(group);
+        return contract_sums(group, strcmp(transport, "nccl") == 0 ? "nccl" : "host");
+    }
+    if (strcmp(mode, "sums_refused") == 0) {
+        return refuse_sums(group, words);
     }
     if (strcmp(mode, "split") == 0) {
         return contract_split(group, transport);
@@ -256,7 +286,7 @@ int main(int argc, char **argv)
         return 1;
     }
     log_set_rank(group_rank(group));
-    if (gpu && strcmp(argv[2], "nccl") == 0 && strcmp(argv[1], "refuse") != 0 &&
+    if (gpu && strcmp(argv[2], "nccl") == 0 && strstr(argv[1], "refuse") == NULL &&
         group_local_size(group) > gpus) {
         printf("skipped: nccl for %d ranks on %d GPUs\n", group_local_size(group), gpus);
         group_close(group);

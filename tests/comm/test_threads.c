@@ -27,7 +27,7 @@ static status_t run_wire(struct group *group, void *arg)
 static status_t run_sums(struct group *group, void *arg)
 {
     (void)arg;
-    return contract_sums(group);
+    return contract_sums(group, "host");
 }
 
 static status_t run_split(struct group *group, void *arg)
@@ -197,7 +197,7 @@ static status_t run_sums_outcome(struct group *group, void *arg)
     int rank = group_rank(group);
 
     log_capture(outcome->text[rank], sizeof outcome->text[rank]);
-    outcome->status[rank] = contract_sums(group);
+    outcome->status[rank] = contract_sums(group, "host");
     return outcome->status[rank];
 }
 

@@ -17,6 +17,15 @@ for transport in $wires; do
     grep '^step ' out | cmp - host.steps || fail "other steps than the host: $transport"
 done
 
+if [[ -n ${PRETEND_NCCL:-} ]]; then # the sum of two has one order
+    run_pretend 0 4 ipc check "$case" "${one[@]}" parallel.collectives=host --same host.safetensors
+    run_pretend 0 4 ipc check "$case" "${one[@]}" parallel.collectives=nccl --same host.safetensors
+    PRETEND_GPUS=1 run_pretend 0 2 ipc check "$case" "${one[@]}"
+    says "what replicas exchange passes through host memory: ranks 0 and 1 are both on one GPU"
+    PRETEND_GPUS=1 run_pretend 1 2 ipc check "$case" "${one[@]}" parallel.collectives=nccl
+    says "ranks 0 and 1 are both on one GPU"
+fi
+
 tiny_data
 tiny_run
 train() { # RUN N TRANSPORT key=value...
@@ -26,7 +35,7 @@ same() { # RUN OTHER
     cmp "$1/model/model.safetensors" "$2/model/model.safetensors" || fail "$1 and $2: other weights"
 }
 run 0 mpirun -n 4 "$MUDDPIPE" train run.yaml "${one[@]}" device=cpu "$wire" logging.run=host optimizer.steps=8
-train gpu 4 ipc "${one[@]}" data.valid_every=3 logging.sample_tokens=3 checkpoint.every=3
+train gpu 4 ipc "${one[@]}" data.valid_every=3 logging.sample_tokens=3 checkpoint.every=3 parallel.collectives=host
 same gpu host
 says "between replicas " "pinned for what replicas exchange"
 run 0 "$MUDDPIPE" ckpt verify gpu/checkpoints/step-3
