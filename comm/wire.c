@@ -33,7 +33,7 @@ const char *transport_at(int i)
 
 const char *transport_names(void)
 {
-    static char names[256];
+    static _Thread_local char names[256];
     size_t used = (size_t)snprintf(names, sizeof names, "auto");
     for (int k = 0; wire_classes[k] != NULL; k++) {
         used += (size_t)snprintf(names + used, sizeof names - used, "|%s", wire_classes[k]->name);

@@ -34,7 +34,7 @@ static void builder_names(const char *between, char *buffer, size_t size)
 
 const char *schedule_names(void)
 {
-    static char names[256];
+    static _Thread_local char names[256];
     builder_names("|", names, sizeof names);
     return names;
 }

@@ -84,7 +84,7 @@ static status_t read_ways(struct reader *reader, int *out)
 /* One entry; adds to `reads` [keys] (a mask of ways each) and `ways` if it is about `consumer`. */
 static status_t read_entry(struct reader *reader, int consumer, int *reads, int *ways)
 {
-    int of, mask;
+    int of = 0, mask = 0;
     TRY(read_number(reader, 1, reader->layers, "a consumer", &of));
     TRY(read_ways(reader, &mask));
     if (of == reader->layers && !(mask & WAY_R_BIT)) {
@@ -96,7 +96,7 @@ static status_t read_entry(struct reader *reader, int consumer, int *reads, int 
     mask = of == reader->layers ? WAY_R_BIT : mask;
     *ways |= of == consumer ? mask : 0;
     do {
-        int key;
+        int key = -1;
         skip_blanks(reader);
         const char *begin = reader->at;
         TRY(read_number(reader, 0, of, "a key before or of that layer", &key));

@@ -258,17 +258,10 @@ static void come_late(const struct trial *trial)
 }
 
 /* Every kind, with every pattern of counts, in place and not, as many under way as may be. */
-static status_t check_all(struct group *group, const char *carrier, size_t chunk)
+static status_t run_trials(struct group *group, struct collective *collective, struct trial *trial)
 {
-    const struct collective_options options = {
-        .under_way = UNDER_WAY, .chunk = chunk, .device = memory.device, .stream = memory.stream};
-    struct trial trial[UNDER_WAY];
-    struct collective *collective;
     int64_t bytes = 0;
 
-    TRY(collective_create(group, &options, &collective));
-    EXPECT(group_size(group) == 1 || strcmp(collective_carrier(collective), carrier) == 0,
-           "carried by %s", collective_carrier(collective));
     for (int i = 0; i < TRIALS + UNDER_WAY; i++) {
         struct trial *one = &trial[i % UNDER_WAY];
         if (i >= UNDER_WAY) {
@@ -283,9 +276,29 @@ static status_t check_all(struct group *group, const char *carrier, size_t chunk
             TRY(trial_begin(one, (enum pattern)(i / (2 * COLLECTIVE_KINDS)), collective));
         }
     }
-    TRY(group_barrier(group));
+    return group_barrier(group);
+}
+
+static status_t check_all(struct group *group, const char *carrier, size_t chunk)
+{
+    const struct collective_options options = {.under_way = UNDER_WAY,
+                                               .chunk = chunk,
+                                               .device = memory.device,
+                                               .stream = memory.stream,
+                                               .carrier = carrier};
+    struct trial trial[UNDER_WAY] = {0};
+    struct collective *collective;
+
+    TRY(collective_create(group, &options, &collective));
+    EXPECT(group_size(group) == 1 || strcmp(collective_carrier(collective), carrier) == 0,
+           "carried by %s", collective_carrier(collective));
+    status_t status = run_trials(group, collective, trial);
     collective_destroy(collective);
-    return STATUS_OK;
+    for (int i = 0; i < UNDER_WAY; i++) {
+        list_free(&trial[i].lists[0]);
+        list_free(&trial[i].lists[1]);
+    }
+    return status;
 }
 
 status_t contract_sums(struct group *group, const char *carrier)
