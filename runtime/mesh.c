@@ -1,7 +1,17 @@
 /* mesh.c - coordinates of ranks, and the groups that follow from them (mesh.h). */
 #include "runtime/mesh.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+enum {
+    HOST = 64,
+    TOLD_MOST = 8
+}; /* bytes of a host's name; replicas, and runs of ranks of one, that are listed */
 
 int mesh_place_of(const struct mesh *mesh, int rank)
 {
@@ -71,4 +81,68 @@ void mesh_destroy(struct mesh *mesh)
         group_close(mesh->pipeline);
     }
     memset(mesh, 0, sizeof *mesh);
+}
+
+/* ---- for people ---- */
+
+/* "ranks 0-3 on n1, 4-7 on n2": neighbours of a pipeline whose numbers ascend one by one on one host. */
+static void replica_print(const struct mesh *mesh, int replica, char (*host)[HOST], char *out,
+                          size_t size)
+{
+    size_t used = 0;
+    int runs = 0;
+    for (int place = 0, last; place < mesh->pp && used < size; place = last + 1, runs++) {
+        int rank = mesh_rank_at(mesh, place, replica), step = mesh_rank_at(mesh, 1, 0);
+        last = place;
+        while (last + 1 < mesh->pp &&
+               strcmp(host[mesh_rank_at(mesh, last + 1, replica)], host[rank]) == 0) {
+            last++;
+        }
+        if (runs == TOLD_MOST) {
+            snprintf(out + used, size - used, ", ...");
+            return;
+        }
+        used += (size_t)snprintf(out + used, size - used, "%s%d", runs > 0 ? ", " : "ranks ", rank);
+        if (last > place && used < size) {
+            used += (size_t)snprintf(out + used, size - used, step == 1 ? "-%d" : " .. %d",
+                                     mesh_rank_at(mesh, last, replica));
+        }
+        if (used < size) {
+            used += (size_t)snprintf(out + used, size - used, " on %s", host[rank]);
+        }
+    }
+}
+
+static void tell(const struct mesh *mesh, char (*host)[HOST])
+{
+    char line[512];
+    log_info("%d replicas of a pipeline of %d rank%s (parallel.order=%s)", mesh->dp, mesh->pp,
+             mesh->pp == 1 ? "" : "s", mesh->order == MESH_PP_DP ? "pp-dp" : "dp-pp");
+    for (int replica = 0; replica < mesh->dp && replica < TOLD_MOST; replica++) {
+        replica_print(mesh, replica, host, line, sizeof line);
+        log_info("replica %d: %s", replica, line);
+    }
+    if (mesh->dp > TOLD_MOST) {
+        log_info("and %d more replicas in the same way", mesh->dp - TOLD_MOST);
+    }
+}
+
+status_t mesh_tell(const struct mesh *mesh)
+{
+    char own[HOST] = "";
+    if (mesh->dp == 1) {
+        return STATUS_OK;
+    }
+    gethostname(own, sizeof own - 1);
+    char(*host)[HOST] = calloc((size_t)group_size(mesh->job), sizeof *host);
+    status_t status = group_agree(
+        mesh->job, host ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the names of hosts"));
+    if (status == STATUS_OK) {
+        status = group_allgather(mesh->job, own, sizeof own, host);
+    }
+    if (status == STATUS_OK && group_rank(mesh->job) == 0) {
+        tell(mesh, host);
+    }
+    free(host);
+    return status;
 }

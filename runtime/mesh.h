@@ -28,6 +28,8 @@ struct mesh {
 MUST_USE status_t mesh_check(const struct run_config *config, int ranks);
 /* Splits the job's group. Collective. */
 MUST_USE status_t mesh_create(const struct run_config *config, struct group *job, struct mesh *out);
+/* Rank 0 logs which ranks, on which hosts, are a replica each; nothing with one. Collective. */
+MUST_USE status_t mesh_tell(const struct mesh *mesh);
 /* NULLs are fine; ranks that are lost do not hold it up. */
 void mesh_destroy(struct mesh *mesh);
 

@@ -231,6 +231,7 @@ static status_t make_all(struct trainer *trainer, const struct trainer_options *
     TRY(group_agree(trainer->group, first ? algorithms_check(&trainer->config) : STATUS_OK));
     TRY(mesh_create(&trainer->config, trainer->group, &trainer->mesh));
     TRY(group_agree(trainer->group, make_place_and_model(trainer, options)));
+    TRY(mesh_tell(&trainer->mesh));
     TRY(choose_transport(trainer));
     TRY(make_workers(trainer, options));
     say_staged(first_worker(trainer));

@@ -22,7 +22,11 @@ for name in muddformer muddformer-k2 muddformer-blocks muddpythia depth-attentio
         --same "$name-2.safetensors"
     run 0 "$MUDDPIPE" check "$name" "${threads[@]}" parallel.pp=2 parallel.dp=4 parallel.order=dp-pp \
         parallel.recompute=full --same "$name-4.safetensors"
+    says "replica 3: ranks 3 .. 7 on "
 done
+# All cases of two sequences, one on each replica.
+run 0 "$MUDDPIPE" check "$golden"/*-tiny* "${threads[@]}" parallel.dp=2 parallel.pp=2
+says "18 of 18 passed"
 for transport in $wires; do
     for order in pp-dp dp-pp; do
         run 0 mpirun -n 4 "$MUDDPIPE" check muddformer "${one[@]}" parallel.transport="$transport" \
@@ -72,7 +76,8 @@ done
 run 0 mpirun -n 4 "$MUDDPIPE" train run.yaml "${one[@]}" "$wire" logging.run=mpi parallel.dp=2 \
     optimizer.steps=20 logging.sample_tokens=5 "${grows[@]}"
 same grows mpi
-says "memory " " on rank 3"
+says "memory " " on rank 3" "2 replicas of a pipeline of 2 ranks (parallel.order=pp-dp)" \
+    "replica 0: ranks 0-1 on $(hostname)" "replica 1: ranks 2-3 on $(hostname)"
 
 # Bytes of a step, and memory of each rank, to the byte.
 run 0 "$MUDDPIPE" plan run.yaml parallel.pp=2 parallel.dp=2
