@@ -245,6 +245,79 @@ static status_t compare(const struct worker *worker, int s)
         self->microbatch);
 }
 
+/* Of the weights of a unit, as its operations read them. */
+static status_t hash_weights(struct worker *worker, int unit, size_t *counts, uint64_t *out)
+{
+    struct part_bucket bucket;
+    size_t count = 0;
+    part_bucket(worker->part, unit, &bucket);
+    model_share_counts(worker->model, unit, counts);
+    for (int share = 0; share < worker->model->shares; share++) {
+        count += counts[share];
+    }
+    return audit_hash(worker->audit->audit, bucket.weights, count * bucket.element, out);
+}
+
+/* The replica whose weights are not those of most, or of the first if most differ; -1: all are the same. */
+static int odd_one(const uint64_t *hash, int replicas)
+{
+    int like_first = 0, odd = -1;
+    for (int r = 0; r < replicas; r++) {
+        like_first += hash[r] == hash[0];
+        odd = odd < 0 && hash[r] != hash[0] ? r : odd;
+    }
+    return odd >= 0 && 2 * like_first < replicas ? 0 : odd;
+}
+
+/* Of two nobody knows which is wrong. */
+static status_t refuse_weights(const struct worker *worker, const struct group *group, int unit)
+{
+    char others[48] = "of the other replicas";
+    int rank = group_named(group, group_rank(group));
+    if (group_size(group) == 2) {
+        snprintf(others, sizeof others, "on rank %d", group_named(group, 1 - group_rank(group)));
+    }
+    return FAIL(
+        STATUS_MISMATCH,
+        "step %lld: the weights of %s on rank %d are not those %s: the way between them, or "
+        "memory of one of them, is not to be trusted",
+        (long long)worker->audit->step, worker->model->graph.unit[unit].name, rank, others);
+}
+
+/* What every replica has been given must be the same. All ranks of the place find the same; one fails. */
+static status_t compare_replicas(const struct trainer *trainer)
+{
+    struct worker *worker = trainer->workers.train;
+    struct group *group = trainer->mesh.replicas;
+    int replicas = group_size(group);
+    size_t counts[replicas];
+    uint64_t own, hash[replicas];
+    for (int u = 0; u < worker->model->graph.units; u++) {
+        if (!worker_hosts(worker, u)) {
+            continue;
+        }
+        TRY(hash_weights(worker, u, counts, &own));
+        TRY(group_allgather(group, &own, sizeof own, hash));
+        int odd = odd_one(hash, replicas);
+        if (odd >= 0) {
+            return group_rank(group) == odd ? refuse_weights(worker, group, u) : STATUS_OK;
+        }
+    }
+    return STATUS_OK;
+}
+
+static status_t compare_all(const struct trainer *trainer)
+{
+    const struct worker *worker = trainer->workers.train;
+    struct step_audit *self = worker->audit;
+    TRY(group_allgather(worker->group, self->hash,
+                        (size_t)(SIDES * self->shipments) * sizeof *self->hash, self->all));
+    for (int s = 0; s < self->shipments; s++) {
+        TRY(compare(worker, s));
+    }
+    return STATUS_OK;
+}
+
 status_t step_audit_end(struct trainer *trainer, int64_t step)
 {
     struct worker *worker = trainer->workers.train;
@@ -254,17 +327,19 @@ status_t step_audit_end(struct trainer *trainer, int64_t step)
         return STATUS_OK;
     }
     TRY(trainer_settle(trainer, NULL));
-    TRY(group_allgather(worker->group, self->hash,
-                        (size_t)(SIDES * self->shipments) * sizeof *self->hash, self->all));
-    for (int s = 0; s < self->shipments; s++) {
-        TRY(compare(worker, s));
+    status_t status = compare_all(trainer);
+    if (trainer->mesh.replicas) { /* what one replica, or one place, finds ends all */
+        TRY(group_agree(trainer->group, status));
+        status = group_agree(trainer->group, compare_replicas(trainer));
     }
+    TRY(status);
     audit_counts(self->audit, &operations, &bytes);
     if (group_rank(trainer->group) == 0) {
         log_info("step %lld: microbatch %d computed twice with the same bits (on rank 0 %lld "
-                 "operations, %.1f MiB), messages as they were sent",
+                 "operations, %.1f MiB), messages as they were sent%s",
                  (long long)step, self->microbatch, (long long)(operations - self->operations),
-                 (double)(bytes - self->bytes) / 0x1p20);
+                 (double)(bytes - self->bytes) / 0x1p20,
+                 trainer->mesh.replicas ? ", replicas with the same weights" : "");
     }
     self->microbatch = -1;
     return STATUS_OK;

@@ -5,9 +5,11 @@
  *     FLIP=RANK:memory:N      of the N-th pair of products from one input (gate and up of a feed-forward) the first
  *                             one's result changes after the second has been computed
  *     FLIP=RANK:message:N     the N-th message that the rank puts leaves with a wrong bit
+ *     FLIP=RANK:gather:N      the N-th list that the rank gathers from others arrives with a wrong bit
  *     GONE=RANK:PHASE:N:kill  the rank ends (or with `stop` stops) in the N-th forward, backward, send, receive or
  *                             exchange
  */
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +38,13 @@ status_t __real_group_allgatherv(struct group *group, const void *data, const si
 status_t __wrap_group_allgatherv(struct group *group, const void *data, const size_t *counts,
                                  void *out);
 
+status_t __real_collective_start(struct collective *collective, const struct collective_call *call,
+                                 int64_t *out_number);
+status_t __wrap_collective_start(struct collective *collective, const struct collective_call *call,
+                                 int64_t *out_number);
+status_t __real_collective_wait(struct collective *collective, int64_t number);
+status_t __wrap_collective_wait(struct collective *collective, int64_t number);
+
 static const struct kernels *real;
 static struct kernels table;
 
@@ -43,7 +52,7 @@ static struct kernels table;
  * one thread. */
 static bool is_time(const char *variable, const char *what, char *out_how)
 {
-    static const char *const names[] = {"result",   "memory", "message", "forward",
+    static const char *const names[] = {"gather",   "result", "memory",  "message", "forward",
                                         "backward", "send",   "receive", "exchange"};
     static int counts[sizeof names / sizeof names[0]];
     const char *order = getenv(variable), *rank = getenv("OMPI_COMM_WORLD_RANK");
@@ -146,4 +155,24 @@ status_t __wrap_group_allgatherv(struct group *group, const void *data, const si
 {
     perhaps_gone("exchange");
     return __real_group_allgatherv(group, data, counts, out);
+}
+
+/* The first value of a list of all is the first rank's. */
+static void *gathered[1024];
+
+status_t __wrap_collective_start(struct collective *collective, const struct collective_call *call,
+                                 int64_t *out_number)
+{
+    TRY(__real_collective_start(collective, call, out_number));
+    gathered[*out_number % 1024] = call->kind == COLLECTIVE_ALL_GATHER ? call->out : NULL;
+    return STATUS_OK;
+}
+
+status_t __wrap_collective_wait(struct collective *collective, int64_t number)
+{
+    TRY(__real_collective_wait(collective, number));
+    if (gathered[number % 1024] && now("gather")) {
+        flip(gathered[number % 1024]);
+    }
+    return STATUS_OK;
 }

@@ -33,6 +33,9 @@ flips 1 2 0:message:1 health.audit_every=1 # one that it does read again
 says "[rank 0] error: step 1, F of attn 1" "which has changed since embed_forward out"
 flips 0 2 none health.audit_every=1
 cmp flipped/model/model.safetensors plain/model/model.safetensors || fail "other weights with audits"
+flips 1 4 2:gather:3 health.audit_every=1 parallel.dp=2
+says "[rank 2] error: step 1: the weights of ffn 1 on rank 2 are not those on rank 0" "rank 2 failed (mismatch), so rank 1 ends too"
+flips 0 4 none health.audit_every=1 parallel.dp=2
 
 # ---- nothing is found where nothing is wrong, and the numbers are the same ----
 
@@ -49,6 +52,8 @@ sound 2 parallel.schedule=zb-v parallel.recompute=selective
 sound 3 parallel.schedule=interleaved
 sound 3 parallel.schedule=zb-h1 parallel.recompute=full
 sound 2 model.dense_type=depth_attention
+sound 4 parallel.dp=2 parallel.schedule=zb-h1
+says ", replicas with the same weights"
 sound 2 model.dense_type=hyper
 sound 3 parallel.sum_order=per_rank data.order=documents data.eod=10
 run 1 "$MUDDPIPE" train run.yaml precision=bf16 device=cuda health.audit_every=2
