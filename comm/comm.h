@@ -270,7 +270,7 @@ struct collective_call {
 
 struct collective_options {
     int under_way;         /* calls started and not awaited, at most */
-    size_t chunk;          /* bytes a rank that move at once; 0: 1 MiB */
+    size_t chunk;          /* bytes a rank that move at once; 0: 1 MiB, or 16 MiB / ranks */
     struct device *device; /* of in and out; NULL = the host */
     void *stream;          /* that the verbs belong to */
     const char *carrier;   /* on a GPU "nccl", "host" or (NULL too) "auto": nccl where it works */

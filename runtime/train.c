@@ -156,6 +156,9 @@ static void print_shares(const struct totals *totals)
 {
     printf("time of a step (mean over ranks):");
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
+        if (c == TRACE_COLLECTIVE && totals->bytes_collective == 0) {
+            continue; /* one replica */
+        }
         printf("%s %s %.1f%%", c > 0 ? "," : "", trace_category_name((enum trace_category)c),
                totals->seconds > 0 ? 100 * totals->share[c] / totals->seconds : 0.0);
     }

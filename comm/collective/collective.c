@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "comm/comm.h"
 
-enum { CHUNK = 1 << 20 }; /* bytes a rank */
+enum { CHUNK = 1 << 20, CHUNKS = 16 << 20 }; /* bytes a rank; of all ranks */
 
 const char *collective_kind_name(enum collective_kind kind)
 {
@@ -113,7 +113,8 @@ status_t collective_create(struct group *group, const struct collective_options 
     if (collective != NULL) {
         collective->group = group;
         collective->under_way = options->under_way;
-        collective->chunk = options->chunk > 0 ? options->chunk : CHUNK;
+        size_t each = CHUNKS / (size_t)group->size;
+        collective->chunk = options->chunk > 0 ? options->chunk : each < CHUNK ? each : CHUNK;
         if (options->device != NULL && device_kind(options->device) != DEVICE_HOST) {
             collective->device = options->device;
             collective->stream = options->stream;
