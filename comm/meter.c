@@ -180,7 +180,7 @@ status_t meter_try(struct group *group, const char *transport, const struct mete
     log_capture(words, sizeof words);
     status_t status = meter_create(group, transport, options, &meter);
     log_capture(NULL, 0);
-    if (group->life->failed) {
+    if (group->shared->failed) {
         log_error("%s", words);
         return group_lost(group);
     }

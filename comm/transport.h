@@ -49,7 +49,7 @@ struct group_class {
 };
 
 /* What a rank has once, however many groups it is in: how it sleeps, and whether a peer is lost. */
-struct life {
+struct group_shared {
     struct wakeup wakeup;
 
     atomic_bool failed;       /* a peer is lost: every wait returns STATUS_PEER */
@@ -83,15 +83,15 @@ struct group {
     struct group *top; /* the one that was opened, of which this was split */
     int *named;        /* [size] number of each rank in the group that was opened; NULL = its own */
     struct group_options options;
-    struct life *life, own_life; /* the same, or that of the group that was opened */
-    void *state;                 /* of the class */
+    struct group_shared *shared, own_shared; /* the same, or that of the group that was opened */
+    void *state;                             /* of the class */
 };
 
 /* Fields of `group` but class and state; `shared` NULL = a mutex of its own. */
 void group_init(struct group *group, const struct group_class *class, int rank, int size,
                 const struct group_options *options, pthread_mutex_t *shared);
 void group_fini(struct group *group);
-/* The same for a group split from `parent`, which lends its life; also named. */
+/* The same for a group split from `parent`, with which it shares what is `shared`; also named. */
 MUST_USE status_t group_init_split(struct group *group, const struct group *parent,
                                    const int *members, int size);
 

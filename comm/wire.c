@@ -415,9 +415,9 @@ status_t wire_sent_all(struct wire *wire, const struct wire_message *messages, i
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out)
 {
     CHECK(channel >= 0 && channel < wire->count, "channel %d of %d", channel, wire->count);
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     *out = wire->counts[channel];
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
 }
 
 status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb)
@@ -426,7 +426,7 @@ status_t wire_give_up(struct wire *wire, int channel, int64_t message, const cha
     struct group *group = wire->group;
     char doing[DOING_SIZE];
 
-    if (group->life->failed) {
+    if (group->shared->failed) {
         return group_lost(group);
     }
     return FAIL(STATUS_TIMEOUT,

@@ -296,7 +296,7 @@ static status_t compare_replicas(const struct trainer *trainer)
         if (!worker_hosts(worker, u)) {
             continue;
         }
-        TRY(hash_weights(worker, u, counts, &own));
+        TRY(group_agree(group, hash_weights(worker, u, counts, &own)));
         TRY(group_allgather(group, &own, sizeof own, hash));
         int odd = odd_one(hash, replicas);
         if (odd >= 0) {

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "runtime/phases.h"
+#include "runtime/print_memory.h"
 #include "runtime/resume.h"
 #include "runtime/run_folder.h"
 #include "runtime/run_hash.h"
@@ -28,7 +29,6 @@ struct totals {
     double seconds;
     double share[TRACE_CATEGORIES]; /* weighted by seconds */
     int64_t steps, tokens, bytes_plain, bytes_dense, bytes_collective;
-    int ranks;
 };
 
 struct training {
@@ -47,17 +47,6 @@ struct training {
 };
 
 /* ---- what is printed ---- */
-
-static void print_size(int64_t bytes, char *buffer, size_t size)
-{
-    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = (double)bytes;
-    int u = 0;
-    for (; value >= 1024 && u < 4; u++) {
-        value /= 1024;
-    }
-    snprintf(buffer, size, u > 0 ? "%.1f %s" : "%.0f %s", value, unit[u]);
-}
 
 /* Where the weights come from. */
 static void print_weights(const struct training *training)
@@ -219,56 +208,6 @@ static void print_summary(const struct training *training)
     if (!trainer_on_device(training->setup.trainer)) {
         print_shares(totals);
     }
-}
-
-/* Nothing where no wire is of a GPU. */
-static void print_pinned(const struct trainer_memory *memory)
-{
-    char used[32], predicted[32], beside[32];
-    if (memory->staging_used + memory->pinned_beside > 0) {
-        print_size(memory->staging_used, used, sizeof used);
-        print_size(memory->staging_predicted, predicted, sizeof predicted);
-        print_size(memory->pinned_beside, beside, sizeof beside);
-        printf("%-15sits host: %s pinned for tensors on their way, %s predicted (and %s for "
-               "words)\n",
-               "", used, predicted, beside);
-    }
-    if (memory->replicas_pinned > 0) {
-        print_size(memory->replicas_pinned, used, sizeof used);
-        printf("%-15sits host: %s pinned for what replicas exchange\n", "", used);
-    }
-}
-
-enum { WORTH_SAYING = 16 << 20 }; /* bytes of a GPU */
-
-/* Used beside predicted, for every rank. Collective. */
-static status_t print_memory(const struct training *training)
-{
-    struct trainer_memory own, all[training->totals.ranks];
-    trainer_memory(training->setup.trainer, &own);
-    TRY(group_allgather(training->setup.group, &own, sizeof own, all));
-    for (int rank = 0; training->root && rank < training->totals.ranks; rank++) {
-        char used[32], predicted[32], workspace[32], transport[64] = "";
-        print_size(trainer_memory_used(&all[rank]), used, sizeof used);
-        print_size(trainer_memory_predicted(&all[rank]), predicted, sizeof predicted);
-        print_size(all[rank].used.workspace, workspace, sizeof workspace);
-        printf("%-15s%s of %s predicted (and %s of workspace) on rank %d\n",
-               rank == 0 ? "memory" : "", used, predicted, workspace, rank);
-        if (all[rank].device_used > 0) {
-            int64_t expected = trainer_memory_predicted(&all[rank]) + all[rank].used.workspace;
-            int64_t taken = all[rank].device_used - all[rank].transport_used;
-            if (all[rank].transport_used >= WORTH_SAYING) {
-                print_size(all[rank].transport_used, used, sizeof used);
-                snprintf(transport, sizeof transport, "; the transport %s beside", used);
-            }
-            print_size(taken, used, sizeof used);
-            print_size(expected, predicted, sizeof predicted);
-            printf("%-15sits GPU: %s taken, %s predicted with the workspace (%+.1f%%)%s\n", "",
-                   used, predicted, 100 * ((double)taken / (double)expected - 1), transport);
-        }
-        print_pinned(&all[rank]);
-    }
-    return STATUS_OK;
 }
 
 /* Control characters would upset terminals. */
@@ -575,7 +514,7 @@ static status_t train_all(struct training *training)
     if (training->root) {
         print_summary(training);
     }
-    TRY(print_memory(training));
+    TRY(print_memory(setup->group, setup->trainer));
     fflush(stdout); /* before what a sample may complain about */
     TRY(leave_sample(training));
     if (training->root) {
@@ -599,7 +538,6 @@ status_t train_run(struct job *job, struct group *group, void *argument)
     phases_end(&training->phases, "model and memory");
     if (status == STATUS_OK) {
         training->root = group_rank(group) == 0;
-        training->totals.ranks = group_size(group);
         training->folder.metrics = training->folder.lock = -1;
         status = train_all(training);
         resume_close(&training->resume);

@@ -114,6 +114,7 @@ int graph_formed_by(const struct graph *graph, int unit);
 
 /* ---- the plan ---- */
 
+/* OP_NORM and those behind it end a step. */
 enum op_kind {
     OP_POST, /* arrival slot is free: microbatch's message may land in it (the credit) */
     OP_WAIT, /* until the message has landed; before a unit plain ones first, then dense ones as sent */

@@ -38,7 +38,7 @@ static double norm_time(const struct simulation *sim)
     for (int rank = 0; rank < sim->plan->ranks; rank++) {
         const struct rank_plan *list = &sim->plan->rank[rank];
         int next = sim->next[rank];
-        if (next < list->ops && list->op[next].kind < OP_NORM) {
+        if (next < list->ops && list->op[next].kind < OP_NORM) { /* the others end a step */
             return -1;
         }
         time = sim->clock[rank] > time ? sim->clock[rank] : time;

@@ -78,14 +78,17 @@ static status_t find_workspaces(const struct run_config *config, const struct mo
 static status_t print_all(const struct run_config *config, const struct model *model,
                           const struct plan *plan)
 {
-    char precision[32], recompute[32], known[128];
+    char precision[32], recompute[32], known[128], replicas[48] = "";
     int64_t workspace[plan->ranks];
     TRY(find_workspaces(config, model, plan, workspace, known, sizeof known));
     print_dense_cost(model);
-    printf("%lld parameters; %d stage%s, %d microbatches of %lld x %lld tokens, schedule %s\n"
+    if (plan->replicas > 1) {
+        snprintf(replicas, sizeof replicas, " on each of %d replicas", plan->replicas);
+    }
+    printf("%lld parameters; %d stage%s, %d microbatches of %lld x %lld tokens%s, schedule %s\n"
            "precision %s, recompute %s\n\n",
            (long long)model_parameter_count(model), plan->stages, plan->stages == 1 ? "" : "s",
-           plan->microbatches, (long long)model->B, (long long)model->T, plan->schedule,
+           plan->microbatches, (long long)model->B, (long long)model->T, replicas, plan->schedule,
            value_of(config, "precision", precision, sizeof precision),
            value_of(config, "parallel.recompute", recompute, sizeof recompute));
     plan_print_partition(plan, stdout);

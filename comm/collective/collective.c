@@ -64,7 +64,7 @@ static status_t create_auto(struct collective *collective)
     log_capture(why, sizeof why);
     status_t status = group_agree(group, create_as(collective, &nccl_collective_class));
     log_capture(NULL, 0);
-    if (status != STATUS_OK && (group->life->failed || status == STATUS_TIMEOUT)) {
+    if (status != STATUS_OK && (group->shared->failed || status == STATUS_TIMEOUT)) {
         log_error("%s", why);
         return status;
     }
@@ -315,7 +315,7 @@ status_t collective_give_up(const struct collective *collective, const struct pe
     struct group *group = collective->group;
     char doing[DOING_SIZE];
 
-    if (group->life->failed) {
+    if (group->shared->failed) {
         return group_lost(group);
     }
     return FAIL(STATUS_TIMEOUT,

@@ -63,7 +63,7 @@ struct mpi_collective {
 
 static pthread_mutex_t *mutex_of(const struct mpi_collective *self)
 {
-    return self->collective->group->life->wakeup.mutex;
+    return self->collective->group->shared->wakeup.mutex;
 }
 
 static bool reached(const uint32_t *word, uint32_t value)
@@ -124,10 +124,10 @@ static void tell_ready(struct mpi_collective *self)
 {
     pthread_mutex_lock(mutex_of(self));
     self->ready++;
-    if (self->words != NULL && !self->collective->group->life->failed) {
+    if (self->words != NULL && !self->collective->group->shared->failed) {
         __atomic_store_n(&self->words->ready, (uint32_t)self->ready, __ATOMIC_RELEASE);
     }
-    wakeup_signal(&self->collective->group->life->wakeup);
+    wakeup_signal(&self->collective->group->shared->wakeup);
     pthread_mutex_unlock(mutex_of(self));
 }
 
@@ -195,7 +195,7 @@ static status_t move_rounds(struct mpi_collective *self, bool *out_moved)
 static bool look(struct mpi_collective *self, int64_t *out_started)
 {
     pthread_mutex_lock(mutex_of(self));
-    bool go_on = !self->stop && !self->broken && !self->collective->group->life->failed;
+    bool go_on = !self->stop && !self->broken && !self->collective->group->shared->failed;
     *out_started = self->started;
     pthread_mutex_unlock(mutex_of(self));
     return go_on;
@@ -210,7 +210,7 @@ static void break_off(struct mpi_collective *self)
     }
     pthread_mutex_lock(mutex_of(self));
     self->broken = true;
-    wakeup_signal(&group->life->wakeup);
+    wakeup_signal(&group->shared->wakeup);
     pthread_mutex_unlock(mutex_of(self));
 }
 
@@ -395,7 +395,7 @@ static void mpi_destroy(struct collective *collective)
     if (self->words != NULL) {
         release_strike(collective->group, &self->release);
     }
-    if (!collective->group->life->failed && self->begun == self->ended) {
+    if (!collective->group->shared->failed && self->begun == self->ended) {
         MPI_Comm_free(&self->rounds.comm);
     }
     self_free(self);
@@ -415,7 +415,7 @@ static status_t wait_until_ready(struct mpi_collective *self, const struct pendi
     while (self->ready <= number && status == STATUS_OK) {
         if (self->broken) {
             status = STATUS_PEER; /* said by the thread */
-        } else if (group->life->failed || !wakeup_wait(&group->life->wakeup, until)) {
+        } else if (group->shared->failed || !wakeup_wait(&group->shared->wakeup, until)) {
             status = collective_give_up(self->collective, pending);
         }
     }

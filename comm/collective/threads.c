@@ -104,7 +104,7 @@ static void threads_destroy(struct collective *collective)
     pthread_mutex_lock(world->mutex);
     shared->gone |= collective->awaited < collective->started;
     while (shared->gone && shared->reading > 0) {
-        wakeup_wait(&collective->group->life->wakeup, INT64_MAX);
+        wakeup_wait(&collective->group->shared->wakeup, INT64_MAX);
     }
     bool last = --shared->holders == 0;
     pthread_mutex_unlock(world->mutex);
@@ -125,7 +125,7 @@ static struct record *record_of(const struct collective *collective, int64_t num
 static void signal_all(struct loop_world *world)
 {
     for (int i = 0; i < world->ranks; i++) {
-        wakeup_signal(&world->group[i].life->wakeup);
+        wakeup_signal(&world->group[i].shared->wakeup);
     }
 }
 
@@ -138,7 +138,7 @@ static status_t sleep_on(struct collective *collective, const struct pending_cal
     if (loop_is_dead(group)) {
         return STATUS_INTERRUPTED;
     }
-    if (group->life->failed || !wakeup_wait(&group->life->wakeup, until)) {
+    if (group->shared->failed || !wakeup_wait(&group->shared->wakeup, until)) {
         return collective_give_up(collective, pending);
     }
     return STATUS_OK;
@@ -149,7 +149,7 @@ static status_t read_begin(struct collective *collective, const struct pending_c
 {
     struct loop_collective *shared = collective->state;
 
-    if (collective->group->life->failed) {
+    if (collective->group->shared->failed) {
         return collective_give_up(collective, pending);
     }
     if (shared->gone) {

@@ -60,10 +60,10 @@ void group_init(struct group *group, const struct group_class *class, int rank, 
                 const struct group_options *options, pthread_mutex_t *shared)
 {
     fields_init(group, class, rank, size, options);
-    group->life = &group->own_life;
+    group->shared = &group->own_shared;
     group->top = group;
-    wakeup_init(&group->life->wakeup, shared);
-    pthread_mutex_init(&group->life->watch_mutex, NULL);
+    wakeup_init(&group->shared->wakeup, shared);
+    pthread_mutex_init(&group->shared->watch_mutex, NULL);
 }
 
 status_t group_init_split(struct group *group, const struct group *parent, const int *members,
@@ -75,7 +75,7 @@ status_t group_init_split(struct group *group, const struct group *parent, const
         rank++;
     }
     fields_init(group, parent->class, rank, size, &parent->options);
-    group->life = parent->life;
+    group->shared = parent->shared;
     group->top = parent->top;
     group->named = malloc((size_t)size * sizeof *group->named);
     if (group->named == NULL) {
@@ -90,82 +90,82 @@ status_t group_init_split(struct group *group, const struct group *parent, const
 void group_fini(struct group *group)
 {
     free(group->named);
-    if (group->life == &group->own_life) {
-        pthread_cond_destroy(&group->life->wakeup.condition);
-        pthread_mutex_destroy(&group->life->wakeup.own_mutex);
-        pthread_mutex_destroy(&group->life->watch_mutex);
+    if (group->shared == &group->own_shared) {
+        pthread_cond_destroy(&group->shared->wakeup.condition);
+        pthread_mutex_destroy(&group->shared->wakeup.own_mutex);
+        pthread_mutex_destroy(&group->shared->watch_mutex);
     }
 }
 
 const char *group_doing(struct group *group, char *buffer, size_t size)
 {
-    pthread_mutex_lock(&group->life->watch_mutex);
-    if (group->life->describe != NULL) {
+    pthread_mutex_lock(&group->shared->watch_mutex);
+    if (group->shared->describe != NULL) {
         buffer[0] = '\0';
-        group->life->describe(group->life->describe_arg, buffer, size);
+        group->shared->describe(group->shared->describe_arg, buffer, size);
     } else {
         snprintf(buffer, size, "%s",
-                 group->life->inside != NULL ? group->life->inside : "its own work");
+                 group->shared->inside != NULL ? group->shared->inside : "its own work");
     }
-    pthread_mutex_unlock(&group->life->watch_mutex);
+    pthread_mutex_unlock(&group->shared->watch_mutex);
     return buffer;
 }
 
 static void group_enter(struct group *group, const char *collective)
 {
-    pthread_mutex_lock(&group->life->watch_mutex);
-    group->life->inside = collective;
-    pthread_mutex_unlock(&group->life->watch_mutex);
+    pthread_mutex_lock(&group->shared->watch_mutex);
+    group->shared->inside = collective;
+    pthread_mutex_unlock(&group->shared->watch_mutex);
 }
 
 void group_fail(struct group *group, bool locked, const char *reason)
 {
     if (!locked) {
-        pthread_mutex_lock(group->life->wakeup.mutex);
+        pthread_mutex_lock(group->shared->wakeup.mutex);
     }
-    if (!group->life->failed) {
-        snprintf(group->life->reason, sizeof group->life->reason, "%s", reason);
-        group->life->failed = true;
-        for (struct release *each = group->life->releases; each != NULL; each = each->next) {
+    if (!group->shared->failed) {
+        snprintf(group->shared->reason, sizeof group->shared->reason, "%s", reason);
+        group->shared->failed = true;
+        for (struct release *each = group->shared->releases; each != NULL; each = each->next) {
             each->run(each->arg);
         }
     }
-    wakeup_signal(&group->life->wakeup);
+    wakeup_signal(&group->shared->wakeup);
     if (!locked) {
-        pthread_mutex_unlock(group->life->wakeup.mutex);
+        pthread_mutex_unlock(group->shared->wakeup.mutex);
     }
 }
 
 void release_enlist(struct group *group, struct release *release)
 {
-    pthread_mutex_lock(group->life->wakeup.mutex);
-    release->next = group->life->releases;
-    group->life->releases = release;
-    pthread_mutex_unlock(group->life->wakeup.mutex);
+    pthread_mutex_lock(group->shared->wakeup.mutex);
+    release->next = group->shared->releases;
+    group->shared->releases = release;
+    pthread_mutex_unlock(group->shared->wakeup.mutex);
 }
 
 void release_strike(struct group *group, struct release *release)
 {
-    pthread_mutex_lock(group->life->wakeup.mutex);
-    struct release **link = &group->life->releases;
+    pthread_mutex_lock(group->shared->wakeup.mutex);
+    struct release **link = &group->shared->releases;
     while (*link != NULL && *link != release) {
         link = &(*link)->next;
     }
     if (*link != NULL) {
         *link = release->next;
     }
-    pthread_mutex_unlock(group->life->wakeup.mutex);
+    pthread_mutex_unlock(group->shared->wakeup.mutex);
 }
 
 status_t group_lost(struct group *group)
 {
     char doing[DOING_SIZE];
-    bool told = atomic_exchange(&group->life->told, true);
+    bool told = atomic_exchange(&group->shared->told, true);
 
     /* The liveness thread has no log file, for a disk that hangs must not hold it: once told, the
      * line goes from here to this rank's file. */
-    if (!atomic_exchange(&group->life->filed, true)) {
-        log_write(told ? LOG_DEBUG : LOG_ERROR, "%s while rank %d was in %s", group->life->reason,
+    if (!atomic_exchange(&group->shared->filed, true)) {
+        log_write(told ? LOG_DEBUG : LOG_ERROR, "%s while rank %d was in %s", group->shared->reason,
                   group_named(group, group->rank), group_doing(group, doing, sizeof doing));
     }
     return STATUS_PEER;
@@ -173,12 +173,12 @@ status_t group_lost(struct group *group)
 
 status_t group_check(struct group *group)
 {
-    return group->life->failed ? group_lost(group) : STATUS_OK;
+    return group->shared->failed ? group_lost(group) : STATUS_OK;
 }
 
 bool group_is_lost(const struct group *group)
 {
-    return group->life->failed;
+    return group->shared->failed;
 }
 
 void group_give_up(struct group *group, const char *reason)
@@ -240,10 +240,10 @@ bool group_is_threads(const struct group *group)
 
 void group_watch(struct group *group, group_describe_fn describe, void *arg)
 {
-    pthread_mutex_lock(&group->life->watch_mutex);
-    group->life->describe = describe;
-    group->life->describe_arg = arg;
-    pthread_mutex_unlock(&group->life->watch_mutex);
+    pthread_mutex_lock(&group->shared->watch_mutex);
+    group->shared->describe = describe;
+    group->shared->describe_arg = arg;
+    pthread_mutex_unlock(&group->shared->watch_mutex);
 }
 
 /* ---- splitting ---- */

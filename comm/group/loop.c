@@ -65,26 +65,26 @@ static status_t meet(struct group *group)
         world->arrived = 0;
         world->generation++;
         for (int i = 0; i < world->ranks; i++) {
-            wakeup_signal(&world->group[i].life->wakeup);
+            wakeup_signal(&world->group[i].shared->wakeup);
         }
         return STATUS_OK;
     }
     while (world->generation == generation) {
-        if (group->life->failed) {
+        if (group->shared->failed) {
             return group_lost(group);
         }
         if (first_left(world) >= 0) {
             return FAIL(STATUS_PEER, "rank %d has left the group while rank %d was in %s",
                         first_left(world), group_named(group, group->rank),
-                        group->life->inside != NULL ? group->life->inside : "a meeting");
+                        group->shared->inside != NULL ? group->shared->inside : "a meeting");
         }
-        if (!wakeup_wait(&group->life->wakeup, until)) {
+        if (!wakeup_wait(&group->shared->wakeup, until)) {
             return FAIL(STATUS_TIMEOUT,
                         "only %d of %d ranks came within %g s while rank %d was in "
                         "%s; see what the others did last, or raise health.deadline_s",
                         world->arrived, world->ranks, group->options.deadline_s,
                         group_named(group, group->rank),
-                        group->life->inside != NULL ? group->life->inside : "a meeting");
+                        group->shared->inside != NULL ? group->shared->inside : "a meeting");
         }
     }
     return STATUS_OK;
@@ -163,7 +163,7 @@ static void leave(struct group *group, bool failed)
         if (failed && i != group->rank) {
             group_fail(&world->group[i], true, reason);
         }
-        wakeup_signal(&world->group[i].life->wakeup);
+        wakeup_signal(&world->group[i].shared->wakeup);
     }
     pthread_mutex_unlock(world->mutex);
 }

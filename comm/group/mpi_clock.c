@@ -24,7 +24,7 @@ static status_t clock_round(struct group *group, MPI_Comm comm, int peer, bool f
     }
     while (!done) {
         TRY_MPI(MPI_Testall(2, request, &done, MPI_STATUSES_IGNORE), "a clock");
-        if (group->life->failed) {
+        if (group->shared->failed) {
             return group_lost(group);
         }
     }

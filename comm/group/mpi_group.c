@@ -61,7 +61,7 @@ status_t mpi_settle(struct group *group, MPI_Request *requests, int count)
         if (done) {
             return STATUS_OK;
         }
-        if (group->life->failed) {
+        if (group->shared->failed) {
             return group_lost(group);
         }
         if (trace_now() > until) {

@@ -1,4 +1,4 @@
-/* mpi_split.c - groups split from one of processes: communicators of their own, the life of the first. */
+/* mpi_split.c - groups split from one of processes: communicators of their own, the liveness of the first. */
 #include <stdlib.h>
 
 #include "comm/comm.h"
@@ -84,7 +84,7 @@ void mpi_close_split(struct group *group)
 {
     struct mpi_state *state = mpi_state_of(group);
 
-    if (!group->life->failed) {
+    if (!group->shared->failed) {
         MPI_Comm_free(&state->collectives);
         MPI_Comm_free(&state->clocks);
     }

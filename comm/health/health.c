@@ -130,7 +130,7 @@ static void lose(struct health *health, int rank, enum health_cause cause)
     print_reason(health, rank, cause, reason, sizeof reason);
     log_error("%s while rank %d was in %s", reason, group->rank,
               group_doing(group, doing, sizeof doing));
-    group->life->told = true;
+    group->shared->told = true;
     tell_all(health, rank, cause);
     group_fail(group, false, reason);
 }

@@ -62,9 +62,9 @@ static bool has_reached(const uint32_t *word, uint32_t value)
  * for is in the books before a lost peer releases it, or the verb is refused. */
 static status_t ipc_enter(struct wire *wire)
 {
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
-    if (wire->group->life->failed) {
-        pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
+    if (wire->group->shared->failed) {
+        pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
         return group_lost(wire->group);
     }
     return STATUS_OK;
@@ -72,7 +72,7 @@ static status_t ipc_enter(struct wire *wire)
 
 static void ipc_leave(struct wire *wire)
 {
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
 }
 
 static void book(struct wire *wire, int channel)
@@ -332,9 +332,9 @@ static void *release_again(void *argument)
 
     while (!self->closing) {
         nanosleep(&(struct timespec){0, REFLOOD_MS * MILLISECOND}, NULL);
-        pthread_mutex_lock(self->wire->group->life->wakeup.mutex);
+        pthread_mutex_lock(self->wire->group->shared->wakeup.mutex);
         release_waits(self);
-        pthread_mutex_unlock(self->wire->group->life->wakeup.mutex);
+        pthread_mutex_unlock(self->wire->group->shared->wakeup.mutex);
     }
     return NULL;
 }
@@ -373,10 +373,10 @@ static bool drain(struct ipc_wire *self, void *stream)
         if (done || passed > 2 * DRAIN_MS * MILLISECOND) {
             return done;
         }
-        if (group->life->failed || passed > DRAIN_MS * MILLISECOND) {
-            pthread_mutex_lock(group->life->wakeup.mutex);
+        if (group->shared->failed || passed > DRAIN_MS * MILLISECOND) {
+            pthread_mutex_lock(group->shared->wakeup.mutex);
             release_waits(self);
-            pthread_mutex_unlock(group->life->wakeup.mutex);
+            pthread_mutex_unlock(group->shared->wakeup.mutex);
         }
         nap();
     }
@@ -406,7 +406,7 @@ static void take_leave(struct ipc_wire *self)
         }
     }
     for (int i = 0; i < group->size; i++) {
-        while (self->peer[i].sends_to_us && !group->life->failed && trace_now() < until &&
+        while (self->peer[i].sends_to_us && !group->shared->failed && trace_now() < until &&
                !has_reached(ipc_flags_word(&self->own, (size_t)i), 1)) {
             nap();
         }

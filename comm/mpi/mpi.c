@@ -324,7 +324,7 @@ static void mpi_wire_destroy(struct wire *wire)
     progress_stop(&self->progress);
     pthread_join(self->thread, NULL);
     withdraw(self);
-    if (!wire->group->life->failed) {
+    if (!wire->group->shared->failed) {
         MPI_Comm_free(&self->comm);
     }
     mpi_wire_free(self);

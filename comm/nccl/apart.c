@@ -10,7 +10,7 @@ enum { RUNNING, FINISHED, FORSAKEN };
 static void *run(void *argument)
 {
     struct apart *apart = argument;
-    struct wakeup *wakeup = &apart->group->life->wakeup;
+    struct wakeup *wakeup = &apart->group->shared->wakeup;
     int running = RUNNING;
 
     log_set_rank(group_named(apart->group, apart->group->rank));
@@ -26,7 +26,7 @@ static void *run(void *argument)
 
 status_t apart_run(struct apart *apart, int64_t until)
 {
-    struct life *life = apart->group->life;
+    struct group_shared *shared = apart->group->shared;
     int running = RUNNING;
     pthread_t thread;
 
@@ -36,13 +36,13 @@ status_t apart_run(struct apart *apart, int64_t until)
         return FAIL(STATUS_TIMEOUT, "rank %d: no thread for NCCL to run in",
                     group_named(apart->group, apart->group->rank));
     }
-    pthread_mutex_lock(life->wakeup.mutex);
-    while (apart->state == RUNNING && !life->failed && wakeup_wait(&life->wakeup, until)) {
+    pthread_mutex_lock(shared->wakeup.mutex);
+    while (apart->state == RUNNING && !shared->failed && wakeup_wait(&shared->wakeup, until)) {
     }
-    pthread_mutex_unlock(life->wakeup.mutex);
+    pthread_mutex_unlock(shared->wakeup.mutex);
     if (atomic_compare_exchange_strong(&apart->state, &running, FORSAKEN)) {
         pthread_detach(thread);
-        return life->failed ? STATUS_PEER : STATUS_TIMEOUT;
+        return shared->failed ? STATUS_PEER : STATUS_TIMEOUT;
     }
     pthread_join(thread, NULL);
     return STATUS_OK;

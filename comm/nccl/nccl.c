@@ -39,10 +39,10 @@ static struct nccl_wire *self_of(const struct wire *wire)
 
 static void count_message(struct wire *wire, int channel)
 {
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     wire->counts[channel].messages++;
     wire->counts[channel].bytes += (int64_t)wire->channel[channel].bytes;
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
 }
 
 /* What went wrong outside of our calls: a network, a thread of NCCL's. STATUS_INTERNAL here and below, for
@@ -211,7 +211,7 @@ static status_t rest(struct wire *wire, int channel, int64_t message, const char
     for (int i = 0; i < self->pairs; i++) {
         TRY(self->pair[i].sends ? STATUS_OK : issue_posted(wire, &self->pair[i]));
     }
-    if (wire->group->life->failed || trace_now() > until) {
+    if (wire->group->shared->failed || trace_now() > until) {
         return wire_give_up(wire, channel, message, verb);
     }
     nanosleep(&(struct timespec){0, NAP}, NULL);

@@ -174,7 +174,7 @@ static status_t disconnect(void *argument)
 static bool is_idle(const struct nccl_collective *self)
 {
     int64_t begin = trace_now();
-    int64_t most = self->group->life->failed ? GLANCE : CLOSE_S * INT64_C(1000000000);
+    int64_t most = self->group->shared->failed ? GLANCE : CLOSE_S * INT64_C(1000000000);
     bool done = false;
 
     if (device_event_record(self->device, self->last, self->stream) != STATUS_OK) {
@@ -228,7 +228,7 @@ static status_t nccl_collective_room(struct collective *collective, int64_t numb
     ncclResult_t state;
 
     while (under_way(self, number) >= most) {
-        if (self->group->life->failed || trace_now() > until) {
+        if (self->group->shared->failed || trace_now() > until) {
             return collective_give_up(collective, oldest);
         }
         nanosleep(&(struct timespec){0, NAP}, NULL);

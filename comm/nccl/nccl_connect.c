@@ -417,7 +417,7 @@ static bool is_idle(const struct nccl_wire *self, const struct nccl_pair *pair)
     }
     while (device_event_done(self->device, self->last, &done) == STATUS_OK && !done &&
            trace_now() - begin <
-               (self->group->life->failed ? GLANCE : CLOSE_S * INT64_C(1000000000))) {
+               (self->group->shared->failed ? GLANCE : CLOSE_S * INT64_C(1000000000))) {
         nanosleep(&(struct timespec){0, NAP}, NULL);
     }
     return done;

@@ -110,7 +110,7 @@ void progress_peers(const struct wire *wire, bool *out_talks)
 
 struct ticket *progress_take(struct progress *progress, bool *out_stop)
 {
-    pthread_mutex_t *mutex = progress->wire->group->life->wakeup.mutex;
+    pthread_mutex_t *mutex = progress->wire->group->shared->wakeup.mutex;
 
     pthread_mutex_lock(mutex);
     struct ticket *queue = progress->queue;
@@ -129,9 +129,9 @@ void progress_finish(struct ticket *ticket, int64_t put, bool good)
     struct wire *wire = ticket->progress->wire;
     int64_t now = trace_now();
 
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     if (ticket->state != TICKET_MOVING) { /* broken before */
-        pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+        pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
         return;
     }
     ticket->landed = now;
@@ -145,9 +145,9 @@ void progress_finish(struct ticket *ticket, int64_t put, bool good)
         streams_finish(ticket, good);
     } else {
         ticket->state = good ? TICKET_DONE : TICKET_BROKEN;
-        wakeup_signal(&wire->group->life->wakeup);
+        wakeup_signal(&wire->group->shared->wakeup);
     }
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
 }
 
 void progress_stop(struct progress *progress)
@@ -155,9 +155,9 @@ void progress_stop(struct progress *progress)
     if (progress->streams != NULL) {
         streams_drain(progress);
     }
-    pthread_mutex_lock(progress->wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(progress->wire->group->shared->wakeup.mutex);
     progress->stop = true;
-    pthread_mutex_unlock(progress->wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(progress->wire->group->shared->wakeup.mutex);
     progress->wake(progress);
 }
 
@@ -179,13 +179,13 @@ status_t progress_post(struct wire *wire, int channel, int slot, int64_t message
         return streams_post(progress, channel, slot, message);
     }
     struct ticket *ticket = &progress->arrival[channel][slot];
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     CHECK(ticket->state == TICKET_IDLE,
           "slot %d of channel %d posted for message %" PRId64 " still holds message %" PRId64, slot,
           channel, message, ticket->message);
     ticket->message = message;
     progress_enqueue(progress, ticket);
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
     progress->wake(progress);
     return STATUS_OK;
 }
@@ -238,7 +238,7 @@ status_t progress_put(struct wire *wire, int channel, int slot, int64_t message,
     if (progress->streams != NULL) {
         return streams_put(progress, channel, slot, message, source);
     }
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     reap(progress, channel);
     struct ticket *ticket = progress_ticket(progress, channel, slot, message);
     if (ticket != NULL) {
@@ -251,7 +251,7 @@ status_t progress_put(struct wire *wire, int channel, int slot, int64_t message,
         wire->counts[channel].messages++;
         wire->counts[channel].bytes += (int64_t)ticket->bytes;
     }
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
     if (ticket == NULL) {
         return FAIL(STATUS_NOMEM, "no memory for a message of channel %d", channel);
     }
@@ -265,12 +265,12 @@ static status_t settle(struct wire *wire, struct ticket *ticket, const char *ver
     int64_t until = group_deadline(wire->group);
 
     while (ticket->state == TICKET_MOVING) {
-        if (wire->group->life->failed || !wakeup_wait(&wire->group->life->wakeup, until)) {
+        if (wire->group->shared->failed || !wakeup_wait(&wire->group->shared->wakeup, until)) {
             return wire_give_up(wire, ticket->channel, ticket->message, verb);
         }
     }
     if (ticket->state == TICKET_BROKEN) { /* said by the progress thread */
-        return wire->group->life->failed ? group_lost(wire->group) : STATUS_INTERNAL;
+        return wire->group->shared->failed ? group_lost(wire->group) : STATUS_INTERNAL;
     }
     return STATUS_OK;
 }
@@ -284,7 +284,7 @@ status_t progress_wait(struct wire *wire, int channel, int slot, int64_t message
         return streams_wait(progress, channel, slot, message);
     }
     struct ticket *ticket = &progress->arrival[channel][slot];
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     CHECK(ticket->state != TICKET_IDLE && ticket->message == message,
           "wait for message %" PRId64 " in slot %d of channel %d, which was not posted for it",
           message, slot, channel);
@@ -293,7 +293,7 @@ status_t progress_wait(struct wire *wire, int channel, int slot, int64_t message
         *out_stamp = (struct wire_stamp){ticket->put, ticket->landed};
         ticket->state = TICKET_IDLE;
     }
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
     return status;
 }
 
@@ -305,7 +305,7 @@ status_t progress_sent(struct wire *wire, int channel, int64_t message)
     if (progress->streams != NULL) {
         return streams_sent(progress, channel, message);
     }
-    pthread_mutex_lock(wire->group->life->wakeup.mutex);
+    pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     struct ticket *ticket = progress->departure[channel];
     while (ticket != NULL && ticket->message != message) {
         ticket = ticket->older;
@@ -314,6 +314,6 @@ status_t progress_sent(struct wire *wire, int channel, int64_t message)
         status = settle(wire, ticket, "left");
         reap(progress, channel);
     }
-    pthread_mutex_unlock(wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
     return status;
 }

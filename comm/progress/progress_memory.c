@@ -163,17 +163,17 @@ void streams_drain(struct progress *progress)
     struct group *group = progress->wire->group;
     int last = -1;
 
-    pthread_mutex_lock(group->life->wakeup.mutex);
-    for (int64_t until = 0; progress->streams->departures > 0 && !group->life->failed;) {
+    pthread_mutex_lock(group->shared->wakeup.mutex);
+    for (int64_t until = 0; progress->streams->departures > 0 && !group->shared->failed;) {
         if (progress->streams->departures != last) {
             last = progress->streams->departures;
             until = trace_now() + LAST_WAIT;
         }
-        if (!wakeup_wait(&group->life->wakeup, until)) {
+        if (!wakeup_wait(&group->shared->wakeup, until)) {
             break;
         }
     }
-    pthread_mutex_unlock(group->life->wakeup.mutex);
+    pthread_mutex_unlock(group->shared->wakeup.mutex);
 }
 
 /* Lets every stream that waits go on. */
@@ -208,7 +208,7 @@ void streams_free(struct progress *progress)
     if (s == NULL) {
         return;
     }
-    if (s->pinned.base != NULL && !progress->wire->group->life->failed) {
+    if (s->pinned.base != NULL && !progress->wire->group->shared->failed) {
         release(progress);
     }
     for (int i = 0; s->to != NULL && i < progress->wire->group->size; i++) {
@@ -217,7 +217,7 @@ void streams_free(struct progress *progress)
     device_stream_destroy(device_of(progress), s->in);
     device_event_destroy(device_of(progress), s->put);
     device_event_destroy(device_of(progress), s->landed);
-    if (!progress->wire->group->life->failed) {
+    if (!progress->wire->group->shared->failed) {
         arena_destroy(&s->pinned);
     }
     free(s->queue);

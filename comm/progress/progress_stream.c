@@ -147,7 +147,7 @@ struct ticket *streams_due(struct progress *progress, struct ticket *queue)
     }
     s->watching = false;
     s->resting = true;
-    if (progress->wire->group->life->failed) { /* streams run on without us, over garbage */
+    if (progress->wire->group->shared->failed) { /* streams run on without us, over garbage */
         return NULL;
     }
     for (int i = 0; i < s->queues; i++) {
@@ -200,7 +200,7 @@ void streams_finish(struct ticket *ticket, bool good)
     char reason[REASON_SIZE];
 
     progress->streams->moved = ticket->landed;
-    if (group->life->failed ||
+    if (group->shared->failed ||
         (!good && progress->stop)) { /* words are far ahead; or withdrawn at the end */
         ticket->state = TICKET_BROKEN;
     } else if (!good) {
@@ -214,7 +214,7 @@ void streams_finish(struct ticket *ticket, bool good)
     } else if (ticket->sending) {
         ticket->state = TICKET_DONE;
         close_departures(channel);
-        wakeup_signal(&group->life->wakeup);
+        wakeup_signal(&group->shared->wakeup);
     } else {
         word_set(&channel->landed[ticket->slot], after(ticket->message));
         recycle(ticket);
@@ -226,17 +226,17 @@ void streams_finish(struct ticket *ticket, bool good)
 /* Streams do not stop the caller: this is where it learns that a peer is lost. */
 static status_t lock(struct progress *progress)
 {
-    pthread_mutex_lock(progress->wire->group->life->wakeup.mutex);
-    if (!progress->wire->group->life->failed) {
+    pthread_mutex_lock(progress->wire->group->shared->wakeup.mutex);
+    if (!progress->wire->group->shared->failed) {
         return STATUS_OK;
     }
-    pthread_mutex_unlock(progress->wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(progress->wire->group->shared->wakeup.mutex);
     return group_lost(progress->wire->group);
 }
 
 static void unlock(struct progress *progress)
 {
-    pthread_mutex_unlock(progress->wire->group->life->wakeup.mutex);
+    pthread_mutex_unlock(progress->wire->group->shared->wakeup.mutex);
 }
 
 /* Queues `ticket`, to be started when `word` reaches `due`; wakes the thread unless it is awake.

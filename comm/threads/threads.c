@@ -152,7 +152,7 @@ static void loop_destroy(struct wire *wire)
     pthread_mutex_lock(world->mutex);
     shared->end[wire->group->rank] = NULL;
     while (shared->copying > 0) {
-        wakeup_wait(&wire->group->life->wakeup, INT64_MAX);
+        wakeup_wait(&wire->group->shared->wakeup, INT64_MAX);
     }
     shared->holders--;
     if (shared->holders == 0) {
@@ -226,11 +226,11 @@ static void copy_message(struct wire *wire, int channel, struct loop_put *put,
     receiver->counts[channel].messages++;
     receiver->counts[channel].bytes += (int64_t)bytes;
     release_put(c, put);
-    wakeup_signal(&world->group[from].life->wakeup);
-    wakeup_signal(&world->group[to].life->wakeup);
+    wakeup_signal(&world->group[from].shared->wakeup);
+    wakeup_signal(&world->group[to].shared->wakeup);
     for (int i = 0; i < world->ranks; i++) { /* who waits to destroy its end */
         if (shared->end[i] == NULL) {
-            wakeup_signal(&world->group[i].life->wakeup);
+            wakeup_signal(&world->group[i].shared->wakeup);
         }
     }
 }
@@ -245,14 +245,14 @@ static void match(struct wire *wire, int channel)
     struct loop_put *put;
 
     while ((put = oldest_waiting(c)) != NULL && c->first_post >= 0 && shared->end[from] != NULL &&
-           shared->end[to] != NULL && !wire->group->life->failed) {
+           shared->end[to] != NULL && !wire->group->shared->failed) {
         struct loop_slot *slot = &c->slot[c->first_post];
         int index = c->first_post;
         c->first_post = slot->next;
         if (put->lost) {
             slot->state = SLOT_LOST;
             release_put(c, put);
-            wakeup_signal(&world->group[from].life->wakeup);
+            wakeup_signal(&world->group[from].shared->wakeup);
         } else if (put->message != slot->message || put->slot != index) {
             log_error("channel %d: message %" PRId64
                       " for slot %d meets the post of message %" PRId64
@@ -260,8 +260,8 @@ static void match(struct wire *wire, int channel)
                       channel, put->message, put->slot, slot->message, index);
             slot->state = SLOT_BROKEN;
             release_put(c, put);
-            wakeup_signal(&world->group[from].life->wakeup);
-            wakeup_signal(&world->group[to].life->wakeup);
+            wakeup_signal(&world->group[from].shared->wakeup);
+            wakeup_signal(&world->group[to].shared->wakeup);
         } else {
             copy_message(wire, channel, put, slot);
         }
@@ -367,8 +367,8 @@ static status_t loop_wait(struct wire *wire, int channel, int slot, int64_t mess
             break;
         }
         int64_t next = s->state == SLOT_LANDED && s->landed < until ? s->landed : until;
-        if (wire->group->life->failed ||
-            (!wakeup_wait(&wire->group->life->wakeup, next) && next == until)) {
+        if (wire->group->shared->failed ||
+            (!wakeup_wait(&wire->group->shared->wakeup, next) && next == until)) {
             status = wire_give_up(wire, channel, message, "landed");
             break;
         }
@@ -400,7 +400,7 @@ static status_t loop_sent(struct wire *wire, int channel, int64_t message)
             status = STATUS_INTERRUPTED;
             break;
         }
-        if (wire->group->life->failed || !wakeup_wait(&wire->group->life->wakeup, until)) {
+        if (wire->group->shared->failed || !wakeup_wait(&wire->group->shared->wakeup, until)) {
             status = wire_give_up(wire, channel, message, "left");
             break;
         }

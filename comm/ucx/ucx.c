@@ -252,7 +252,7 @@ static bool ucx_settle(struct ucx_wire *self, ucs_status_ptr_t request, int64_t 
         if (ucp_worker_progress(self->worker) == 0) {
             nanosleep(&(struct timespec){0, NAP}, NULL);
         }
-        if (self->progress.wire->group->life->failed || trace_now() > until) {
+        if (self->progress.wire->group->shared->failed || trace_now() > until) {
             return false; /* the request is lost with the worker */
         }
     }
@@ -418,7 +418,7 @@ static bool greet_peers(struct ucx_wire *self, int word, int64_t until)
 
 static status_t say_unconnected(struct group *group)
 {
-    if (group->life->failed) {
+    if (group->shared->failed) {
         return group_lost(group);
     }
     return FAIL(STATUS_TIMEOUT,
@@ -476,7 +476,7 @@ static void ucx_free(struct ucx_wire *self)
         progress_stop(&self->progress);
         pthread_join(self->thread, NULL);
     }
-    if (self->worker != NULL && !self->progress.wire->group->life->failed) {
+    if (self->worker != NULL && !self->progress.wire->group->shared->failed) {
         withdraw_posts(self);
         if (was_running) { /* a rank that fails alone finds no partner for this and goes on */
             greet_peers(self, GOODBYE, trace_now() + CLOSE_MS * INT64_C(1000000));

@@ -113,10 +113,10 @@ static bool fails_within(struct scene *scene, int ms)
 {
     int64_t until = trace_now() + ms * INT64_C(1000000);
 
-    while (!scene->group.life->failed && trace_now() < until) {
+    while (!scene->group.shared->failed && trace_now() < until) {
         nanosleep(&(struct timespec){0, 1000000}, NULL);
     }
-    return scene->group.life->failed;
+    return scene->group.shared->failed;
 }
 
 static void test_death(void **state)
@@ -128,8 +128,8 @@ static void test_death(void **state)
     assert_false(fails_within(&scene, 120));
     kill(scene.child, SIGKILL);
     assert_true(fails_within(&scene, 1000));
-    assert_string_equal(scene.group.life->reason, "rank 1 died (killed?)");
-    assert_true(scene.group.life->told);
+    assert_string_equal(scene.group.shared->reason, "rank 1 died (killed?)");
+    assert_true(scene.group.shared->told);
     end(&scene);
 }
 
@@ -144,7 +144,7 @@ static void test_silence(void **state)
         assert_false(fails_within(&scene, 200));
     }
     assert_true(fails_within(&scene, 3000));
-    assert_non_null(strstr(scene.group.life->reason, "rank 2 has not answered for 0.8 s"));
+    assert_non_null(strstr(scene.group.shared->reason, "rank 2 has not answered for 0.8 s"));
     assert_true(scene.beats >= 8);
     end(&scene);
 }
@@ -158,14 +158,14 @@ static void test_notes(void **state)
     say(&scene, (struct health_note){HEALTH_LOST, 1, CAUSE_GAVE_UP});
     kill(scene.child, SIGKILL); /* what it said counts, not that it then ended */
     assert_true(fails_within(&scene, 1000));
-    assert_non_null(strstr(scene.group.life->reason, "rank 1 gave up"));
+    assert_non_null(strstr(scene.group.shared->reason, "rank 1 gave up"));
     end(&scene);
 
     begin(&scene, 30);
     say(&scene, (struct health_note){HEALTH_LOST, 1, CAUSE_TERMINATED});
     assert_false(fails_within(&scene, 200)); /* the signal may be on its way to us */
     assert_true(fails_within(&scene, 2000));
-    assert_string_equal(scene.group.life->reason, "rank 1 was ended by SIGTERM");
+    assert_string_equal(scene.group.shared->reason, "rank 1 was ended by SIGTERM");
     end(&scene);
 }
 
@@ -180,7 +180,7 @@ static void test_late_notes(void **state)
     assert_false(fails_within(&scene, 100));
     say(&scene, (struct health_note){HEALTH_LOST, 2, CAUSE_GAVE_UP});
     assert_true(fails_within(&scene, 1000));
-    assert_non_null(strstr(scene.group.life->reason, "rank 2 gave up"));
+    assert_non_null(strstr(scene.group.shared->reason, "rank 2 gave up"));
     end(&scene);
 
     begin(&scene, 30); /* rank 2 ends because SIGTERM ended rank 1, and says so */
@@ -188,7 +188,7 @@ static void test_late_notes(void **state)
     assert_false(fails_within(&scene, 100));
     say_from(&scene, 2, (struct health_note){HEALTH_LOST, 1, CAUSE_TERMINATED});
     assert_true(fails_within(&scene, 1000));
-    assert_string_equal(scene.group.life->reason, "rank 1 was ended by SIGTERM");
+    assert_string_equal(scene.group.shared->reason, "rank 1 was ended by SIGTERM");
     end(&scene);
 
     begin(&scene, 30); /* rank 2 gets SIGTERM because rank 1 died */
@@ -196,7 +196,7 @@ static void test_late_notes(void **state)
     assert_false(fails_within(&scene, 100));
     say_from(&scene, 2, (struct health_note){HEALTH_LOST, 2, CAUSE_TERMINATED});
     assert_true(fails_within(&scene, 1000));
-    assert_string_equal(scene.group.life->reason, "rank 1 died (killed?)");
+    assert_string_equal(scene.group.shared->reason, "rank 1 died (killed?)");
     end(&scene);
 }
 
@@ -211,7 +211,7 @@ static void test_bystander(void **state)
     assert_false(fails_within(&scene, 100));
     kill(scene.other, SIGKILL);
     assert_true(fails_within(&scene, 2000));
-    assert_string_equal(scene.group.life->reason, "rank 1 was ended by SIGTERM");
+    assert_string_equal(scene.group.shared->reason, "rank 1 was ended by SIGTERM");
     end(&scene);
 }
 

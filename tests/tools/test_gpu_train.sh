@@ -39,6 +39,18 @@ run_gpu 0 2 train run.yaml logging.run=bf16 "${bf16[@]}" checkpoint.every=3 chec
 run_gpu 0 2 train run.yaml logging.run=bf16-resumed "${bf16[@]}" checkpoint.resume=bf16/checkpoints/step-3
 cmp bf16-resumed/model/model.safetensors bf16/model/model.safetensors || fail "bf16: other weights after going on"
 
+# Replicas: half the microbatches on each of two, whatever carries their sums; sums of two have one order.
+halves=(optimizer.steps=8 data.valid_every=4 data.mask_documents=true data.eod=10 parallel.dp=2 parallel.microbatches=2)
+run_gpu 0 2 train run.yaml logging.run=halves "${halves[@]}"
+run_gpu 0 2 train run.yaml logging.run=by-host "${halves[@]}" parallel.collectives=host
+cmp halves/model/model.safetensors by-host/model/model.safetensors || fail "other weights by way of the host"
+python3 - <<'END2' || fail "replicas: other losses"
+import json
+read = lambda run: [json.loads(line) for line in open(f"{run}/metrics.jsonl")]
+for a, b in zip(read("halves"), read("one"), strict=True):
+    assert a["sequences"] == b["sequences"] and abs(a["loss"] / b["loss"] - 1) < 1e-4, (a, b)
+END2
+
 run_gpu 1 1 train "$MUDDPIPE_SOURCE/model/configs/muddformer-6.9b.json" data.train=train.bin \
     data.micro_batch=64 logging.run=none
 says "rank 0 needs " " GiB free: weights, gradients and optimizer " "more stages (start more ranks)" \

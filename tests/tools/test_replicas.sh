@@ -79,6 +79,13 @@ same grows mpi
 says "memory " " on rank 3" "2 replicas of a pipeline of 2 ranks (parallel.order=pp-dp)" \
     "replica 0: ranks 0-1 on $(hostname)" "replica 1: ranks 2-3 on $(hostname)"
 
+run 0 "$MUDDPIPE" eval model=alone/model data.valid=valid.bin "${threads[@]}"
+one_loss=$(grep -o 'held-out loss [0-9.]*' out)
+run 0 "$MUDDPIPE" eval model=alone/model data.valid=valid.bin "${threads[@]}" parallel.pp=2 parallel.dp=3
+python3 -c "
+a, b = '${one_loss##* }', '$(grep -o 'held-out loss [0-9.]*' out)'.split()[-1]
+assert abs(float(a) / float(b) - 1) < 1e-12, (a, b)" || fail "another held-out loss over three replicas"
+
 # Bytes of a step, and memory of each rank, to the byte.
 run 0 "$MUDDPIPE" plan run.yaml parallel.pp=2 parallel.dp=2
 planned=$(awk '/^replicas:/ { found = 1 } found && $1 == "all" { print $NF }' out)

@@ -89,6 +89,11 @@ after=$(sed -n 's/.*resumed after step \([0-9]*\).*/\1/p' "slurm-$job.out" | tai
 [[ -n $after ]] || fail "the run did not go on"
 whole dies "$((after + 50))"
 slurm_node n2
+for ((i = 0; i < 300; i++)); do # or a job would be given the others
+    [[ $(sinfo -h -n n2 -o %T) == idle ]] && break
+    sleep 0.1
+done
+((i < 300)) || fail "n2 has not come back: $(sinfo -h -n n2 -o %T)"
 
 # A node that preflight names is left out; with no spare for it the job ends. (What preflight itself finds depends on
 # the moment here, where nodes share two cores: so its verdict is made up.)
