@@ -68,8 +68,9 @@ static void test_sums(void **state)
 static void test_split(void **state)
 {
     (void)state;
-    for (int ranks = 1; ranks <= 6; ranks++) {
-        assert_ok(group_run_threads(ranks, &patient, NULL, run_split, NULL));
+    const int ranks[] = {1, 3, 5};
+    for (size_t i = 0; i < sizeof ranks / sizeof ranks[0]; i++) {
+        assert_ok(group_run_threads(ranks[i], &patient, NULL, run_split, NULL));
     }
 }
 

@@ -44,10 +44,10 @@ for transport in $wires; do
         none "$n" "$PRETEND"
     done
 done
-run_ranks 0 4 train run.yaml logging.run=replicas "${often[@]}" parallel.dp=2
-none 4 "$COUNTED"
-run_pretend 0 4 ipc train run.yaml logging.run=gpu-replicas "${often[@]}" parallel.dp=2
-none 4 "$PRETEND"
+run_ranks 0 2 train run.yaml logging.run=replicas "${often[@]}" parallel.dp=2
+none 2 "$COUNTED"
+run_pretend 0 2 ipc train run.yaml logging.run=gpu-replicas "${often[@]}" parallel.dp=2
+none 2 "$PRETEND"
 
 # The counter counts: what is written of a recorded step takes memory, between two steps.
 run_ranks 0 1 train run.yaml logging.run=recorded "${often[@]}" profile.first_step=3 profile.steps=2
