@@ -107,7 +107,7 @@ status_t collective_create(struct group *group, const struct collective_options 
                            struct collective **out)
 {
     struct collective *collective = calloc(1, sizeof *collective);
-    status_t status = STATUS_NOMEM;
+    status_t status;
 
     CHECK(options->under_way > 0, "%d collectives under way", options->under_way);
     if (collective != NULL) {
@@ -120,6 +120,8 @@ status_t collective_create(struct group *group, const struct collective_options 
             collective->stream = options->stream;
         }
         status = make_room(collective);
+    } else {
+        status = FAIL(STATUS_NOMEM, "no memory for collectives of %d ranks", group->size);
     }
     TRY_GOTO(group_agree(group, status), free_collective);
     if (group->size > 1) {

@@ -135,12 +135,14 @@ static status_t nccl_collective_create(struct collective *collective)
 
     TRY(nccl_check_members(group, collective->device, NULL));
     struct nccl_collective *self = calloc(1, sizeof *self);
-    status_t status = STATUS_NOMEM;
+    status_t status;
     if (self != NULL) {
         self->collective = collective;
         self->group = group;
         self->device = collective->device;
         status = create_local(self);
+    } else {
+        status = FAIL(STATUS_NOMEM, "no memory for collectives over NCCL");
     }
     status = group_agree(group, status);
     if (status == STATUS_OK) {
