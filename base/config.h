@@ -119,7 +119,8 @@ struct run_config {
         char algorithms[CONFIG_STRING]; /* "" = the library's choice, "measure", or a file */
     } kernels;
     struct {
-        int64_t pp;                    /* ranks of a pipeline; 0 = ranks started / dp */
+        int64_t pp;                    /* ranks of a pipeline; 0 = ranks started / (tp dp) */
+        int64_t tp;                    /* ranks that compute a stage together */
         int64_t dp;                    /* replicas */
         int order;                     /* enum mesh_order */
         int collectives;               /* enum collectives_choice */

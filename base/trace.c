@@ -14,6 +14,7 @@ static const char *const names[TRACE_CATEGORIES] = {
     [TRACE_EXPOSED_PLAIN] = "exposed_plain",
     [TRACE_EXPOSED_DENSE] = "exposed_dense",
     [TRACE_COLLECTIVE] = "collective",
+    [TRACE_TENSOR] = "tensor parallel",
 };
 
 int64_t trace_now(void)

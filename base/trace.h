@@ -19,6 +19,7 @@ enum trace_category {
     TRACE_EXPOSED_PLAIN, /* bytes of the newest key, H_i or its gradient on the wire */
     TRACE_EXPOSED_DENSE, /* bytes of any other shipment on the wire */
     TRACE_COLLECTIVE,    /* until what replicas exchange is there */
+    TRACE_TENSOR,        /* until what ranks that compute a stage together exchange is there */
     TRACE_CATEGORIES
 };
 

@@ -2,9 +2,11 @@
  *
  *     Attn(Nq(xQ), Nk(xK), Nv(xV)) Wo^T
  *
- * with inputs from the connector, which also takes the output on.
+ * with inputs from the connector, which also takes the output on. With tensor parallelism norms see the rows of this
+ * part; projections and attention see all rows, of this part's heads (model.h).
  */
 #include "model/connect/connect.h"
+#include "model/tp.h"
 
 static const enum param_role projection_role[INPUTS] = {PARAM_WQ, PARAM_WK, PARAM_WV};
 
@@ -67,7 +69,7 @@ static int norm_index(const struct unit_shape *shape, int way)
 static struct norm_shape head_norm(const struct part *part, const struct unit_shape *shape,
                                    size_t heads)
 {
-    return (struct norm_shape){NORM_RMS, shape->N * heads, shape->E,
+    return (struct norm_shape){NORM_RMS, shape->tokens * heads, shape->E,
                                (float)part->model->config.norm_eps};
 }
 
@@ -88,8 +90,21 @@ static void rotate(const struct part *part, const struct unit_shape *shape, int 
                    size_t heads, bool inverse)
 {
     const struct frame *own = &part->now->frame[frame];
-    part->kernels->rope(&part->ctx, x, part->cosine, part->sine, own->position, inverse, shape->N,
-                        shape->T, heads, shape->E, shape->R);
+    part->kernels->rope(&part->ctx, x, part->cosine, part->sine, own->position, inverse,
+                        shape->tokens, shape->T, heads, shape->E, shape->R);
+}
+
+/* Ways whose normed inputs are tensors of their own. */
+static int distinct_ways(const struct unit_shape *shape)
+{
+    return shape->shared_input ? 1 : INPUTS;
+}
+
+/* The normed input of a way, of all rows. */
+static const void *whole_normed(const struct part *part, const struct unit_shape *shape,
+                                const struct stash *stash, int way)
+{
+    return tp_all(part, stash->normed[way], shape->shared_input ? 0 : way);
 }
 
 static void norm_inputs(struct part *part, const struct unit_shape *shape, int unit, int frame,
@@ -107,17 +122,35 @@ static void norm_inputs(struct part *part, const struct unit_shape *shape, int u
     }
 }
 
-/* raw = before QK-norm. */
+static void gather_inputs(struct part *part, const struct unit_shape *shape,
+                          const struct stash *stash)
+{
+    for (int way = WAY_Q; way < distinct_ways(shape); way++) {
+        tp_gather_begin(part, stash->normed[way], way);
+    }
+}
+
+/* Until the way's is there. */
+static void gather_wait(struct part *part, const struct unit_shape *shape, int way)
+{
+    if (way < distinct_ways(shape)) {
+        tp_end(part);
+    }
+}
+
+/* raw = before QK-norm. A way is projected while those behind it are on their way. */
 static void project(struct part *part, const struct unit_shape *shape, int unit,
                     struct stash *stash)
 {
     void *raw[INPUTS] = {shape->qk_norm ? stash->q_raw : stash->q,
                          shape->qk_norm ? stash->k_raw : stash->k, stash->v};
+    gather_inputs(part, shape, stash);
     for (int way = WAY_Q; way < INPUTS; way++) {
-        part->kernels->linear_forward(&part->ctx, raw[way], stash->normed[way],
+        gather_wait(part, shape, way);
+        part->kernels->linear_forward(&part->ctx, raw[way], whole_normed(part, shape, stash, way),
                                       projection_weight(part, shape, unit, way),
-                                      projection_bias(part, shape, unit, way), shape->N, shape->D,
-                                      projection_width(shape, way));
+                                      projection_bias(part, shape, unit, way), shape->tokens,
+                                      shape->D, projection_width(shape, way));
     }
 }
 
@@ -162,9 +195,10 @@ void attention_forward(struct part *part, int unit, int frame)
     const struct unit_shape *shape = unit_shape(part->model, unit);
     struct stash *stash = part_stash(part, unit, frame);
     form_inner(part, shape, unit, frame, stash);
-    kernels->linear_forward(
-        &part->ctx, stash->out, stash->attended, unit_weight(part, unit, PARAM_WO, 0),
-        unit_bias(part, unit, PARAM_WO, 0), shape->N, shape->H * shape->E, shape->D);
+    kernels->linear_forward(&part->ctx, tp_partial(part, 0, stash->out), stash->attended,
+                            unit_weight(part, unit, PARAM_WO, 0), tp_bias(part, unit, PARAM_WO),
+                            shape->tokens, shape->H * shape->E, shape->D);
+    tp_sum_output(part, shape, stash);
     connect_output(part, unit, frame);
 }
 
@@ -200,28 +234,59 @@ static struct projected projected_gradients(const struct stash *stash,
                                backward->dk ? backward->dk : stash->k_raw, backward->dv}};
 }
 
-/* From those to the gradients of the ways' inputs. */
-static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
+/* A way's part in the gradient of its normed input. */
+static void unproject_way(struct part *part, const struct unit_shape *shape, int unit,
+                          const struct projected *dprojected, int way, void *dnormed)
 {
-    const struct kernels *kernels = part->kernels;
+    bool accumulate = way > WAY_Q && shape->shared_input;
+    part->kernels->linear_backward_input(&part->ctx, dnormed, accumulate, dprojected->way[way],
+                                         projection_weight(part, shape, unit, way), shape->tokens,
+                                         shape->D, projection_width(shape, way));
+}
+
+/* Is the gradient of the way's normed input complete after it? */
+static bool is_last_of_input(const struct unit_shape *shape, int way)
+{
+    return way == INPUTS - 1 || !shape->shared_input;
+}
+
+/* From the gradient of a way's normed input, of this part's rows, to that of its input. */
+static void unnorm_way(struct part *part, const struct unit_shape *shape, int unit, int frame,
+                       int way, const void *dnormed)
+{
     const struct stash *stash = part_backward_stash(part, unit);
     struct backward *backward = part_backward_of(part, unit);
-    const struct projected dprojected = projected_gradients(stash, backward);
     struct norm_shape norm = unit_norm(part, shape);
-    void *dnormed = part->scratch[0]; /* not dinput: that may be the norm's input itself */
+    bool adds;
+    void *dinput = connect_input_gradient(part, unit, way, &adds);
+    CHECK(!adds, "the gradient of an attention's input is whole");
+    part->kernels->norm_backward(
+        &part->ctx, &norm, dinput, false, backward->dscale[way], backward->dbias[way], dnormed,
+        connect_input(part, unit, frame, way), stash->mean[way], stash->rstd[way],
+        unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
+}
+
+/* From those to the gradients of the ways' inputs. With one part all ways take turns in one place (not dinput: that
+ * may be the norm's input itself); with several a way's sum is on its way while the next one is formed. */
+static void unproject(struct part *part, const struct unit_shape *shape, int unit, int frame)
+{
+    const struct projected dprojected =
+        projected_gradients(part_backward_stash(part, unit), part_backward_of(part, unit));
+    void *dnormed[INPUTS];
+    bool several = part->model->tp > 1;
     for (int way = WAY_Q; way < INPUTS; way++) {
-        bool accumulate = way > WAY_Q && shape->shared_input;
-        bool last = way == INPUTS - 1 || !shape->shared_input, adds;
-        void *dinput = connect_input_gradient(part, unit, way, &adds);
-        CHECK(!adds, "the gradient of an attention's input is whole");
-        kernels->linear_backward_input(&part->ctx, dnormed, accumulate, dprojected.way[way],
-                                       projection_weight(part, shape, unit, way), shape->N,
-                                       shape->D, projection_width(shape, way));
-        if (last) {
-            kernels->norm_backward(
-                &part->ctx, &norm, dinput, false, backward->dscale[way], backward->dbias[way],
-                dnormed, connect_input(part, unit, frame, way), stash->mean[way], stash->rstd[way],
-                unit_weight(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)));
+        dnormed[way] = tp_partial(part, shape->shared_input ? 0 : way, part->scratch[0]);
+        unproject_way(part, shape, unit, &dprojected, way, dnormed[way]);
+        if (is_last_of_input(shape, way) && several) {
+            tp_scatter_begin(part, dnormed[way]);
+        } else if (is_last_of_input(shape, way)) {
+            unnorm_way(part, shape, unit, frame, way, dnormed[way]);
+        }
+    }
+    for (int way = WAY_Q; way < INPUTS && several; way++) {
+        if (is_last_of_input(shape, way)) {
+            tp_end(part);
+            unnorm_way(part, shape, unit, frame, way, tp_own_rows(part, dnormed[way]));
         }
     }
 }
@@ -249,7 +314,6 @@ void attention_backward(struct part *part, int unit, int frame)
     const struct unit_shape *shape = unit_shape(part->model, unit);
     const struct stash *stash = part_backward_stash(part, unit);
     struct backward *backward = part_backward_of(part, unit);
-    const void *doutput = connect_output_gradient(part, unit);
     void *dattended = part->scratch[0];
     void *dq = backward->dq, *dk = backward->dk;
     if (shape->qk_norm) {
@@ -258,9 +322,10 @@ void attention_backward(struct part *part, int unit, int frame)
     }
     recompute(part, shape, unit, frame);
     connect_output_backward(part, unit, frame);
+    const void *doutput = tp_gather_output_gradient(part, unit);
     struct attention_shape scores = scores_shape(part, shape, frame);
     kernels->linear_backward_input(&part->ctx, dattended, false, doutput,
-                                   unit_weight(part, unit, PARAM_WO, 0), shape->N,
+                                   unit_weight(part, unit, PARAM_WO, 0), shape->tokens,
                                    shape->H * shape->E, shape->D);
     kernels->attention_backward(&part->ctx, &scores, dq, dk, backward->dv, dattended,
                                 stash->attended, stash->lse, stash->q, stash->k, stash->v);
@@ -279,16 +344,18 @@ void attention_weight_gradient(struct part *part, int unit, int frame)
     const struct unit_shape *shape = unit_shape(part->model, unit);
     const struct stash *stash = part_backward_stash(part, unit);
     const struct backward *backward = part_backward_of(part, unit);
-    const void *doutput = connect_output_gradient(part, unit);
     const struct projected dprojected = projected_gradients(stash, backward);
+    gather_inputs(part, shape, stash);
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_WO, 0),
-                                    unit_bias_gradient(part, unit, PARAM_WO, 0), doutput,
-                                    stash->attended, shape->N, shape->H * shape->E, shape->D);
+                                    tp_bias_gradient(part, unit, PARAM_WO),
+                                    tp_output_gradient(part, unit), stash->attended, shape->tokens,
+                                    shape->H * shape->E, shape->D);
     for (int way = WAY_Q; way < INPUTS; way++) {
+        gather_wait(part, shape, way);
         kernels->linear_backward_weight(&part->ctx, projection_gradient(part, shape, unit, way),
                                         projection_bias_gradient(part, shape, unit, way),
-                                        dprojected.way[way], stash->normed[way], shape->N, shape->D,
-                                        projection_width(shape, way));
+                                        dprojected.way[way], whole_normed(part, shape, stash, way),
+                                        shape->tokens, shape->D, projection_width(shape, way));
         if (way == WAY_Q || !shape->shared_input) {
             kernels->accumulate_f32(
                 &part->ctx, unit_gradient(part, unit, PARAM_ATTN_NORM, norm_index(shape, way)),

@@ -2,7 +2,7 @@
  *
  * FLOPs of a matrix product are 2 * rows * inner * columns. Attention counts the causal half:
  * forward 2 products of B * H * T * T/2 * E each; backward five such products. What connectors cost they
- * say themselves.
+ * say themselves. With tensor parallelism all of it is what one part does.
  */
 #include "model/cost.h"
 
@@ -13,7 +13,7 @@
 static void unit_flops(const struct unit_shape *shape, const struct connect_flops *connect,
                        struct unit *unit)
 {
-    double N = (double)shape->N, D = (double)shape->D;
+    double N = (double)shape->tokens, D = (double)shape->D;
     double query = (double)(shape->H * shape->E), key = (double)(shape->G * shape->E);
     double linear = 0, scores = 0;
     switch (shape->kind) {
@@ -45,7 +45,7 @@ static double recomputed_flops(enum recompute_choice recompute, const struct uni
                                const struct connect_flops *connect, const struct unit *unit)
 {
     double kept = 0; /* the product of the forward that gives the output */
-    double N = (double)shape->N, D = (double)shape->D;
+    double N = (double)shape->tokens, D = (double)shape->D;
     if (recompute != RECOMPUTE_FULL || shape->kind == UNIT_EMBED) {
         return recompute == RECOMPUTE_SELECTIVE ? connect->selective : 0;
     }

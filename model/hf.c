@@ -65,8 +65,7 @@ static status_t import_tensor(struct part *part, int param, const struct tensor 
     }
     status_t status = tensor_to_float(tensor, values);
     if (status == STATUS_OK) {
-        struct slice whole = slice_whole(part->model, STORE_WEIGHTS, param);
-        status = part_write(part, &whole, values);
+        status = part_write(part, STORE_WEIGHTS, param, values);
     }
     free(values);
     return status;

@@ -59,16 +59,16 @@ static void layout_attention(const struct layout *l, struct stash *out)
     const struct unit_shape *shape = l->shape;
     size_t query = shape->H * shape->E, key = shape->G * shape->E;
     layout_input_norms(l, out);
-    out->q = layout_tensor(l, shape->qk_norm ? CHEAP : CORE, shape->N, query);
-    out->k = layout_tensor(l, shape->qk_norm ? CHEAP : CORE, shape->N, key);
-    out->v = layout_tensor(l, CORE, shape->N, key);
+    out->q = layout_tensor(l, shape->qk_norm ? CHEAP : CORE, shape->tokens, query);
+    out->k = layout_tensor(l, shape->qk_norm ? CHEAP : CORE, shape->tokens, key);
+    out->v = layout_tensor(l, CORE, shape->tokens, key);
     if (shape->qk_norm) {
-        out->q_raw = layout_tensor(l, CORE, shape->N, query);
-        out->k_raw = layout_tensor(l, CORE, shape->N, key);
-        out->q_rstd = layout_floats(l, CORE, shape->N * shape->H);
-        out->k_rstd = layout_floats(l, CORE, shape->N * shape->G);
+        out->q_raw = layout_tensor(l, CORE, shape->tokens, query);
+        out->k_raw = layout_tensor(l, CORE, shape->tokens, key);
+        out->q_rstd = layout_floats(l, CORE, shape->tokens * shape->H);
+        out->k_rstd = layout_floats(l, CORE, shape->tokens * shape->G);
     }
-    out->attended = layout_tensor(l, CORE, shape->N, query);
+    out->attended = layout_tensor(l, CORE, shape->tokens, query);
     out->lse = layout_floats(l, CORE, shape->B * shape->H * shape->T);
 }
 
@@ -78,9 +78,9 @@ static void layout_ffn(const struct layout *l, struct stash *out)
     out->normed[0] = layout_tensor(l, CHEAP, shape->N, shape->D);
     out->rstd[0] = layout_floats(l, CORE, shape->N);
     out->mean[0] = shape->norm == NORM_LAYER ? layout_floats(l, CORE, shape->N) : NULL;
-    out->gate = layout_tensor(l, CORE, shape->N, shape->F);
-    out->up = shape->gelu ? NULL : layout_tensor(l, CORE, shape->N, shape->F);
-    out->activated = layout_tensor(l, CHEAP, shape->N, shape->F);
+    out->gate = layout_tensor(l, CORE, shape->tokens, shape->F);
+    out->up = shape->gelu ? NULL : layout_tensor(l, CORE, shape->tokens, shape->F);
+    out->activated = layout_tensor(l, CHEAP, shape->tokens, shape->F);
 }
 
 static void layout_head(const struct layout *l, struct stash *out)
@@ -132,7 +132,7 @@ static void layout_recomputed(const struct layout *l, struct backward *out)
         out->normed[c] = out->normed[0];
     }
     if (selective && shape->kind == UNIT_FFN) {
-        out->activated = layout_tensor(l, UNTIL_GRAD, shape->N, shape->F);
+        out->activated = layout_tensor(l, UNTIL_GRAD, shape->tokens, shape->F);
     }
 }
 
@@ -148,15 +148,23 @@ static void layout_norm_shares(const struct layout *l, int inputs, struct backwa
     }
 }
 
+/* The output's gradient of all parts' tokens, gathered by B for itself and W. */
+static void layout_output_gradient(const struct layout *l, struct backward *out)
+{
+    const struct unit_shape *shape = l->shape;
+    out->doutput = l->model->tp > 1 ? layout_tensor(l, UNTIL_W, shape->tokens, shape->D) : NULL;
+}
+
 static void layout_attention_backward(const struct layout *l, struct backward *out)
 {
     const struct unit_shape *shape = l->shape;
     layout_norm_shares(l, shape->shared_input ? 1 : INPUTS, out);
+    layout_output_gradient(l, out);
     if (!shape->qk_norm) {
-        out->dq = layout_tensor(l, UNTIL_W, shape->N, shape->H * shape->E);
-        out->dk = layout_tensor(l, UNTIL_W, shape->N, shape->G * shape->E);
+        out->dq = layout_tensor(l, UNTIL_W, shape->tokens, shape->H * shape->E);
+        out->dk = layout_tensor(l, UNTIL_W, shape->tokens, shape->G * shape->E);
     }
-    out->dv = layout_tensor(l, UNTIL_W, shape->N, shape->G * shape->E);
+    out->dv = layout_tensor(l, UNTIL_W, shape->tokens, shape->G * shape->E);
     if (shape->qk_norm) {
         out->dq_scale = layout_floats(l, UNTIL_W, shape->E);
         out->dk_scale = layout_floats(l, UNTIL_W, shape->E);
@@ -169,7 +177,7 @@ static void layout_head_backward(const struct layout *l, struct backward *out)
     const struct unit_shape *shape = l->shape;
     bool full = l->model->recompute == RECOMPUTE_FULL;
     out->normed[0] = full ? NULL : layout_tensor(l, UNTIL_W, shape->N, shape->D);
-    out->dlogits = layout_tensor(l, UNTIL_W, shape->N, shape->V);
+    out->dlogits = layout_tensor(l, UNTIL_W, shape->tokens, shape->V);
 }
 
 static void backward_layout(const struct model *model, int unit, const struct homes *homes,
@@ -188,6 +196,7 @@ static void backward_layout(const struct model *model, int unit, const struct ho
         break;
     case UNIT_FFN:
         layout_norm_shares(&l, 1, out);
+        layout_output_gradient(&l, out);
         break;
     case UNIT_HEAD:
         layout_norm_shares(&l, 1, out);

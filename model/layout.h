@@ -41,18 +41,19 @@ enum lifetime { KEY, CORE, CHEAP, ALONE, UNTIL_GRAD, UNTIL_W };
 /* Room for the pointers of a connector's own struct, which it lays over it (connect_stash_of). */
 enum { CONNECT_POINTERS = 32 };
 
+/* A: shape->tokens, all of a microbatch; N: those of this part of tensor parallelism. */
 struct stash {
     void *out;                       /* [N, D] the unit's output; NULL for the head */
     void *connect[CONNECT_POINTERS]; /* the connector's */
     /* attention (head: normed[0], mean[0], rstd[0] only) */
     void *normed[INPUTS]; /* [N, D]; all the same buffer where they share input and norm */
     float *mean[INPUTS], *rstd[INPUTS]; /* [N] */
-    void *q_raw, *k_raw;                /* [N, H, E], [N, G, E] before QK-norm (with it only) */
-    float *q_rstd, *k_rstd;             /* [N*H], [N*G] */
-    void *q, *k, *v, *attended;         /* [N, H, E], [N, G, E] x 2, [N, H, E] */
+    void *q_raw, *k_raw;                /* [A, H, E], [A, G, E] before QK-norm (with it only) */
+    float *q_rstd, *k_rstd;             /* [A*H], [A*G] */
+    void *q, *k, *v, *attended;         /* [A, H, E], [A, G, E] x 2, [A, H, E] */
     float *lse;                         /* [B, H, T] */
     /* FFN */
-    /* [N, F]. B writes the gradients of gate and up over these: nothing else reads them after it. */
+    /* [A, F]. B writes the gradients of gate and up over these: nothing else reads them after it. */
     void *gate, *up, *activated;
 };
 
@@ -61,16 +62,17 @@ struct backward {
     /* [N, D] gradients of the unit's inputs; shared like them. NULL where the connector has another
      * place for it. */
     void *dinput[INPUTS];
-    /* [N, H, E], [N, G, E] x 2, of the projections' outputs. With QK-norm dq and dk are NULL: its backward
+    /* [A, H, E], [A, G, E] x 2, of the projections' outputs. With QK-norm dq and dk are NULL: its backward
      * writes them over the stash's q_raw and k_raw, which nothing reads after it. */
     void *dq, *dk, *dv;
     float *dscale[INPUTS];      /* [D] this microbatch's share of the norm scales' gradients */
     float *dbias[INPUTS];       /* [D] and of the norms' biases (LayerNorm) */
     float *dq_scale, *dk_scale; /* [E] */
-    /* Formed by B for W, instead of the stash's: [N, D], [N, F] (selective; the head's always). */
+    void *doutput; /* [A, D] gathered from the parts of tensor parallelism; NULL without */
+    /* Formed by B for W, instead of the stash's: [N, D], [A, F] (selective; the head's always). */
     void *normed[INPUTS];
     void *activated;
-    void *dlogits; /* [N, V], the head's */
+    void *dlogits; /* [A, V], the head's */
 };
 
 /* Where a unit's tensors may live. */

@@ -6,6 +6,7 @@
 
 #include "model/connect/connect.h"
 #include "model/cost.h"
+#include "model/tp.h"
 
 static void fill_units(struct model *model)
 {
@@ -39,6 +40,7 @@ status_t model_create(const struct model_config *config, const struct model_use 
                       struct model **out)
 {
     TRY(check_use(config, use));
+    TRY(tp_check(config, use));
     status_t status = STATUS_OK;
     int L = (int)config->n_layer;
     struct model *model = calloc(1, sizeof *model);
@@ -48,6 +50,8 @@ status_t model_create(const struct model_config *config, const struct model_use 
     model->config = *config;
     model->B = use->B;
     model->T = use->T;
+    model->tp = use->tp > 0 ? use->tp : 1;
+    model->rows = use->B * use->T / model->tp;
     model->dtype = use->dtype;
     model->recompute = use->recompute;
     model->weights_at_once = use->weights_at_once;

@@ -115,7 +115,14 @@ enum param_init {
     INIT_ELEMENT      /* 1 in one element, 0 in the others */
 };
 
-enum { PARAM_NAME = 80 };
+/* How the parts of tensor parallelism divide a parameter [out, in]. */
+enum param_split {
+    SPLIT_NONE, /* each has all of it; its gradient is the sum of theirs */
+    SPLIT_OUT,  /* each has some outputs: of every section so many rows, or elements of a bias */
+    SPLIT_IN    /* each has some inputs: columns */
+};
+
+enum { PARAM_NAME = 80, PARAM_SECTIONS = 3 };
 
 struct param {
     char name[PARAM_NAME]; /* in files */
@@ -127,6 +134,11 @@ struct param {
     int dims;              /* 1 or 2 */
     int64_t shape[2];      /* [out, in] */
     int64_t count;
+    enum param_split split;
+    int64_t section
+        [PARAM_SECTIONS]; /* SPLIT_OUT: rows divided each on its own (q, k, v in one weight); their sum is
+                                        shape[0] */
+    int64_t local; /* elements that a part has room for: count / tp, or count (param_local) */
     enum param_init init;
     /* INIT_NORMAL: standard deviation; INIT_VALUE, INIT_DIAGONAL: the value; INIT_ELEMENT: the element. */
     double init_value;
@@ -148,6 +160,8 @@ struct model {
     int params;
     int *unit_param; /* [units + 1] first parameter of each unit */
     int64_t B, T;
+    int tp;       /* 1 or more */
+    int64_t rows; /* tokens that a part has of a key: B T / tp */
     enum dtype dtype;
     enum recompute_choice recompute;
     bool weights_at_once;
@@ -161,10 +175,12 @@ struct model_use {
     enum dtype dtype;
     enum recompute_choice recompute;
     bool weights_at_once; /* W of a unit follows its B, as plan_options.weights_at_once */
+    int tp;               /* parts that compute every unit together; 0: 1 */
     /* Parts with the same units beside each other, each of which keeps its share of the optimizer's state and,
      * in bf16, of the float32 weights; 0: 1. */
     int shares;
 };
+/* STATUS_UNSUPPORTED where use->tp does not divide what it has to, with the nearest that does. */
 MUST_USE status_t model_create(const struct model_config *config, const struct model_use *use,
                                struct model **out);
 void model_destroy(struct model *model);
@@ -177,6 +193,10 @@ struct model_dense_cost {
 };
 void model_dense_cost(const struct model *model, struct model_dense_cost *out);
 const struct param *model_find_param(const struct model *model, const char *name);
+/* Elements that part tp_rank of tp has: param->local, but for the last part of a vocabulary that tp does not divide. */
+int64_t param_local(const struct param *param, int tp, int tp_rank);
+/* Puts what part tp_rank of tp has, [param_local], where it belongs in the whole parameter [count]. */
+void param_join(const struct param *param, int tp, int tp_rank, const float *local, float *out);
 /* Initial value of one element (counter-based: seed, name, index). */
 float param_initial(const struct param *param, uint64_t seed, int64_t index);
 
@@ -195,6 +215,45 @@ float param_initial(const struct param *param, uint64_t seed, int64_t index);
 
 struct part;
 
+/* ---- tensor parallelism ----
+ *
+ * With model->tp > 1 as many parts compute each unit together. A part has H/tp heads, G/tp heads of keys and values,
+ * F/tp columns of an FFN and V/tp words of the vocabulary (rounded up; the last one the rest), and, between operations, rows = B T / tp tokens of
+ * everything else: keys, aggregates, norms, gradients of keys. Part r has the rows [r rows, (r + 1) rows) of the
+ * B T of a microbatch. (Shoeybi et al., arXiv 1909.08053; sequence parallelism: Korthikanti et al., 2205.05198.)
+ *
+ * Within an operation the parts exchange rows, by functions that their owner gives:
+ *
+ *     attention   F: gather the normed inputs of q, k, v     scatter the output
+ *                 B: gather the output's gradient            scatter the inputs' gradients
+ *                 W: gather the normed inputs again
+ *     FFN         the same with one input
+ *     head        the same without an output; gather three sums a token for the loss
+ *     embedding   F: scatter the output                      W: gather its gradient
+ *
+ * Exchanges are begun in one order, the same in all parts, and ended in that order; several are under way.
+ */
+enum { TP_UNDER_WAY = 8 };
+
+struct tp_exchange {
+    /* in [count] of each part -> out [tp * count], in their order. */
+    void (*gather)(void *arg, const void *in, void *out, size_t count, size_t element);
+    /* inout [tp * count] in each part -> at this part's place, [count], the sum of theirs. */
+    void (*scatter)(void *arg, void *inout, size_t count, enum dtype dtype);
+    /* inout [count] in each part -> the sum of theirs. */
+    void (*sum)(void *arg, float *inout, size_t count);
+    /* Until the oldest exchange that has not been ended is done. One that failed leaves garbage; whoever gave the
+     * functions knows of it. */
+    void (*end)(void *arg);
+    void *arg;
+};
+
+/* Payload that a part receives of the others in F, B and W of a unit for one microbatch. */
+struct tp_bytes {
+    int64_t forward, backward, weight;
+};
+void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out);
+
 /* One of the rank's stages: its units share frames and backward memories. */
 struct part_stage {
     const int *unit; /* [units] ascending; borrowed until part_create returns */
@@ -211,6 +270,8 @@ struct part_options {
     bool training; /* gradients, optimizer state and backward memory too */
     int threads;
     int share;             /* of model->shares */
+    int tp_rank;           /* of model->tp */
+    struct tp_exchange tp; /* with model->tp > 1 */
     struct trace *trace;   /* borrowed, may be NULL */
     struct device *device; /* borrowed; NULL = the host */
     void *stream;          /* of the device: everything here runs in its order */
@@ -234,7 +295,7 @@ enum store_kind {
 };
 const char *store_kind_name(enum store_kind kind);
 
-/* A run of elements of one parameter's values. */
+/* A run of elements of one parameter's values, as the part has them: of param_local. */
 struct slice {
     enum store_kind kind;
     int param;
@@ -246,6 +307,16 @@ bool part_owns(const struct part *part, int param);
 /* What this part answers for of a parameter: its share, or all of it. Shares are disjoint and leave nothing out. A
  * count of 0: nothing. */
 struct slice part_share(const struct part *part, enum store_kind kind, int param);
+/* A run of that, and where it belongs in the whole parameter: runs of `run` elements, the first at `begin`, `stride`
+ * from one to the next. */
+struct piece {
+    struct slice here;
+    int64_t begin, run, stride;
+};
+/* Goes through part_share in pieces of `most` elements at most: the one that begins at element *at of the share. False
+ * at its end. */
+bool part_piece(const struct part *part, enum store_kind kind, int param, int64_t most, int64_t *at,
+                struct piece *out);
 /* Where it lives: values [count] of a slice of a parameter of this part, or of all of one (CHECKs that it is one,
  * and that the part has them). In bf16 change weights by part_write, which rounds. */
 float *part_slice(const struct part *part, const struct slice *slice);
@@ -263,11 +334,11 @@ struct part_bucket {
 void part_bucket(const struct part *part, int unit, struct part_bucket *out);
 /* counts [model->shares] elements, all the same. */
 void model_share_counts(const struct model *model, int unit, size_t *counts);
-/* A slice between the host and wherever the part lives; waits for what was enqueued. out, in [count].
- * Written weights become what operations read, also in a part for evaluation; of kinds of which the part has its
- * share alone the rest is left out. */
+/* A slice to the host; waits for what was enqueued. out [count]. */
 MUST_USE status_t part_read(const struct part *part, const struct slice *slice, float *out);
-MUST_USE status_t part_write(struct part *part, const struct slice *slice, const float *in);
+/* Takes what the part has of a parameter from the values of all of it, [param->count] on the host. Written weights
+ * become what operations read, also in a part for evaluation. */
+MUST_USE status_t part_write(struct part *part, enum store_kind kind, int param, const float *in);
 
 /* In what follows `stage` is an index of part_options.stage, `frame` one of its frames, `slot` one of its
  * backward memories; those of `unit` are of the unit's stage.
@@ -307,13 +378,20 @@ struct key_sum {
     const void *partial; /* [N, D] for ADD_PARTIAL */
 };
 void part_key_gradient(struct part *part, const struct key_sum *sum);
-/* To the host: logits [rows, V] f32 of rows [first, first + rows) of the head's last operation, which was of
- * this frame: an F that no backward follows, or a B. */
+/* To the host: logits f32, [rows, words of this part], of rows [first, first + rows) of the head's last
+ * operation, which was of this frame: an F that no backward follows, or a B. The inputs of the head's product have
+ * been gathered then. */
 MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64_t rows,
                               float *out);
 
 void part_zero_gradients(struct part *part);
-/* Sum of squares of each parameter's gradient, of its share, in the order of the table; untrained ones give 0.
+/* Adds up over the parts of tensor parallelism the gradients of what each of them has whole, of this share. All parts,
+ * after the microbatches of a step. */
+void part_sum_gradients(struct part *part);
+/* Elements that it adds up of a unit, in one exchange; 0: none. */
+size_t part_sum_count(const struct part *part, int unit);
+/* Sum of squares of each parameter's gradient, of its share, in the order of the table; untrained ones give 0, and so
+ * does what another part of tensor parallelism answers for.
  * out [number of this part's parameters]; on a GPU pinned memory that the stream fills. */
 MUST_USE status_t part_gradient_squares(struct part *part, double *out);
 /* AdamW on the share of every trained parameter, and what operations read of it. */
@@ -372,14 +450,14 @@ MUST_USE status_t tensor_writer_create(const char *path, const struct tensor_ent
                                        int count);
 MUST_USE status_t tensor_writer_write(const char *path, const struct tensor_entry *entries,
                                       int count, int index, const float *data);
-/* A run of values of one tensor. */
-struct tensor_run {
+/* `count` values of one tensor: runs of `run`, the first at `begin`, `stride` from one to the next. */
+struct tensor_runs {
     int index;
-    size_t begin, count; /* values */
+    size_t begin, count, run, stride;
 };
-MUST_USE status_t tensor_writer_write_run(const char *path, const struct tensor_entry *entries,
-                                          int count, const struct tensor_run *run,
-                                          const float *data);
+MUST_USE status_t tensor_writer_write_runs(const char *path, const struct tensor_entry *entries,
+                                           int count, const struct tensor_runs *runs,
+                                           const float *data);
 
 /* Every trained parameter must be there with the right shape, and the file must hold no tensor that the model
  * does not know (STATUS_INVALID names the tensor, what was expected, what was found). */

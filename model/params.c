@@ -29,7 +29,7 @@ struct param *param_add(struct param_list *list, int role, int64_t rows, int64_t
     param->dims = columns > 0 ? 2 : 1;
     param->shape[0] = rows;
     param->shape[1] = columns > 0 ? columns : 1;
-    param->count = rows * param->shape[1];
+    param->count = param->local = rows * param->shape[1];
     param->init = init;
     param->init_value = value;
     param->decay = param->dims > 1;
@@ -37,20 +37,48 @@ struct param *param_add(struct param_list *list, int role, int64_t rows, int64_t
     return param;
 }
 
-/* Biases have one dimension, start at 0 and do not decay. */
-static void add_bias(struct param_list *list, int role, int64_t width, const char *name)
+/* Parts of tensor parallelism have so much of it; sections of SPLIT_OUT: all rows alike, if there is one. */
+static void set_split(const struct param_list *list, struct param *param, enum param_split split)
 {
-    param_add(list, role, width, 0, INIT_ZERO, 0, "layers.%d.%s.bias", list->layer - 1, name)
-        ->bias = true;
+    param->split = split;
+    param->section[0] = param->shape[0];
+    int64_t tp = list->model->tp, out = param->shape[0];
+    param->local = split == SPLIT_NONE  ? param->count
+                   : split == SPLIT_OUT ? (out + tp - 1) / tp * param->shape[1]
+                                        : param->count / tp;
 }
 
-/* Variance 2 / (in + out). */
-static void add_linear(struct param_list *list, int role, int64_t out, int64_t in, const char *name)
+/* Biases have one dimension, start at 0 and do not decay. */
+static struct param *add_bias(struct param_list *list, int role, int64_t width, const char *name)
+{
+    struct param *param =
+        param_add(list, role, width, 0, INIT_ZERO, 0, "layers.%d.%s.bias", list->layer - 1, name);
+    param->bias = true;
+    return param;
+}
+
+/* Variance 2 / (in + out). A bias of outputs that are divided is divided like them; one that is added to a sum over
+ * inputs is whole. */
+static struct param *add_linear(struct param_list *list, int role, int64_t out, int64_t in,
+                                enum param_split split, const char *name)
 {
     double std = sqrt(2.0 / (double)(in + out));
-    param_add(list, role, out, in, INIT_NORMAL, std, "layers.%d.%s.weight", list->layer - 1, name);
+    struct param *weight = param_add(list, role, out, in, INIT_NORMAL, std, "layers.%d.%s.weight",
+                                     list->layer - 1, name);
+    set_split(list, weight, split);
     if (list->model->config.use_linear_bias) {
-        add_bias(list, role, out, name);
+        set_split(list, add_bias(list, role, out, name),
+                  split == SPLIT_OUT ? SPLIT_OUT : SPLIT_NONE);
+    }
+    return weight;
+}
+
+/* Query, key and value rows of a fused weight and its bias are divided each on its own. */
+static void set_fused_sections(struct param *weight, bool bias, int64_t query, int64_t key)
+{
+    for (int i = 0; i <= (int)bias; i++) {
+        weight[i].section[0] = query;
+        weight[i].section[1] = weight[i].section[2] = key;
     }
 }
 
@@ -74,15 +102,18 @@ static void add_attention(struct param_list *list)
 {
     const struct unit_shape *shape = unit_shape(list->model, list->unit);
     int64_t D = (int64_t)shape->D, E = (int64_t)shape->E;
-    int64_t query = (int64_t)shape->H * E, key = (int64_t)shape->G * E;
+    const struct model_config *config = &list->model->config;
+    int64_t query = config->n_head * E, key = config->n_local_heads * E;
     if (shape->fused) {
-        add_linear(list, PARAM_WQKV, query + 2 * key, D, "attention.wqkv");
+        struct param *weight =
+            add_linear(list, PARAM_WQKV, query + 2 * key, D, SPLIT_OUT, "attention.wqkv");
+        set_fused_sections(weight, config->use_linear_bias, query, key);
     } else {
-        add_linear(list, PARAM_WQ, query, D, "attention.wq");
-        add_linear(list, PARAM_WK, key, D, "attention.wk");
-        add_linear(list, PARAM_WV, key, D, "attention.wv");
+        add_linear(list, PARAM_WQ, query, D, SPLIT_OUT, "attention.wq");
+        add_linear(list, PARAM_WK, key, D, SPLIT_OUT, "attention.wk");
+        add_linear(list, PARAM_WV, key, D, SPLIT_OUT, "attention.wv");
     }
-    add_linear(list, PARAM_WO, D, query, "attention.wo");
+    add_linear(list, PARAM_WO, D, query, SPLIT_IN, "attention.wo");
     if (shape->qk_norm) {
         add_norm(list, PARAM_Q_NORM, E, "attention.q_norm");
         add_norm(list, PARAM_K_NORM, E, "attention.k_norm");
@@ -104,11 +135,11 @@ static void add_ffn(struct param_list *list)
 {
     int64_t D = list->model->config.dim;
     int64_t F = model_ffn_width(&list->model->config, list->layer);
-    add_linear(list, PARAM_W1, F, D, "feed_forward.w1");
+    add_linear(list, PARAM_W1, F, D, SPLIT_OUT, "feed_forward.w1");
     if (list->model->config.model_type == MODEL_MUDDFORMER) {
-        add_linear(list, PARAM_W3, F, D, "feed_forward.w3");
+        add_linear(list, PARAM_W3, F, D, SPLIT_OUT, "feed_forward.w3");
     }
-    add_linear(list, PARAM_W2, D, F, "feed_forward.w2");
+    add_linear(list, PARAM_W2, D, F, SPLIT_IN, "feed_forward.w2");
     add_norm(list, PARAM_FFN_NORM, D, "ffn_norm");
     add_norm_bias(list, PARAM_FFN_NORM, "ffn_norm", 0);
 }
@@ -120,8 +151,19 @@ static void add_head(struct param_list *list)
     if (config->model_type == MODEL_MUDDPYTHIA) {
         param_add(list, PARAM_FINAL_NORM, config->dim, 0, INIT_ZERO, 0, "norm.bias")->bias = true;
     }
-    param_add(list, PARAM_OUTPUT, config->vocab_size, config->dim, INIT_NORMAL, 0.02,
-              "output.weight");
+    set_split(list,
+              param_add(list, PARAM_OUTPUT, config->vocab_size, config->dim, INIT_NORMAL, 0.02,
+                        "output.weight"),
+              SPLIT_OUT);
+}
+
+static void add_embedding(struct param_list *list)
+{
+    const struct model_config *config = &list->model->config;
+    set_split(list,
+              param_add(list, PARAM_EMBED, config->vocab_size, config->dim, INIT_NORMAL, 0.02,
+                        "tok_embeddings.weight"),
+              SPLIT_OUT);
 }
 
 status_t params_fill(struct model *model)
@@ -138,8 +180,7 @@ status_t params_fill(struct model *model)
         model->connector->params(&list);
         switch (unit_shape(model, u)->kind) {
         case UNIT_EMBED:
-            param_add(&list, PARAM_EMBED, model->config.vocab_size, model->config.dim, INIT_NORMAL,
-                      0.02, "tok_embeddings.weight");
+            add_embedding(&list);
             break;
         case UNIT_ATTENTION:
             add_attention(&list);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "model/connect/connect.h"
+#include "model/tp.h"
 
 static size_t max_size(size_t a, size_t b)
 {
@@ -85,20 +86,28 @@ static bool options_have(const struct part_options *options, int unit)
 static void lay_workspace(struct part *part, const struct part_options *options,
                           const struct kernel_limits *limits, size_t R, struct arena *arena)
 {
-    size_t N = limits->B * limits->T, element = dtype_size(part->model->dtype);
-    size_t width =
-        max_size(max_size(limits->D, limits->H * limits->E), max_size(limits->F, limits->K));
-    bool head = options_have(options, part->model->graph.units - 1);
+    const struct model *model = part->model;
+    size_t tokens = limits->B * limits->T, rows = (size_t)model->rows, tp = (size_t)model->tp;
+    size_t element = dtype_size(model->dtype);
+    size_t scratch = max_size(rows * max_size(limits->D, limits->K),
+                              tokens * max_size(limits->H * limits->E, limits->F));
+    bool head = options_have(options, model->graph.units - 1);
     size_t logits = head ? part->head_rows * limits->V : 0;
+    size_t sums = head && tp > 1 ? (tp + 1) * part->head_rows * 3 : 0;
     part->ctx.workspace_bytes = kernels_workspace(part->kernels, limits);
     part->ctx.workspace = arena_alloc(arena, part->ctx.workspace_bytes);
-    part->scratch[0] = arena_alloc(arena, N * width * element);
-    part->scratch[1] = arena_alloc(arena, N * width * element);
-    part->scratch[2] = arena_alloc(arena, part->training ? N * limits->G * limits->E * element : 0);
+    part->scratch[0] = arena_alloc(arena, scratch * element);
+    part->scratch[1] = arena_alloc(arena, scratch * element);
+    part->scratch[2] =
+        arena_alloc(arena, part->training ? tokens * limits->G * limits->E * element : 0);
+    for (int i = 0; i < tp_rooms(model); i++) {
+        part->room[i] = arena_alloc(arena, tokens * limits->D * element);
+    }
     part->cosine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
     part->sine = arena_alloc(arena, limits->T * (R / 2) * sizeof(float));
     part->squares = arena_alloc(arena, (size_t)part->store.params * sizeof(double));
     part->logits = arena_alloc(arena, logits * sizeof(float));
+    part->sums = arena_alloc(arena, sums * sizeof(float));
     for (int u = 0; u < part->model->graph.units; u++) {
         size_t count = 0;
         if (options_have(options, u)) {
@@ -165,9 +174,13 @@ static status_t part_init(struct part *part, const struct part_options *options)
         .store = {.model = model,
                   .device = options->device,
                   .stream = options->stream,
-                  .share = options->share},
+                  .share = options->share,
+                  .tp_rank = options->tp_rank},
+        .tp = options->tp,
         .open = -1};
     part_forward_only(part, !options->training);
+    CHECK(options->tp_rank >= 0 && options->tp_rank < model->tp, "part %d of %d", options->tp_rank,
+          model->tp);
     CHECK(options->share >= 0 && options->share < model->shares, "share %d of %d", options->share,
           model->shares);
     part->store.param = calloc((size_t)model->params + 1, sizeof *part->store.param);

@@ -50,7 +50,11 @@ struct part {
     struct backward_memory *backward; /* NULL in a forward */
     void **key_gradient;              /* backward->key_gradient */
     float *cosine, *sine;             /* [T, R/2] rotary table */
-    void *scratch[3];                 /* [N, max(D, H*E, F, K)] x 2, [N, G, E] (training) */
+    /* The largest of [N, D], [N, K], [tokens, H*E], [tokens, F], twice; [tokens, G, E] (training) */
+    void *scratch[3];
+    void *room[INPUTS]; /* [tokens, D] rows of all parts (tp.h); NULL where there is one */
+    float *sums;        /* [tp + 1][head_rows][3] of the loss: of all parts, and of this one */
+    struct tp_exchange tp;
     float **constants; /* [units of the graph] the connector's, where the part lives */
     double *squares;   /* [params] where the part lives */
     float *logits;     /* [head_rows, V], part with the head */

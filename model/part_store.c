@@ -1,12 +1,13 @@
 /* part_store.c - what a part does with its parameters: slices in and out, look-ups of units, the optimizer. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "model/params.h"
-#include "model/part_internal.h"
+#include "model/tp.h"
 
 static void slice_check(const struct part *part, const struct slice *slice)
 {
-    int64_t count = part->model->param[slice->param].count;
+    int64_t count = part->model->param[slice->param].local;
     CHECK(slice->begin >= 0 && slice->count >= 0 && slice->begin + slice->count <= count,
           "elements %lld.. of %s, which has %lld", (long long)slice->begin,
           part->model->param[slice->param].name, (long long)count);
@@ -17,9 +18,13 @@ bool part_owns(const struct part *part, int param)
     return store_owns(&part->store, param);
 }
 
+/* Of what every part of tensor parallelism has the first one answers for all. */
 struct slice part_share(const struct part *part, enum store_kind kind, int param)
 {
-    return store_own(&part->store, kind, param);
+    struct slice own = store_own(&part->store, kind, param);
+    bool other = part->store.tp_rank > 0 && part->model->param[param].split == SPLIT_NONE;
+    own.count = other ? 0 : own.count;
+    return own;
 }
 
 float *part_slice(const struct part *part, const struct slice *slice)
@@ -47,7 +52,12 @@ void model_share_counts(const struct model *model, int unit, size_t *counts)
 
 void part_bucket(const struct part *part, int unit, struct part_bucket *out)
 {
+    const struct store *store = &part->store;
     int first = part->model->unit_param[unit];
+    for (int p = first; p < part->model->unit_param[unit + 1]; p++) {
+        bool before = store->offset[store->place[p]] < store->offset[store->place[first]];
+        first = before ? p : first;
+    }
     *out = (struct part_bucket){
         .gradients = part->training ? part_values(part, STORE_GRADIENTS, first) : NULL,
         .weights = store_read(&part->store, first),
@@ -101,7 +111,8 @@ static struct slice kept_of(const struct part *part, const struct slice *slice)
     return kept;
 }
 
-status_t part_write(struct part *part, const struct slice *slice, const float *in)
+/* Values of a slice [count]; of kinds of which the part has its share alone the rest is left out. */
+static status_t write_slice(struct part *part, const struct slice *slice, const float *in)
 {
     slice_check(part, slice);
     bool weights = slice->kind == STORE_WEIGHTS;
@@ -122,6 +133,27 @@ status_t part_write(struct part *part, const struct slice *slice, const float *i
         round_slice(part, &kept);
     }
     return STATUS_OK;
+}
+
+status_t part_write(struct part *part, enum store_kind kind, int param, const float *in)
+{
+    const struct param *of = &part->model->param[param];
+    struct slice here = slice_whole(part->model, kind, param);
+    if (of->local == of->count) {
+        return write_slice(part, &here, in);
+    }
+    float *values = calloc((size_t)of->local, sizeof *values);
+    if (!values) {
+        return FAIL(STATUS_NOMEM, "no memory for this part's values of %s", of->name);
+    }
+    int64_t whole, run, count = param_local(of, part->model->tp, part->store.tp_rank);
+    for (int64_t local = 0; local < count; local += run) {
+        run = tp_run(of, part->model->tp, part->store.tp_rank, local, &whole);
+        memcpy(values + local, in + whole, (size_t)run * sizeof *values);
+    }
+    status_t status = write_slice(part, &here, values);
+    free(values);
+    return status;
 }
 
 /* ---- what units look up ---- */
@@ -161,6 +193,16 @@ void unit_accumulate_bias(struct part *part, int unit, int role, int index, cons
 
 /* ---- all parameters of a part ---- */
 
+/* Initial values of a run of a parameter: element `whole` and those behind it. */
+static void init_run(const struct part *part, const struct param *param, uint64_t seed,
+                     int64_t whole, int64_t run, float *out)
+{
+#pragma omp parallel for num_threads(part->ctx.threads) schedule(static)
+    for (int64_t e = 0; e < run; e++) {
+        out[e] = param_initial(param, seed, whole + e);
+    }
+}
+
 status_t part_init_weights(struct part *part, uint64_t seed)
 {
     const struct store *store = &part->store;
@@ -168,15 +210,16 @@ status_t part_init_weights(struct part *part, uint64_t seed)
         int p = store->param[i];
         const struct param *param = &part->model->param[p];
         struct slice whole = slice_whole(part->model, STORE_WEIGHTS, p);
-        float *weight = malloc((size_t)param->count * sizeof *weight);
+        float *weight = calloc((size_t)param->local, sizeof *weight);
         if (!weight) {
             return FAIL(STATUS_NOMEM, "no memory for the initial values of %s", param->name);
         }
-#pragma omp parallel for num_threads(part->ctx.threads) schedule(static)
-        for (int64_t e = 0; e < param->count; e++) {
-            weight[e] = param_initial(param, seed, e);
+        int64_t from, run, count = param_local(param, part->model->tp, store->tp_rank);
+        for (int64_t local = 0; local < count; local += run) {
+            run = tp_run(param, part->model->tp, store->tp_rank, local, &from);
+            init_run(part, param, seed, from, run, weight + local);
         }
-        status_t status = part_write(part, &whole, weight);
+        status_t status = write_slice(part, &whole, weight);
         free(weight);
         TRY(status);
     }
@@ -194,7 +237,7 @@ status_t part_gradient_squares(struct part *part, double *out)
     const struct store *store = &part->store;
     part->kernels->zero(&part->ctx, part->squares, (size_t)store->params * sizeof(double));
     for (int i = 0; i < store->params; i++) {
-        struct slice own = store_own(store, STORE_GRADIENTS, store->param[i]);
+        struct slice own = part_share(part, STORE_GRADIENTS, store->param[i]);
         if (part->model->param[own.param].trained && own.count > 0) {
             part->kernels->sum_squares(&part->ctx, &part->squares[i], store_slice(store, &own),
                                        (size_t)own.count);

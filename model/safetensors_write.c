@@ -164,7 +164,23 @@ static status_t write_rounded(int fd, const char *path, const struct layout *lay
     return STATUS_OK;
 }
 
-static status_t file_fill(const char *path, const struct layout *layout, const float *data)
+/* The runs, one after the other; layout->offset is the tensor's. */
+static status_t write_runs(int fd, const char *path, const struct layout *layout,
+                           const struct tensor_runs *runs, const float *data)
+{
+    size_t each = tensor_dtype_size(layout->dtype);
+    struct layout run = *layout;
+    run.bytes = runs->run * each;
+    for (size_t at = 0; at < runs->count; at += runs->run) {
+        run.offset = layout->offset + (runs->begin + at / runs->run * runs->stride) * each;
+        TRY(layout->dtype == TENSOR_BF16 ? write_rounded(fd, path, &run, data + at)
+                                         : write_all(fd, path, data + at, run.bytes, run.offset));
+    }
+    return STATUS_OK;
+}
+
+static status_t file_fill(const char *path, const struct layout *layout,
+                          const struct tensor_runs *runs, const float *data)
 {
     struct stat info;
     int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -176,10 +192,8 @@ static status_t file_fill(const char *path, const struct layout *layout, const f
     if (fstat(fd, &info) != 0 || (size_t)info.st_size != layout->file_size) {
         status = FAIL(STATUS_IO, "%s was not created for these tensors: %zu bytes were expected",
                       path, layout->file_size);
-    } else if (layout->dtype == TENSOR_BF16) {
-        status = write_rounded(fd, path, layout, data);
     } else {
-        status = write_all(fd, path, data, layout->bytes, layout->offset);
+        status = write_runs(fd, path, layout, runs, data);
     }
     return close_checked(fd, path, status);
 }
@@ -198,23 +212,26 @@ status_t tensor_writer_write(const char *path, const struct tensor_entry *entrie
                              int index, const float *data)
 {
     CHECK(index >= 0 && index < count, "tensor %d of %d", index, count);
-    const struct tensor_run run = {
-        index, 0, entry_bytes(&entries[index]) / tensor_dtype_size(entries[index].dtype)};
-    return tensor_writer_write_run(path, entries, count, &run, data);
+    size_t all = entry_bytes(&entries[index]) / tensor_dtype_size(entries[index].dtype);
+    const struct tensor_runs runs = {index, 0, all, all, all};
+    return tensor_writer_write_runs(path, entries, count, &runs, data);
 }
 
-status_t tensor_writer_write_run(const char *path, const struct tensor_entry *entries, int count,
-                                 const struct tensor_run *run, const float *data)
+status_t tensor_writer_write_runs(const char *path, const struct tensor_entry *entries, int count,
+                                  const struct tensor_runs *runs, const float *data)
 {
     struct layout layout;
 
-    TRY(layout_make(entries, count, run->index, &layout));
-    size_t each = tensor_dtype_size(layout.dtype);
-    CHECK((run->begin + run->count) * each <= layout.bytes, "values %zu to %zu of %s", run->begin,
-          run->begin + run->count, entries[run->index].name);
-    layout.offset += run->begin * each;
-    layout.bytes = run->count * each;
-    status_t status = file_fill(path, &layout, data);
+    TRY(layout_make(entries, count, runs->index, &layout));
+    size_t each = tensor_dtype_size(layout.dtype), last = 0;
+    if (runs->count > 0) {
+        CHECK(runs->run > 0 && runs->count % runs->run == 0, "%zu values in runs of %zu",
+              runs->count, runs->run);
+        last = runs->begin + (runs->count / runs->run - 1) * runs->stride + runs->run;
+    }
+    CHECK(last * each <= layout.bytes, "values %zu to %zu of %s", runs->begin, last,
+          entries[runs->index].name);
+    status_t status = file_fill(path, &layout, runs, data);
     free(layout.header);
     return status;
 }

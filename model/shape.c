@@ -24,18 +24,20 @@ static void shape_fill(const struct model *model, int unit, struct unit_shape *o
 {
     const struct model_config *config = &model->config;
     bool pythia = config->model_type == MODEL_MUDDPYTHIA;
+    size_t tp = (size_t)model->tp;
     memset(out, 0, sizeof *out);
     out->kind = unit_kind_of(model, unit);
     out->layer = (unit + 1) / 2;
     out->B = (size_t)model->B;
     out->T = (size_t)model->T;
-    out->N = out->B * out->T;
+    out->tokens = out->B * out->T;
+    out->N = (size_t)model->rows;
     out->D = (size_t)config->dim;
-    out->H = (size_t)config->n_head;
-    out->G = (size_t)config->n_local_heads;
+    out->H = (size_t)config->n_head / tp;
+    out->G = (size_t)config->n_local_heads / tp;
     out->E = (size_t)config->head_dim;
-    out->V = (size_t)config->vocab_size;
-    out->F = out->kind == UNIT_FFN ? (size_t)model_ffn_width(config, out->layer) : 0;
+    out->V = ((size_t)config->vocab_size + tp - 1) / tp;
+    out->F = out->kind == UNIT_FFN ? (size_t)model_ffn_width(config, out->layer) / tp : 0;
     out->R = (size_t)((double)config->head_dim * config->rotary_pct);
     out->fused = !config->dense || config->dense_type != DENSE_QKVR;
     out->qk_norm = config->use_qk_norm;

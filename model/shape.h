@@ -11,7 +11,10 @@ enum { INPUTS = 3 }; /* Q, K, V of an attention; FFN and head use the first */
 struct unit_shape {
     enum unit_kind kind;
     int layer; /* 1..L; 0 for the embedding, L + 1 for the head */
+    /* Of a part of tensor parallelism (model.h): N tokens between exchanges; H, G, F its heads and columns; V its words, of which the last
+     * part may have fewer (tp_words). */
     size_t N, B, T, D, H, G, E, F, V;
+    size_t tokens;       /* B T, which products, attention and the loss see */
     size_t R;            /* rotary width */
     bool shared_input;   /* Q, K, V have one input and one norm; FFN and head have one anyway */
     bool separate_norms; /* attention_norms.0/1/2 */

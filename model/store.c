@@ -6,7 +6,7 @@
 size_t store_room(const struct model *model, int param)
 {
     size_t alignment = ARENA_ALIGN / dtype_size(model->dtype);
-    return ((size_t)model->param[param].count + alignment - 1) / alignment * alignment;
+    return ((size_t)model->param[param].local + alignment - 1) / alignment * alignment;
 }
 
 size_t store_share_room(const struct model *model, int unit)
@@ -56,7 +56,9 @@ static size_t smaller(size_t a, size_t b)
 static void find_own(struct store *store, int i, size_t begin, size_t end)
 {
     size_t first = store->offset[i];
-    size_t last = first + (size_t)store->model->param[store->param[i]].count;
+    const struct model *model = store->model;
+    size_t last =
+        first + (size_t)param_local(&model->param[store->param[i]], model->tp, store->tp_rank);
     size_t from = begin > first ? smaller(begin, last) : first;
     size_t to = smaller(end, last);
     store->own[i] =
@@ -65,21 +67,43 @@ static void find_own(struct store *store, int i, size_t begin, size_t end)
                            .offset = store->own_total + (from > begin ? from - begin : 0)};
 }
 
+/* Does it lie behind the others of its unit? */
+static bool is_behind(const struct model *model, int param)
+{
+    return model->tp > 1 && model->param[param].split == SPLIT_NONE;
+}
+
+/* Places for the parameters i .. last - 1 of a unit, from element `first` of the store on. */
+static void place_unit(struct store *store, int i, int last, size_t first)
+{
+    for (int behind = 0; behind < 2; behind++) {
+        for (int p = i; p < last; p++) {
+            if (is_behind(store->model, store->param[p]) == (behind > 0)) {
+                store->offset[p] = first;
+                first += store_room(store->model, store->param[p]);
+            }
+        }
+    }
+}
+
 static void find_shares(struct store *store)
 {
     const struct model *model = store->model;
-    for (int i = 0; i < store->params;) {
+    size_t first = 0;
+    for (int i = 0, last; i < store->params; i = last) {
         int unit = model->param[store->param[i]].unit;
-        size_t each = store_share_room(model, unit),
-               end = store->offset[i] + each * (size_t)model->shares;
-        size_t begin = store->offset[i] + (size_t)store->share * each;
-        for (; i < store->params && model->param[store->param[i]].unit == unit; i++) {
-            find_own(store, i, begin, begin + each);
-            store->offset[i + 1] = store->offset[i] + store_room(model, store->param[i]);
+        size_t each = store_share_room(model, unit), begin = first + (size_t)store->share * each;
+        for (last = i; last < store->params && model->param[store->param[last]].unit == unit;) {
+            last++;
         }
-        store->offset[i] = end;
+        place_unit(store, i, last, first);
+        for (int p = i; p < last; p++) {
+            find_own(store, p, begin, begin + each);
+        }
+        first += each * (size_t)model->shares;
         store->own_total += each;
     }
+    store->offset[store->params] = first;
 }
 
 static status_t create_tables(struct store *store)
@@ -192,5 +216,5 @@ const char *store_kind_name(enum store_kind kind)
 
 struct slice slice_whole(const struct model *model, enum store_kind kind, int param)
 {
-    return (struct slice){kind, param, 0, model->param[param].count};
+    return (struct slice){kind, param, 0, model->param[param].local};
 }

@@ -9,6 +9,9 @@
  *
  *     unit      [ W1 .......... | W2 ....... | scale ]
  *     shares    [ 0       | 1        | 2             ]
+ *
+ * With tensor parallelism a store has param->local elements of each parameter. Those that every part has whole lie
+ * behind the others of their unit: what is added up over the parts is then one run.
  */
 #ifndef MODEL_STORE_H
 #define MODEL_STORE_H
@@ -31,6 +34,7 @@ struct store {
     struct store_own *own;      /* [params] */
     size_t own_total;           /* elements of a kind that is shared, room included */
     int share;                  /* of model->shares */
+    int tp_rank;                /* of model->tp */
     int *place;                 /* [model->params] where in `param`; -1: not here */
     float *values[STORE_KINDS]; /* NULL where there are none */
     void *read; /* as operations read them: the weights themselves, or rounded copies */
@@ -45,7 +49,7 @@ size_t store_share_room(const struct model *model, int unit);
 /* Elements of a unit's memory: those of its parameters, and what makes all shares equal. */
 size_t store_unit_room(const struct model *model, int unit);
 
-/* model, device, stream, share, param and params are set; param is the store's from then on. */
+/* model, device, stream, share, tp_rank, param and params are set; param is the store's from then on. */
 MUST_USE status_t store_create(struct store *store, bool training);
 void store_destroy(struct store *store);
 bool store_owns(const struct store *store, int param);
@@ -54,7 +58,7 @@ size_t store_total(const struct store *store);
 size_t store_kind_total(const struct store *store, enum store_kind kind);
 /* Does the store have its share alone of this kind? */
 bool store_is_shared(const struct store *store, enum store_kind kind);
-/* The share of this store; what is not shared has it too. */
+/* The share of this store; what is not shared has it too. Of what other parts of tensor parallelism have as well, too. */
 struct slice store_own(const struct store *store, enum store_kind kind, int param);
 /* Where a slice begins, which of a shared kind must be within store_own. */
 float *store_slice(const struct store *store, const struct slice *slice);

@@ -1,5 +1,6 @@
 /* unit.c - forward, backward and weight gradients of any unit: one switch each. */
 #include "model/connect/connect.h"
+#include "model/tp.h"
 
 /* From here on operations work in the unit's stage, and (slot >= 0) in that backward memory. */
 static void unit_enter(struct part *part, int unit, int slot)
@@ -10,18 +11,38 @@ static void unit_enter(struct part *part, int unit, int slot)
     part->key_gradient = slot >= 0 ? part->backward->key_gradient : NULL;
 }
 
+/* A part of tensor parallelism has some words; the sum over parts has the rows of all. */
+static void embed_forward(struct part *part, int unit, int frame, const int32_t *inputs)
+{
+    const struct unit_shape *shape = unit_shape(part->model, unit);
+    struct stash *stash = part_stash(part, unit, frame);
+    CHECK(inputs, "frame %d has no input tokens", frame);
+    part->kernels->embed_forward(&part->ctx, tp_partial(part, 0, stash->out),
+                                 unit_weight(part, unit, PARAM_EMBED, 0), inputs,
+                                 tp_first_word(part), tp_words(part), shape->tokens, shape->D);
+    tp_sum_output(part, shape, stash);
+    connect_output(part, unit, frame);
+}
+
+static void embed_weight_gradient(struct part *part, int unit, int frame)
+{
+    const struct unit_shape *shape = unit_shape(part->model, unit);
+    const void *doutput = connect_output_gradient(part, unit);
+    tp_gather_begin(part, doutput, 0);
+    tp_end(part);
+    part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
+                                  tp_all(part, doutput, 0), part->now->frame[frame].inputs,
+                                  tp_first_word(part), tp_words(part), shape->tokens, shape->D);
+    connect_weight_gradient(part, unit, frame);
+}
+
 void part_forward(struct part *part, int unit, int frame)
 {
     const struct model *model = part->model;
     unit_enter(part, unit, -1);
-    const int32_t *inputs = part->now->frame[frame].inputs;
     switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
-        CHECK(inputs, "frame %d has no input tokens", frame);
-        part->kernels->embed_forward(&part->ctx, part_stash(part, unit, frame)->out,
-                                     unit_weight(part, unit, PARAM_EMBED, 0), inputs,
-                                     (size_t)(model->B * model->T), (size_t)model->config.dim);
-        connect_output(part, unit, frame);
+        embed_forward(part, unit, frame, part->now->frame[frame].inputs);
         break;
     case UNIT_ATTENTION:
         attention_forward(part, unit, frame);
@@ -71,11 +92,7 @@ void part_weight_gradient(struct part *part, int unit, int frame, int slot)
     part->open = -1;
     switch (unit_shape(model, unit)->kind) {
     case UNIT_EMBED:
-        part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
-                                      connect_output_gradient(part, unit),
-                                      part->now->frame[frame].inputs, (size_t)(model->B * model->T),
-                                      (size_t)model->config.dim);
-        connect_weight_gradient(part, unit, frame);
+        embed_weight_gradient(part, unit, frame);
         break;
     case UNIT_ATTENTION:
         attention_weight_gradient(part, unit, frame);

@@ -52,7 +52,9 @@ static status_t bench_make(struct bench *bench)
         bench->piece[i] = (struct checkpoint_piece){.values = bench->values[kind],
                                                     .tensor = (uint32_t)(i / CHECKPOINT_KINDS),
                                                     .kind = kind,
-                                                    .count = CHECKPOINT_CHUNK};
+                                                    .count = CHECKPOINT_CHUNK,
+                                                    .run = CHECKPOINT_CHUNK,
+                                                    .stride = CHECKPOINT_CHUNK};
     }
     return STATUS_OK;
 }

@@ -203,9 +203,13 @@ static size_t lay_pieces(const struct model *model, const float *weights, const 
             for (int64_t begin = 0; begin < count; begin += CHECKPOINT_CHUNK, pieces++) {
                 int64_t some = count - begin < CHECKPOINT_CHUNK ? count - begin : CHECKPOINT_CHUNK;
                 if (piece) {
-                    piece[pieces] =
-                        (struct checkpoint_piece){k == 0 ? weights + begin : zeros, (uint32_t)p,
-                                                  (uint32_t)k, (uint64_t)begin, (uint64_t)some};
+                    piece[pieces] = (struct checkpoint_piece){k == 0 ? weights + begin : zeros,
+                                                              (uint32_t)p,
+                                                              (uint32_t)k,
+                                                              (uint64_t)begin,
+                                                              (uint64_t)some,
+                                                              (uint64_t)some,
+                                                              (uint64_t)some};
                 }
             }
         }

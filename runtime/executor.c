@@ -4,6 +4,7 @@
 #include "base/timeline.h"
 #include "runtime/replicas.h"
 #include "runtime/step_audit.h"
+#include "runtime/tp_group.h"
 
 struct walk {
     struct worker *worker;
@@ -253,6 +254,14 @@ static void record_begin(const struct worker *worker, const struct op *op, int c
     }
 }
 
+/* Gradients of what the parts of tensor parallelism all have are added up first. */
+static status_t walk_norm(struct walk *walk)
+{
+    part_sum_gradients(walk->worker->part);
+    TRY(tp_group_status(walk->worker->tp));
+    return walk->hooks->norm(walk->hooks->arg);
+}
+
 /* `count` operations: one, or a group. */
 static status_t walk_op(struct walk *walk, const struct op *op, int count)
 {
@@ -287,7 +296,7 @@ static status_t walk_op(struct walk *walk, const struct op *op, int count)
     case OP_GATHERED:
         return walk_replicas(walk, op);
     case OP_NORM:
-        return walk->hooks->norm(walk->hooks->arg);
+        return walk_norm(walk);
     case OP_STEP:
         return walk->hooks->step(walk->hooks->arg);
     case OP_KINDS:
@@ -368,6 +377,7 @@ status_t worker_rehearse(struct worker *worker)
     rehearse(&walk);
     walk.batch.first = worker->tokens.first; /* masks have kernels of their own */
     rehearse(&walk);
+    TRY(tp_group_status(worker->tp));
     return device_stream_sync(worker->device, worker->stream);
 }
 
@@ -375,6 +385,7 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
                      const struct worker_hooks *hooks)
 {
     struct walk walk = {.worker = worker, .loss_scale = loss_scale, .hooks = hooks};
+    int64_t tp_before = tp_group_bytes(worker->tp);
     TRY(worker_prepare(worker));
     if (worker->device) {
         TRY(in_flight_begin(worker, &walk.record));
@@ -392,6 +403,9 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
         if (status == STATUS_OK) {
             status = walk_op(&walk, op, count);
         }
+        if (status == STATUS_OK) {
+            status = tp_group_status(worker->tp);
+        }
         timeline_end(worker->timeline);
         if (status == STATUS_OK) {
             status = step_audit_after(worker, op, count);
@@ -402,5 +416,6 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
     messages_of(worker)[false] += worker->active->microbatches;
     messages_of(worker)[true] += worker->plan->training ? worker->active->microbatches : 0;
     worker->steps += worker->plan->training;
+    worker->tp_bytes += worker->plan->training ? tp_group_bytes(worker->tp) - tp_before : 0;
     return worker->device ? in_flight_end(worker, walk.record) : STATUS_OK;
 }

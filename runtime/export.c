@@ -47,14 +47,18 @@ static status_t export_own(struct trainer *trainer, const char *temporary,
         if (!part_owns(part, p)) {
             continue;
         }
-        struct slice share = part_share(part, STORE_WEIGHTS, p);
-        float *values = malloc((size_t)(share.count + 1) * sizeof *values);
-        status = values ? part_read(part, &share, values)
-                        : FAIL(STATUS_NOMEM, "no memory to export %s", entries[p].name);
-        if (status == STATUS_OK) {
-            const struct tensor_run run = {p, (size_t)share.begin, (size_t)share.count};
-            status =
-                tensor_writer_write_run(temporary, entries, trainer->model->params, &run, values);
+        int64_t most = part_share(part, STORE_WEIGHTS, p).count, at = 0;
+        float *values = malloc((size_t)(most + 1) * sizeof *values);
+        struct piece piece;
+        status = values ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory to export %s", entries[p].name);
+        while (status == STATUS_OK && part_piece(part, STORE_WEIGHTS, p, most, &at, &piece)) {
+            const struct tensor_runs runs = {p, (size_t)piece.begin, (size_t)piece.here.count,
+                                             (size_t)piece.run, (size_t)piece.stride};
+            status = part_read(part, &piece.here, values);
+            if (status == STATUS_OK) {
+                status = tensor_writer_write_runs(temporary, entries, trainer->model->params, &runs,
+                                                  values);
+            }
         }
         free(values);
     }

@@ -149,7 +149,8 @@ static void print_launch(const struct job *job, int64_t ranks, FILE *out)
 static status_t check_ranks(const struct job *job, const struct group *group)
 {
     char line[2048] = "";
-    int64_t pp = job->config.parallel.pp, ranks = pp * job->config.parallel.dp;
+    const struct run_config *config = &job->config;
+    int64_t pp = config->parallel.pp, ranks = pp * config->parallel.tp * config->parallel.dp;
     int size = group_size(group);
     if (pp == 0 || ranks == size) {
         return mesh_check(&job->config, size);
@@ -159,10 +160,13 @@ static status_t check_ranks(const struct job *job, const struct group *group)
         print_launch(job, ranks, text);
         fclose(text);
     }
-    char replicas[64] = "";
-    if (ranks != pp) {
-        snprintf(replicas, sizeof replicas, " and parallel.dp %lld (%lld ranks)",
-                 (long long)job->config.parallel.dp, (long long)ranks);
+    char others[96] = "";
+    if (config->parallel.tp > 1) {
+        snprintf(others, sizeof others, ", parallel.tp %lld and parallel.dp %lld (%lld ranks)",
+                 (long long)config->parallel.tp, (long long)config->parallel.dp, (long long)ranks);
+    } else if (ranks != pp) {
+        snprintf(others, sizeof others, " and parallel.dp %lld (%lld ranks)",
+                 (long long)config->parallel.dp, (long long)ranks);
     }
     bool threads =
         transport_is_threads(job->config.parallel.transport); /* under a launcher, so not heeded */
@@ -170,7 +174,7 @@ static status_t check_ranks(const struct job *job, const struct group *group)
         STATUS_INVALID,
         "parallel.pp is %lld%s but %d rank%s started: run `%s` (or all ranks as threads of one "
         "process%s)",
-        (long long)pp, replicas, size, size == 1 ? " was" : "s were", line,
+        (long long)pp, others, size, size == 1 ? " was" : "s were", line,
         threads ? ": without mpirun or srun, as parallel.transport=threads wants it"
                 : ": parallel.transport=threads");
 }
@@ -278,7 +282,7 @@ int job_run(struct job *job, job_body_fn fn, void *arg)
     job_catch_signals();
     if (threads && !group_launched()) {
         int pp = job->config.parallel.pp > 0 ? (int)job->config.parallel.pp : 1;
-        int ranks = pp * (int)job->config.parallel.dp;
+        int ranks = pp * (int)(job->config.parallel.tp * job->config.parallel.dp);
         struct loop_faults faults = {0};
         return read_delay(&faults) == STATUS_OK &&
                        group_run_threads(ranks, &options, &faults, run_body, &body) == STATUS_OK

@@ -2,6 +2,7 @@
  * trains work in the memory of training, so it is all there is.
  */
 #include "runtime/replicas.h"
+#include "runtime/tp_group.h"
 #include "runtime/trainer.h"
 
 static void memory_of_host(const struct worker *worker, struct trainer_memory *out)
@@ -11,7 +12,8 @@ static void memory_of_host(const struct worker *worker, struct trainer_memory *o
     out->staging_used = worker->wire ? (int64_t)wire_staging_bytes(worker->wire) : 0;
     out->pinned_beside =
         worker->wire ? (int64_t)wire_pinned_bytes(worker->wire) - out->staging_used : 0;
-    out->replicas_pinned = replicas_pinned_bytes(worker->replicas);
+    out->replicas_pinned =
+        replicas_pinned_bytes(worker->replicas) + tp_group_pinned_bytes(worker->tp);
 }
 
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out)

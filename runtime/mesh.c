@@ -15,58 +15,103 @@ enum {
 
 int mesh_place_of(const struct mesh *mesh, int rank)
 {
+    rank /= mesh->tp;
     return mesh->order == MESH_PP_DP ? rank % mesh->pp : rank / mesh->dp;
 }
 
 int mesh_replica_of(const struct mesh *mesh, int rank)
 {
+    rank /= mesh->tp;
     return mesh->order == MESH_PP_DP ? rank / mesh->pp : rank % mesh->dp;
 }
 
-int mesh_rank_at(const struct mesh *mesh, int place, int replica)
+int mesh_tp_rank_of(const struct mesh *mesh, int rank)
 {
-    return mesh->order == MESH_PP_DP ? replica * mesh->pp + place : place * mesh->dp + replica;
+    return rank % mesh->tp;
+}
+
+int mesh_rank_at(const struct mesh *mesh, int place, int replica, int tp_rank)
+{
+    int rank = mesh->order == MESH_PP_DP ? replica * mesh->pp + place : place * mesh->dp + replica;
+    return rank * mesh->tp + tp_rank;
+}
+
+/* "parallel.pp is 2, parallel.tp 2 and parallel.dp 1": those that are not 1. */
+static const char *degrees(int pp, int tp, int dp, char *buffer, size_t size)
+{
+    int used = snprintf(buffer, size, "parallel.pp is %d", pp);
+    const struct {
+        const char *key;
+        int value;
+    } other[] = {{"parallel.tp", tp}, {"parallel.dp", dp}};
+    bool both = tp > 1 && dp > 1;
+    for (int i = 0; i < 2; i++) {
+        if (other[i].value > 1 || i == 1) {
+            used += snprintf(buffer + used, size - (size_t)used, "%s%s %d",
+                             both && i == 0 ? ", " : " and ", other[i].key, other[i].value);
+        }
+    }
+    return buffer;
 }
 
 status_t mesh_check(const struct run_config *config, int ranks)
 {
-    int pp = (int)config->parallel.pp, dp = (int)config->parallel.dp, nearest = dp;
-    if (pp > 0 ? pp * dp == ranks : ranks % dp == 0) {
+    int pp = (int)config->parallel.pp, dp = (int)config->parallel.dp;
+    int tp = (int)config->parallel.tp, each = tp * dp;
+    char text[160];
+    if (pp > 0 ? pp * each == ranks : ranks % each == 0) {
         return STATUS_OK;
     }
     if (pp > 0) {
-        return FAIL(STATUS_INVALID,
-                    "parallel.pp is %d and parallel.dp %d, which are %d ranks, but %d %s started",
-                    pp, dp, pp * dp, ranks, ranks == 1 ? "was" : "were");
+        return FAIL(STATUS_INVALID, "%s, which are %d ranks, but %d %s started",
+                    degrees(pp, tp, dp, text, sizeof text), pp * each, ranks,
+                    ranks == 1 ? "was" : "were");
     }
-    while (nearest > ranks || ranks % nearest != 0) {
-        nearest--;
+    int nearest_tp = tp, nearest_dp = dp;
+    while (nearest_tp > ranks || ranks % nearest_tp != 0) {
+        nearest_tp--;
     }
-    return FAIL(
-        STATUS_INVALID,
-        "parallel.dp is %d, which does not divide the %d rank%s started: start a multiple of "
-        "%d, or use parallel.dp=%d",
-        dp, ranks, ranks == 1 ? "" : "s", dp, nearest);
+    while (nearest_dp * nearest_tp > ranks || ranks % (nearest_dp * nearest_tp) != 0) {
+        nearest_dp--;
+    }
+    snprintf(text, sizeof text, "parallel.tp=%d and ", nearest_tp);
+    return FAIL(STATUS_INVALID,
+                "%s is %d, which does not divide the %d rank%s started: start a multiple of "
+                "%d, or use %sparallel.dp=%d",
+                tp > 1 ? "parallel.tp times parallel.dp" : "parallel.dp", each, ranks,
+                ranks == 1 ? "" : "s", each, tp > 1 ? text : "", nearest_dp);
+}
+
+/* One of the groups that divide the job; none of one rank. */
+static status_t divide(struct group *job, int ranks, int which, int number, struct group **out)
+{
+    return ranks > 1 ? group_split(job, which, number, out) : STATUS_OK;
 }
 
 status_t mesh_create(const struct run_config *config, struct group *job, struct mesh *out)
 {
-    int dp = (int)config->parallel.dp;
-    *out = (struct mesh){.pp = group_size(job) / dp,
+    int dp = (int)config->parallel.dp, tp = (int)config->parallel.tp, own = group_rank(job);
+    *out = (struct mesh){.pp = group_size(job) / (dp * tp),
                          .dp = dp,
+                         .tp = tp,
                          .order = (enum mesh_order)config->parallel.order,
                          .job = job,
                          .pipeline = job};
     TRY(group_agree(job, mesh_check(config, group_size(job))));
-    out->place = mesh_place_of(out, group_rank(job));
-    out->replica = mesh_replica_of(out, group_rank(job));
-    if (dp == 1) {
+    out->place = mesh_place_of(out, own);
+    out->replica = mesh_replica_of(out, own);
+    out->tp_rank = mesh_tp_rank_of(out, own);
+    if (dp * tp == 1) {
         return STATUS_OK;
     }
     out->pipeline = NULL;
-    status_t status = group_split(job, out->replica, out->place, &out->pipeline);
+    status_t status =
+        group_split(job, out->replica * tp + out->tp_rank, out->place, &out->pipeline);
     if (status == STATUS_OK) {
-        status = group_split(job, out->place, out->replica, &out->replicas);
+        status = divide(job, dp, out->place * tp + out->tp_rank, out->replica, &out->replicas);
+    }
+    if (status == STATUS_OK) {
+        status = divide(job, tp, out->place * dp + out->replica, out->tp_rank, &out->tensor);
     }
     if (status != STATUS_OK) {
         mesh_destroy(out);
@@ -76,6 +121,7 @@ status_t mesh_create(const struct run_config *config, struct group *job, struct 
 
 void mesh_destroy(struct mesh *mesh)
 {
+    group_close(mesh->tensor);
     group_close(mesh->replicas);
     if (mesh->pipeline != mesh->job) {
         group_close(mesh->pipeline);
@@ -85,17 +131,24 @@ void mesh_destroy(struct mesh *mesh)
 
 /* ---- for people ---- */
 
-/* "ranks 0-3 on n1, 4-7 on n2": neighbours of a pipeline whose numbers ascend one by one on one host. */
+/* The rank after so many others of a replica, all parts of a place first. */
+static int rank_of(const struct mesh *mesh, int replica, int number)
+{
+    return mesh_rank_at(mesh, number / mesh->tp, replica, number % mesh->tp);
+}
+
+/* "ranks 0-3 on n1, 4-7 on n2": neighbours of a replica whose numbers ascend one by one on one host. */
 static void replica_print(const struct mesh *mesh, int replica, char (*host)[HOST], char *out,
                           size_t size)
 {
     size_t used = 0;
-    int runs = 0;
-    for (int place = 0, last; place < mesh->pp && used < size; place = last + 1, runs++) {
-        int rank = mesh_rank_at(mesh, place, replica), step = mesh_rank_at(mesh, 1, 0);
-        last = place;
-        while (last + 1 < mesh->pp &&
-               strcmp(host[mesh_rank_at(mesh, last + 1, replica)], host[rank]) == 0) {
+    int runs = 0, ranks = mesh->pp * mesh->tp;
+    bool dense = mesh->order == MESH_PP_DP || mesh->dp == 1 || mesh->pp == 1;
+    for (int first = 0, last; first < ranks && used < size; first = last + 1, runs++) {
+        int rank = rank_of(mesh, replica, first);
+        last = first;
+        while (last + 1 < ranks &&
+               strcmp(host[rank_of(mesh, replica, last + 1)], host[rank]) == 0) {
             last++;
         }
         if (runs == TOLD_MOST) {
@@ -103,9 +156,9 @@ static void replica_print(const struct mesh *mesh, int replica, char (*host)[HOS
             return;
         }
         used += (size_t)snprintf(out + used, size - used, "%s%d", runs > 0 ? ", " : "ranks ", rank);
-        if (last > place && used < size) {
-            used += (size_t)snprintf(out + used, size - used, step == 1 ? "-%d" : " .. %d",
-                                     mesh_rank_at(mesh, last, replica));
+        if (last > first && used < size) {
+            used += (size_t)snprintf(out + used, size - used, dense ? "-%d" : " .. %d",
+                                     rank_of(mesh, replica, last));
         }
         if (used < size) {
             used += (size_t)snprintf(out + used, size - used, " on %s", host[rank]);
@@ -115,9 +168,14 @@ static void replica_print(const struct mesh *mesh, int replica, char (*host)[HOS
 
 static void tell(const struct mesh *mesh, char (*host)[HOST])
 {
-    char line[512];
-    log_info("%d replicas of a pipeline of %d rank%s (parallel.order=%s)", mesh->dp, mesh->pp,
-             mesh->pp == 1 ? "" : "s", mesh->order == MESH_PP_DP ? "pp-dp" : "dp-pp");
+    char line[512], together[16] = "", key[32] = "";
+    if (mesh->tp > 1) {
+        snprintf(together, sizeof together, " x %d", mesh->tp);
+        snprintf(key, sizeof key, "parallel.tp=%d, ", mesh->tp);
+    }
+    log_info("%d replica%s of a pipeline of %d%s rank%s (%sparallel.order=%s)", mesh->dp,
+             mesh->dp == 1 ? "" : "s", mesh->pp, together, mesh->pp * mesh->tp == 1 ? "" : "s", key,
+             mesh->order == MESH_PP_DP ? "pp-dp" : "dp-pp");
     for (int replica = 0; replica < mesh->dp && replica < TOLD_MOST; replica++) {
         replica_print(mesh, replica, host, line, sizeof line);
         log_info("replica %d: %s", replica, line);
@@ -130,7 +188,7 @@ static void tell(const struct mesh *mesh, char (*host)[HOST])
 status_t mesh_tell(const struct mesh *mesh)
 {
     char own[HOST] = "";
-    if (mesh->dp == 1) {
+    if (mesh->dp * mesh->tp == 1) {
         return STATUS_OK;
     }
     gethostname(own, sizeof own - 1);

@@ -168,6 +168,7 @@ static void add_report(const struct trainer *trainer, const struct report *repor
     cost->bytes_plain += (int64_t)report->bytes_plain;
     cost->bytes_dense += (int64_t)report->bytes_dense;
     cost->bytes_collective += (int64_t)report->bytes_collective;
+    cost->bytes_tensor += (int64_t)report->bytes_tensor;
     card_add(report, cost);
     out->result.stop |= report->stop > 0;
     out->result.save_due |= report->due > 0;
@@ -177,7 +178,8 @@ static void add_report(const struct trainer *trainer, const struct report *repor
 static double worked(const struct report *report)
 {
     return report->seconds - (report->ns[TRACE_WAIT] + report->ns[TRACE_EXPOSED_PLAIN] +
-                              report->ns[TRACE_EXPOSED_DENSE] + report->ns[TRACE_COLLECTIVE]) *
+                              report->ns[TRACE_EXPOSED_DENSE] + report->ns[TRACE_COLLECTIVE] +
+                              report->ns[TRACE_TENSOR]) *
                                  1e-9;
 }
 
@@ -248,7 +250,7 @@ static void add_losses(struct sums *sums, const double *losses, int count)
     sums->microbatches += count;
 }
 
-/* The squares of all parameters in the order of their table, those of their shares in order: those of a rank lie in
+/* The squares of all parameters in the order of their table, those of their shares in order, of each the parts': those of a rank lie in
  * the order of its stages at the beginning of what it sent. */
 static void add_squares(const struct trainer *trainer, const double *const *sent, struct sums *sums)
 {
@@ -260,21 +262,23 @@ static void add_squares(const struct trainer *trainer, const double *const *sent
         int place = plan_rank_of(plan, stage);
         for (int p = stage_params(trainer, stage); p > 0; p--, done[place]++) {
             double squares = 0;
-            for (int replica = 0; replica < mesh->dp; replica++) {
-                squares += sent[mesh_rank_at(mesh, place, replica)][done[place]];
+            for (int i = 0; i < mesh->dp * mesh->tp; i++) {
+                int rank = mesh_rank_at(mesh, place, i / mesh->tp, i % mesh->tp);
+                squares += sent[rank][done[place]];
             }
             sums->squares += squares;
         }
     }
 }
 
-/* Of all replicas' microbatches, the first replica's first. */
+/* Of all replicas' microbatches, the first replica's first; all parts of tensor parallelism have the same. */
 static void add_all_losses(const struct trainer *trainer, const double *const *sent,
                            int microbatches, struct sums *sums)
 {
     int head = head_place(trainer), params = place_params(trainer, head);
     for (int replica = 0; replica < trainer->mesh.dp; replica++) {
-        add_losses(sums, sent[mesh_rank_at(&trainer->mesh, head, replica)] + params, microbatches);
+        int rank = mesh_rank_at(&trainer->mesh, head, replica, 0);
+        add_losses(sums, sent[rank] + params, microbatches);
     }
 }
 

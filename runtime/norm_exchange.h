@@ -2,7 +2,7 @@
  *
  * Each rank gives the squares of its gradients (with replicas of its share), the head's rank the losses too, and
  * each what a step before cost it. Every rank gets everything and adds it up in the order of the parameter table,
- * shares in their order, losses replica after replica, so norm and loss are the same bits on every rank and for any
+ * shares and parts in their order, losses replica after replica, so norm and loss are the same bits on every rank and for any
  * length of the pipeline.
  *
  * `depth` exchanges may be under way, and the cost that one carries is that of `depth` steps before:
@@ -30,6 +30,7 @@ struct report {
     double ns[TRACE_CATEGORIES];
     double bytes_plain, bytes_dense;         /* put by this rank */
     double bytes_collective;                 /* received from other replicas */
+    double bytes_tensor;                     /* from ranks that compute the same stages with it */
     double sm_mhz, watts, celsius, throttle; /* of this rank's GPU now; sm_mhz 0 = not asked */
 };
 

@@ -289,10 +289,9 @@ static status_t load_param(const struct model *model, struct part *part,
     status_t status =
         values ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory for the values of %s", of->name);
     for (int k = 0; k < kind_count && status == STATUS_OK; k++) {
-        struct slice whole = slice_whole(model, saver_kinds[k], param);
         status = checkpoint_read(checkpoint, tensor, k, values);
         if (status == STATUS_OK) {
-            status = part_write(part, &whole, values);
+            status = part_write(part, saver_kinds[k], param, values);
         }
     }
     free(values);

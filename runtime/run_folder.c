@@ -241,21 +241,33 @@ static void print_cards(const struct step_cost *cost, char *out, size_t size)
     }
 }
 
+/* With other replicas, and within stages; nothing where there is none. */
+static void print_exchanged(const struct step_cost *cost, char *buffer, size_t size)
+{
+    int used = 0;
+    buffer[0] = '\0';
+    if (cost->bytes_collective > 0) {
+        used = snprintf(buffer, size, ",\"exposed_collective\":%.6f,\"bytes_collective\":%lld",
+                        cost->share[TRACE_COLLECTIVE], (long long)cost->bytes_collective);
+    }
+    if (cost->bytes_tensor > 0) {
+        snprintf(buffer + used, size - (size_t)used,
+                 ",\"exposed_tensor\":%.6f,\"bytes_tensor\":%lld", cost->share[TRACE_TENSOR],
+                 (long long)cost->bytes_tensor);
+    }
+}
+
 status_t run_folder_metrics(struct run_folder *folder, const struct step_result *result, double lr,
                             int64_t tokens, int64_t sequences, const struct step_cost *cost,
                             const double *heldout)
 {
-    char line[LINE], loss[64] = "", cards[320], value[2][32], replicas[96] = "";
+    char line[LINE], loss[64] = "", cards[320], value[2][32], exchanged[192];
     print_cards(cost, cards, sizeof cards);
     if (heldout) {
         snprintf(loss, sizeof loss, ",\"heldout_loss\":%s",
                  number(*heldout, value[0], sizeof value[0]));
     }
-    if (cost->bytes_collective > 0) {
-        snprintf(replicas, sizeof replicas,
-                 ",\"exposed_collective\":%.6f,\"bytes_collective\":%lld",
-                 cost->share[TRACE_COLLECTIVE], (long long)cost->bytes_collective);
-    }
+    print_exchanged(cost, exchanged, sizeof exchanged);
     int length =
         snprintf(line, sizeof line,
                  "{\"step\":%lld,\"loss\":%s,\"grad_norm\":%s,\"lr\":%.9g,\"tokens\":%lld,"
@@ -267,7 +279,7 @@ status_t run_folder_metrics(struct run_folder *folder, const struct step_result 
                  (long long)sequences, cost->seconds,
                  cost->seconds > 0 ? (double)tokens / cost->seconds : 0.0, cost->share[TRACE_WAIT],
                  cost->share[TRACE_EXPOSED_PLAIN], cost->share[TRACE_EXPOSED_DENSE],
-                 (long long)cost->bytes_plain, (long long)cost->bytes_dense, replicas,
+                 (long long)cost->bytes_plain, (long long)cost->bytes_dense, exchanged,
                  result->skipped ? ",\"skipped\":true" : "", loss, cards);
     CHECK(length > 0 && length < LINE, "a line of metrics.jsonl has %d bytes", length);
     return metrics_append(folder, line, (size_t)length);

@@ -133,6 +133,10 @@ static void config_add(const struct setup *setup, bool cuts, FILE *text)
         fprintf(text, "replicas: %d, sums of gradients over %s\n", plan->replicas,
                 trainer_carrier(setup->trainer));
     }
+    if (config.parallel.tp > 1) {
+        fprintf(text, "parts of a stage: %lld, sums over %s\n", (long long)config.parallel.tp,
+                trainer_tp_carrier(setup->trainer));
+    }
     if (cuts || (sums_per_rank(plan))) {
         fprintf(text, "units of the stages:");
         for (int s = 0; s < plan->stages; s++) {

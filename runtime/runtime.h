@@ -86,6 +86,8 @@ const struct model *trainer_model(const struct trainer *trainer);
  * Closed by trainer_destroy. */
 struct group *trainer_pipeline(const struct trainer *trainer);
 struct group *trainer_replicas(const struct trainer *trainer);
+/* The ranks that compute the same stages on the same data, numbered by their parts; NULL with one. */
+struct group *trainer_tensor(const struct trainer *trainer);
 const struct plan *trainer_plan(const struct trainer *trainer);
 struct part *trainer_part(const struct trainer *trainer);
 /* Not on the host: then costs do not tell operations apart, trainer_profile does. */
@@ -119,6 +121,7 @@ struct step_cost {
     double share[TRACE_CATEGORIES];   /* fractions of the step's time */
     int64_t bytes_plain, bytes_dense; /* all links */
     int64_t bytes_collective;         /* received by all ranks from those of other replicas */
+    int64_t bytes_tensor;             /* from those that compute the same stages with them */
     /* Of the ranks' GPUs at about that time; cards 0 = nobody asked them. */
     int cards;
     double sm_mhz_least, watts, celsius_most; /* watts of all */
@@ -161,6 +164,12 @@ MUST_USE status_t trainer_profile_end(struct trainer *trainer);
  * no backward follows, else after its B. */
 typedef void (*trainer_head_fn)(void *arg, struct part *part, int frame, int microbatch);
 void trainer_on_head(struct trainer *trainer, trainer_head_fn fn, void *arg);
+/* From there, on all ranks that compute the head together: part_logits of all words, out [rows, V]. */
+MUST_USE status_t trainer_logits(struct trainer *trainer, struct part *part, int frame,
+                                 int64_t first, int64_t rows, float *out);
+
+/* The whole gradient of a parameter of this rank's stages, out [count]: on all ranks that compute it together. */
+MUST_USE status_t trainer_gradient(const struct trainer *trainer, int param, float *out);
 
 /* Forward only over `microbatches` with the current weights; *out_loss = sum over counted tokens, on
  * every rank. Collective. */
@@ -195,7 +204,7 @@ struct trainer_memory {
     /* Of the host's memory, pinned by the wire of a GPU: for tensors that pass through it, where they do;
      * beside that for words. */
     int64_t staging_predicted, staging_used, pinned_beside;
-    int64_t replicas_pinned; /* for what is exchanged with other replicas, on its way */
+    int64_t replicas_pinned; /* for what is exchanged with other replicas and parts, on its way */
 };
 void trainer_memory(const struct trainer *trainer, struct trainer_memory *out);
 int64_t trainer_memory_used(const struct trainer_memory *memory); /* workspace not counted */

@@ -25,7 +25,8 @@ static void take_logits(void *argument, struct part *part, int frame, int microb
 {
     struct sampler *sampler = argument;
     (void)microbatch;
-    sampler->taken = part_logits(part, frame, sampler->length - 1, 1, sampler->logits);
+    sampler->taken =
+        trainer_logits(sampler->trainer, part, frame, sampler->length - 1, 1, sampler->logits);
 }
 
 /* Inverse CDF over softmax(logits / temperature) of the first 256 entries. */

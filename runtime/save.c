@@ -53,22 +53,22 @@ static const float *piece_values(const struct saver *saver, int kind, const floa
 static void param_lay(struct saver *saver, int kind, int param, bool fill)
 {
     const struct part *part = saver->trainer->workers.train->part;
-    struct slice share = part_share(part, saver_kinds[kind], param), piece = share;
-    int64_t end = share.begin + share.count;
-    for (; piece.begin < end; piece.begin += CHECKPOINT_CHUNK, saver->pieces++) {
-        int64_t rest = end - piece.begin;
-        piece.count = rest < CHECKPOINT_CHUNK ? rest : CHECKPOINT_CHUNK;
+    struct piece piece;
+    for (int64_t at = 0; part_piece(part, saver_kinds[kind], param, CHECKPOINT_CHUNK, &at, &piece);
+         saver->pieces++) {
         if (fill) {
-            const float *source = part_slice(part, &piece);
+            const float *source = part_slice(part, &piece.here);
             saver->source[saver->pieces] = source;
             saver->piece[saver->pieces] = (struct checkpoint_piece){
                 .values = piece_values(saver, kind, source, saver->count[kind]),
                 .tensor = (uint32_t)param,
                 .kind = (uint32_t)kind,
                 .begin = (uint64_t)piece.begin,
-                .count = (uint64_t)piece.count};
+                .count = (uint64_t)piece.here.count,
+                .run = (uint64_t)piece.run,
+                .stride = (uint64_t)piece.stride};
         }
-        saver->count[kind] += (size_t)piece.count;
+        saver->count[kind] += (size_t)piece.here.count;
     }
 }
 

@@ -28,7 +28,7 @@ struct totals {
     bool has_first_heldout, has_last_heldout;                  /* not cut short */
     double seconds;
     double share[TRACE_CATEGORIES]; /* weighted by seconds */
-    int64_t steps, tokens, bytes_plain, bytes_dense, bytes_collective;
+    int64_t steps, tokens, bytes_plain, bytes_dense, bytes_collective, bytes_tensor;
 };
 
 struct training {
@@ -114,7 +114,8 @@ static void print_eta(double seconds, char *buffer, size_t size)
 
 static double exposed(const double *share)
 {
-    return share[TRACE_EXPOSED_PLAIN] + share[TRACE_EXPOSED_DENSE] + share[TRACE_COLLECTIVE];
+    return share[TRACE_EXPOSED_PLAIN] + share[TRACE_EXPOSED_DENSE] + share[TRACE_COLLECTIVE] +
+           share[TRACE_TENSOR];
 }
 
 static struct pending *pending_of(struct training *training, int64_t step)
@@ -145,8 +146,9 @@ static void print_shares(const struct totals *totals)
 {
     printf("time of a step (mean over ranks):");
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
-        if (c == TRACE_COLLECTIVE && totals->bytes_collective == 0) {
-            continue; /* one replica */
+        if ((c == TRACE_COLLECTIVE && totals->bytes_collective == 0) ||
+            (c == TRACE_TENSOR && totals->bytes_tensor == 0)) {
+            continue; /* one replica; one rank a stage */
         }
         printf("%s %s %.1f%%", c > 0 ? "," : "", trace_category_name((enum trace_category)c),
                totals->seconds > 0 ? 100 * totals->share[c] / totals->seconds : 0.0);
@@ -173,7 +175,8 @@ static void print_heldout(const struct training *training)
 static void print_summary(const struct training *training)
 {
     const struct totals *totals = &training->totals;
-    char plain[32], dense[32], collective[32], replicas[64] = "";
+    char plain[32], dense[32], collective[32], others[96] = "";
+    int used = 0;
     double share[TRACE_CATEGORIES];
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
         share[c] = totals->seconds > 0 ? totals->share[c] / totals->seconds : 0;
@@ -195,16 +198,22 @@ static void print_summary(const struct training *training)
         return;
     }
     if (training->setup.replicas > 1) {
-        snprintf(replicas, sizeof replicas, ", replicas %.2f%%", 100 * share[TRACE_COLLECTIVE]);
+        used = snprintf(others, sizeof others, ", replicas %.2f%%", 100 * share[TRACE_COLLECTIVE]);
+    }
+    if (totals->bytes_tensor > 0) {
+        snprintf(others + used, sizeof others - (size_t)used, ", tensor parallel %.2f%%",
+                 100 * share[TRACE_TENSOR]);
     }
     printf("speed          %.0f tokens/s; bubble %.1f%%, exposed communication %.2f%% (plain "
            "%.2f%%, dense %.2f%%%s)\n",
            totals->seconds > 0 ? (double)totals->tokens / totals->seconds : 0.0,
            100 * share[TRACE_WAIT], 100 * exposed(share), 100 * share[TRACE_EXPOSED_PLAIN],
-           100 * share[TRACE_EXPOSED_DENSE], replicas);
-    print_size(totals->bytes_collective, collective, sizeof collective);
+           100 * share[TRACE_EXPOSED_DENSE], others);
     printf("shipped        %s plain, %s dense", plain, dense);
-    printf(training->setup.replicas > 1 ? "; between replicas %s\n" : "\n", collective);
+    print_size(totals->bytes_collective, collective, sizeof collective);
+    printf(training->setup.replicas > 1 ? "; between replicas %s" : "", collective);
+    print_size(totals->bytes_tensor, collective, sizeof collective);
+    printf(totals->bytes_tensor > 0 ? "; within stages %s\n" : "\n", collective);
     if (!trainer_on_device(training->setup.trainer)) {
         print_shares(totals);
     }
@@ -243,6 +252,7 @@ static void note_cost(struct training *training, const struct step_cost *cost)
     totals->bytes_plain += cost->bytes_plain;
     totals->bytes_dense += cost->bytes_dense;
     totals->bytes_collective += cost->bytes_collective;
+    totals->bytes_tensor += cost->bytes_tensor;
     for (int c = 0; c < TRACE_CATEGORIES; c++) {
         totals->share[c] += cost->share[c] * cost->seconds;
     }

@@ -4,6 +4,7 @@
 #include "runtime/resume.h"
 #include "runtime/save.h"
 #include "runtime/step_audit.h"
+#include "runtime/tp_group.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -60,6 +61,7 @@ struct model_use model_use_of(const struct run_config *config, int64_t B, int64_
                               .dtype = config->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32,
                               .recompute = (enum recompute_choice)config->parallel.recompute,
                               .weights_at_once = weights_at_once(config),
+                              .tp = (int)config->parallel.tp,
                               .shares = (int)config->parallel.dp};
 }
 
@@ -73,8 +75,10 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
     struct worker_options options = {
         .model = trainer->model,
         .kernels = trainer->place.kernels,
+        .job = trainer->group,
         .group = trainer->mesh.pipeline,
         .replicas = trainer->mesh.replicas,
+        .tensor = trainer->mesh.tensor,
         .carrier = carriers[config->parallel.collectives],
         .transport = trainer->transport,
         .purpose = purpose,
@@ -82,6 +86,7 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
         .training = training,
         .threads = trainer->place.threads,
         .share = trainer->mesh.replica,
+        .tp_rank = trainer->mesh.tp_rank,
         .trace = &trainer->trace,
         .device = trainer->place.device,
         .stream = trainer->place.stream,
@@ -219,6 +224,13 @@ static status_t fill_workers(struct trainer *trainer, const struct trainer_optio
 static status_t make_place_and_model(struct trainer *trainer, const struct trainer_options *options)
 {
     TRY(place_choose(trainer));
+    if (trainer->place.device && trainer->mesh.tp > 1) {
+        return FAIL(
+            STATUS_UNSUPPORTED,
+            "parallel.tp is %d, and tensor parallelism computes on the host only so far: use "
+            "parallel.tp=1, or device=cpu",
+            trainer->mesh.tp);
+    }
     struct model_use use = model_use_of(&trainer->config, options->B, options->T);
     return model_create(options->model, &use, &trainer->model);
 }
@@ -319,9 +331,19 @@ struct group *trainer_replicas(const struct trainer *trainer)
     return trainer->mesh.replicas;
 }
 
+struct group *trainer_tensor(const struct trainer *trainer)
+{
+    return trainer->mesh.tensor;
+}
+
 const char *trainer_carrier(const struct trainer *trainer)
 {
     return trainer->training ? replicas_carrier(trainer->workers.train->replicas) : "";
+}
+
+const char *trainer_tp_carrier(const struct trainer *trainer)
+{
+    return tp_group_carrier(first_worker(trainer)->tp);
 }
 
 status_t trainer_share_gradients(struct trainer *trainer)
@@ -411,12 +433,14 @@ static void count_bytes(const struct worker *worker, int64_t *out_plain, int64_t
 static void close_step(struct trainer *trainer)
 {
     struct report *cost = &trainer->costs.step[atomic_load(&trainer->step) % WALKS_IN_FLIGHT];
+    const struct worker *worker = trainer->workers.train;
     int64_t plain, dense, now = trace_now();
     *cost = (struct report){0};
-    count_bytes(trainer->workers.train, &plain, &dense);
+    count_bytes(worker, &plain, &dense);
     cost->bytes_collective =
-        (double)replicas_step_bytes(trainer->workers.train->replicas, trainer->workers.train->plan,
-                                    trainer->workers.train->rank);
+        (double)replicas_step_bytes(worker->replicas, worker->plan, worker->rank);
+    cost->bytes_tensor = (double)tp_group_step_bytes(worker->tp, worker->part, worker->model,
+                                                     worker->active->microbatches);
     cost->bytes_plain = (double)(plain - trainer->costs.plain);
     cost->bytes_dense = (double)(dense - trainer->costs.dense);
     if (trainer->place.device) {
@@ -544,7 +568,7 @@ status_t trainer_evaluate(struct trainer *trainer, const struct batch *batch, do
     TRY(group_allgather(trainer->group, &loss, sizeof loss, all));
     *out_loss = 0;
     for (int replica = 0; replica < trainer->mesh.dp; replica++) {
-        *out_loss += all[mesh_rank_at(&trainer->mesh, head, replica)];
+        *out_loss += all[mesh_rank_at(&trainer->mesh, head, replica, 0)];
     }
     return STATUS_OK;
 }

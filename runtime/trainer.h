@@ -109,6 +109,8 @@ void watch_stop(struct trainer *trainer);
 MUST_USE status_t trainer_cost_of(struct trainer *trainer, int64_t step);
 /* Of what replicas exchange: "nccl" or "host"; "" with one. */
 const char *trainer_carrier(const struct trainer *trainer);
+/* Of what the ranks of a tensor group exchange, in the same way. */
+const char *trainer_tp_carrier(const struct trainer *trainer);
 /* The first step of this process will be the one after `step`. Before any. */
 void trainer_resume(struct trainer *trainer, int64_t step);
 /* worker_walk, in view of the liveness thread. */

@@ -1,6 +1,7 @@
 /* worker.c - a worker's memory, allocated once from its plan, and its wire. */
 #include "runtime/replicas.h"
 #include "runtime/step_audit.h"
+#include "runtime/tp_group.h"
 
 #include <stdlib.h>
 
@@ -252,6 +253,8 @@ static status_t create_part(struct worker *worker, const struct worker_options *
                                 .training = options->training,
                                 .threads = options->threads,
                                 .share = options->share,
+                                .tp_rank = options->tp_rank,
+                                .tp = tp_group_exchange(worker->tp),
                                 .trace = options->trace,
                                 .device = options->device,
                                 .stream = options->stream};
@@ -272,20 +275,31 @@ static status_t create_memory(struct worker *worker, const struct worker_options
     return worker_rehearse(worker);
 }
 
+static status_t create_tp(struct worker *worker, const struct worker_options *options)
+{
+    const struct tp_group_options tp = {.group = options->tensor,
+                                        .device = worker->device,
+                                        .stream = worker->stream,
+                                        .carrier = options->carrier,
+                                        .trace = options->trace};
+    return group_agree(worker->job, tp_group_create(&tp, &worker->tp));
+}
+
 /* The wire's connections come before memory is taken: what they take for themselves is no longer free
  * when worker_check_room looks. */
 static status_t create_all(struct worker *worker, const struct worker_options *options)
 {
-    TRY(group_agree(worker->group,
+    TRY(group_agree(worker->job,
                     plan_create(&options->model->graph, &options->plan, &worker->plan)));
     worker->active = worker->plan;
     TRY(group_same(worker->group, plan_hash(worker->plan), "the plan"));
+    TRY(worker->lender ? STATUS_OK : create_tp(worker, options));
     TRY(worker->lender ? STATUS_OK : create_wire(worker, false));
     status_t status = create_memory(worker, options);
     if (status == STATUS_NOMEM) {
         worker_explain_memory(worker);
     }
-    TRY(group_agree(worker->group, status));
+    TRY(group_agree(worker->job, status));
     TRY(worker->lender ? STATUS_OK : create_wire(worker, true));
     const struct replicas_options replicas = {.group = options->replicas,
                                               .model = worker->model,
@@ -303,6 +317,7 @@ status_t worker_create(const struct worker_options *options, struct worker **out
         return FAIL(STATUS_NOMEM, "no memory for a worker");
     }
     worker->model = options->model;
+    worker->job = options->job;
     worker->group = options->group;
     worker->rank = group_rank(options->group);
     worker->trace = options->trace;
@@ -313,6 +328,7 @@ status_t worker_create(const struct worker_options *options, struct worker **out
     worker->stream = options->stream;
     worker->lender = options->lender;
     worker->part = worker->lender ? worker->lender->part : NULL;
+    worker->tp = worker->lender ? worker->lender->tp : NULL;
     worker->transport = options->transport;
     status_t status = create_all(worker, options);
     if (status != STATUS_OK) {
@@ -345,6 +361,7 @@ void worker_destroy(struct worker *worker)
     in_flight_destroy(worker);
     if (!worker->lender) {
         part_destroy(worker->part);
+        tp_group_destroy(worker->tp);
     }
     if (worker->plan) {
         free_table(worker->tables.arrival, worker->plan->shipments);
@@ -369,6 +386,21 @@ bool worker_hosts(const struct worker *worker, int unit)
     return plan_rank_of(worker->plan, plan_stage_of(worker->plan, unit)) == worker->rank;
 }
 
+/* Steps may have had fewer microbatches than the plan: those of all steps, and the sums at the end of each. */
+static status_t check_tp_traffic(const struct worker *worker)
+{
+    int64_t sums = tp_group_step_bytes(worker->tp, worker->part, worker->model, 0);
+    int64_t each = tp_group_step_bytes(worker->tp, worker->part, worker->model, 1) - sums;
+    int64_t predicted = worker->steps * sums + worker->messages[true] * each;
+    if (worker->tp_bytes == predicted) {
+        return STATUS_OK;
+    }
+    return FAIL(STATUS_INTERNAL,
+                "%lld bytes received from the other ranks of parallel.tp in %lld steps, where the "
+                "model's tables say %lld",
+                (long long)worker->tp_bytes, (long long)worker->steps, (long long)predicted);
+}
+
 status_t worker_check_traffic(const struct worker *worker)
 {
     const struct plan *plan = worker->plan;
@@ -388,6 +420,7 @@ status_t worker_check_traffic(const struct worker *worker)
                         (long long)count.bytes, sends ? "sent" : "received", (long long)predicted);
         }
     }
+    TRY(check_tp_traffic(worker));
     int64_t received = replicas_bytes(worker->replicas);
     int64_t predicted = worker->steps * replicas_step_bytes(worker->replicas, plan, worker->rank);
     if (received != predicted) {

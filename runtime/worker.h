@@ -22,9 +22,11 @@
 struct worker_options {
     const struct model *model;
     const struct kernels *kernels;
+    struct group *job;      /* all ranks: nobody goes on alone */
     struct group *group;    /* of the pipeline */
     const char *carrier;    /* of what they exchange: collective_options */
     struct group *replicas; /* that share this one's place, for training; NULL: none */
+    struct group *tensor;   /* that compute its stages with it; NULL: none */
     const char *transport;
     const char *purpose; /* for messages; "" = training steps */
     struct plan_options plan;
@@ -34,6 +36,7 @@ struct worker_options {
     struct device *device; /* NULL = the host */
     void *stream;
     int share;             /* of the model's shares */
+    int tp_rank;           /* of the model's parts */
     struct worker *lender; /* work in its memory and over its wire (it outlives us); NULL = own */
 };
 
@@ -102,7 +105,9 @@ struct worker {
     struct part *part;
     struct wire *wire;         /* NULL with one rank */
     struct replicas *replicas; /* replicas.h; NULL: none, or the lender's */
-    struct group *group;
+    struct tp_group *tp;       /* tp_group.h; the lender's; NULL: none */
+    int64_t tp_bytes;          /* received by it in steps */
+    struct group *job, *group;
     struct trace *trace;
     struct timeline *timeline; /* of a profiled step; else NULL */
     int rank;                  /* of the plan; messages name group_named */

@@ -23,6 +23,7 @@ status_t check_results_create(struct group *group, struct trainer *trainer, int6
     const struct model *model = trainer_model(trainer);
     *out = (struct check_results){.group = group,
                                   .model = model,
+                                  .trainer = trainer,
                                   .part = trainer_part(trainer),
                                   .count = 2 + trained_params(model)};
     out->entries = calloc((size_t)out->count, sizeof *out->entries);
@@ -60,21 +61,23 @@ static int64_t values_of(const struct tensor_entry *entry)
     return count;
 }
 
+/* All ranks that have a part of it put it together; the first of them is asked, unless something went wrong before. */
 static status_t with_gradient(const struct check_results *results, int param, int item,
-                              check_result_fn fn, void *arg)
+                              status_t before, check_result_fn fn, void *arg)
 {
     int64_t count = values_of(&results->entries[item]);
-    struct slice whole = {STORE_GRADIENTS, param, 0, count};
+    struct group *tensor = trainer_tensor(results->trainer);
     float *gradient = malloc((size_t)count * sizeof *gradient);
-    if (!gradient) {
-        return FAIL(STATUS_NOMEM, "no memory for a gradient of %lld values", (long long)count);
-    }
-    status_t status = part_read(results->part, &whole, gradient);
-    if (status == STATUS_OK) {
+    status_t status =
+        gradient ? STATUS_OK
+                 : FAIL(STATUS_NOMEM, "no memory for a gradient of %lld values", (long long)count);
+    TRY(tensor ? group_agree(tensor, status) : status);
+    status = trainer_gradient(results->trainer, param, gradient);
+    if (status == STATUS_OK && before == STATUS_OK && (!tensor || group_rank(tensor) == 0)) {
         status = fn(arg, item, gradient, count);
     }
     free(gradient);
-    return status;
+    return before == STATUS_OK ? status : before;
 }
 
 status_t check_results_each(const struct check_results *results, check_result_fn fn, void *arg)
@@ -82,19 +85,21 @@ status_t check_results_each(const struct check_results *results, check_result_fn
     if (results->silent) {
         return STATUS_OK;
     }
-    if (results->logits) {
-        TRY(fn(arg, 0, results->logits, values_of(&results->entries[0])));
-        TRY(fn(arg, 1, &results->loss, 1));
+    struct group *tensor = trainer_tensor(results->trainer);
+    status_t status = STATUS_OK;
+    if (results->logits && (!tensor || group_rank(tensor) == 0)) {
+        status = fn(arg, 0, results->logits, values_of(&results->entries[0]));
+        status = status == STATUS_OK ? fn(arg, 1, &results->loss, 1) : status;
     }
     for (int p = 0, item = 2; p < results->model->params; p++) {
         if (results->model->param[p].trained) {
             if (part_owns(results->part, p)) {
-                TRY(with_gradient(results, p, item, fn, arg));
+                status = with_gradient(results, p, item, status, fn, arg);
             }
             item++;
         }
     }
-    return STATUS_OK;
+    return status;
 }
 
 /* ---- saving ---- */

@@ -7,6 +7,7 @@
 struct check_results {
     struct group *group;
     const struct model *model;
+    struct trainer *trainer;
     const struct part *part;
     const float *logits; /* [batch * T, V]; NULL: they and the loss are another rank's */
     float loss;

@@ -34,8 +34,8 @@ static void take_logits(void *argument, struct part *part, int frame, int microb
     struct checking *checking = argument;
     int64_t rows = checking->options.B * checking->options.T;
     checking->taken =
-        part_logits(part, frame, 0, rows,
-                    checking->logits + microbatch * rows * checking->test.config.vocab_size);
+        trainer_logits(checking->trainer, part, frame, 0, rows,
+                       checking->logits + microbatch * rows * checking->test.config.vocab_size);
 }
 
 static bool hosts_head(const struct checking *checking)
@@ -317,13 +317,17 @@ static status_t choose_batch(struct checking *checking, const struct run_config 
 static void print_replicas(const struct checking *checking, char *buffer, size_t size)
 {
     struct group *replicas = trainer_replicas(checking->trainer);
-    snprintf(buffer, size, replicas ? ", %d replicas" : "", replicas ? group_size(replicas) : 1);
+    struct group *tensor = trainer_tensor(checking->trainer);
+    int used =
+        snprintf(buffer, size, tensor ? " of %d ranks" : "", tensor ? group_size(tensor) : 1);
+    snprintf(buffer + used, size - (size_t)used, replicas ? ", %d replicas" : "",
+             replicas ? group_size(replicas) : 1);
 }
 
 status_t check_run(const struct check *check, const char *folder, const struct run_config *config,
                    struct group *group)
 {
-    char replicas[32];
+    char replicas[64];
     struct checking checking = {.check = check, .folder = folder, .group = group};
     checking.options = (struct trainer_options){.config = config,
                                                 .model = &checking.test.config,

@@ -51,16 +51,27 @@ static double row_exponentials(float *out, const float *x, float largest, size_t
     return total;
 }
 
-/* d = (p - onehot) * scale over a row that holds the exponentials. */
+/* d = (p - onehot) * scale over a row that holds the exponentials; target V: none of them. */
 static void row_gradient(float *d, double sum, size_t target, float scale, size_t V)
 {
-    float inverse = (float)(1.0 / sum), p_target = d[target] * inverse;
+    float inverse = (float)(1.0 / sum), p_target = target < V ? d[target] * inverse : 0;
     lanes_t factor = lanes_set(inverse), by = lanes_set(scale);
     for (size_t i = 0; i < V; i += LANES) {
         lanes_t p = lanes_mul(lanes_load_n(d + i, V - i), factor);
         lanes_store_n(d + i, lanes_mul(p, by), V - i);
     }
-    d[target] = (p_target - 1.0f) * scale;
+    if (target < V) {
+        d[target] = (p_target - 1.0f) * scale;
+    }
+}
+
+static void add_losses(double *loss, const double *row_loss, const int32_t *targets, size_t rows)
+{
+    for (size_t row = 0; row < rows; row++) {
+        if (targets[row] >= 0) {
+            *loss += row_loss[row];
+        }
+    }
 }
 
 static void xent(const struct kernel_ctx *ctx, double *loss, void *dlogits, const float *logits,
@@ -87,14 +98,76 @@ static void xent(const struct kernel_ctx *ctx, double *loss, void *dlogits, cons
             row_gradient(d, sum, target, scale, V);
         }
     }
+    add_losses(loss, row_loss, targets, rows);
+}
+
+/* ---- a vocabulary in parts ---- */
+
+enum { LARGEST, SUM, TARGET, SUMS }; /* of a row in a part */
+
+static void xent_sums(const struct kernel_ctx *ctx, float *sums, const float *logits,
+                      const int32_t *targets, size_t first, size_t rows, size_t V)
+{
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
     for (size_t row = 0; row < rows; row++) {
-        if (targets[row] >= 0) {
-            *loss += row_loss[row];
+        const float *x = logits + row * V;
+        size_t target = (size_t)targets[row] - first;
+        float *out = sums + row * SUMS;
+        out[LARGEST] = row_largest(x, V);
+        out[SUM] = (float)row_exponentials(NULL, x, out[LARGEST], V);
+        out[TARGET] = targets[row] >= 0 && target < V ? x[target] : 0;
+    }
+}
+
+/* Of a row in all parts, in their order. */
+static void join_sums(const float *sums, size_t parts, size_t rows, size_t row, float *out_largest,
+                      double *out_sum, double *out_target)
+{
+    float largest = sums[row * SUMS + LARGEST];
+    for (size_t p = 1; p < parts; p++) {
+        const float *of = sums + (p * rows + row) * SUMS;
+        largest = largest > of[LARGEST] ? largest : of[LARGEST];
+    }
+    *out_largest = largest;
+    *out_sum = *out_target = 0;
+    for (size_t p = 0; p < parts; p++) {
+        const float *of = sums + (p * rows + row) * SUMS;
+        float scale[LANES];
+        lanes_store(scale, lanes_exp(lanes_set(of[LARGEST] - largest)));
+        *out_sum += (double)of[SUM] * (double)scale[0];
+        *out_target += (double)of[TARGET];
+    }
+}
+
+static void xent_joined(const struct kernel_ctx *ctx, double *loss, void *dlogits,
+                        const float *logits, const float *sums, size_t parts,
+                        const int32_t *targets, size_t first, float scale, size_t rows, size_t V)
+{
+    double *row_loss = workspace_get(ctx, rows * sizeof *row_loss);
+#pragma omp parallel for num_threads(ctx->threads) schedule(static)
+    for (size_t row = 0; row < rows; row++) {
+        float *d = dlogits ? (float *)dlogits + row * V : NULL, largest;
+        double sum, of_target;
+        if (targets[row] < 0 && d) {
+            memset(d, 0, V * sizeof *d);
+        }
+        if (targets[row] < 0) {
+            continue;
+        }
+        size_t target = (size_t)targets[row] - first;
+        join_sums(sums, parts, rows, row, &largest, &sum, &of_target);
+        row_loss[row] = (double)largest - of_target + log_positive(sum);
+        if (d) {
+            row_exponentials(d, logits + row * V, largest, V);
+            row_gradient(d, sum, target < V ? target : V, scale, V);
         }
     }
+    add_losses(loss, row_loss, targets, rows);
 }
 
 void ISA(xent_fill)(struct kernels *table)
 {
     table->xent = xent;
+    table->xent_sums = xent_sums;
+    table->xent_joined = xent_joined;
 }

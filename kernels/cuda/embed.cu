@@ -5,14 +5,17 @@ enum { THREADS = 256 };
 
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
-    gather_kernel(T *out, const T *table, const int32_t *ids, size_t D, bool wide)
+    gather_kernel(T *out, const T *table, const int32_t *ids, size_t first, size_t V, size_t D,
+                  bool wide)
 {
-    size_t t = blockIdx.x;
-    const T *from = table + (size_t)ids[t] * D;
+    size_t t = blockIdx.x, row = (size_t)ids[t] - first; // below `first`: huge
+    const T *from = table + (row < V ? row : 0) * D;
     T *to = out + t * D;
     for (size_t at = (size_t)threadIdx.x * LANES<T>; at < D; at += THREADS * LANES<T>) {
-        float x[LANES<T>];
-        row_load<T>(x, from, at, D, wide);
+        float x[LANES<T>] = {};
+        if (row < V) {
+            row_load<T>(x, from, at, D, wide);
+        }
         row_store<T>(to, x, at, D, wide);
     }
 }
@@ -21,13 +24,14 @@ static __global__ void __launch_bounds__(THREADS)
 // have nothing to do. Threads scan the ids, THREADS of them at a time, and share out the columns.
 template <typename T>
 static __global__ void __launch_bounds__(THREADS)
-    scatter_kernel(float *dtable, const T *dout, const int32_t *ids, size_t N, size_t D, bool wide)
+    scatter_kernel(float *dtable, const T *dout, const int32_t *ids, size_t first, size_t V,
+                   size_t N, size_t D, bool wide)
 {
     constexpr int L = LANES<T>;
     __shared__ unsigned found[THREADS / WARP];
     size_t t = blockIdx.x;
     int32_t id = ids[t];
-    bool earlier = false;
+    bool earlier = (size_t)id - first >= V; // the row is not here
     for (size_t i = threadIdx.x; i < t; i += THREADS) {
         earlier = earlier || ids[i] == id;
     }
@@ -36,7 +40,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
     size_t at = ((size_t)blockIdx.y * THREADS + threadIdx.x) * L;
     float sum[L];
-    float *into = dtable + (size_t)id * D;
+    float *into = dtable + ((size_t)id - first) * D;
 #pragma unroll
     for (int i = 0; i < L; i++) {
         sum[i] = at + i < D ? into[at + i] : 0.0f;
@@ -70,24 +74,24 @@ static __global__ void __launch_bounds__(THREADS)
 
 template <typename T>
 static void embed_forward(const struct kernel_ctx *ctx, void *out, const void *table,
-                          const int32_t *ids, size_t N, size_t D)
+                          const int32_t *ids, size_t first, size_t V, size_t N, size_t D)
 {
     bool wide = rows_aligned<T>(out, D) && aligned(table);
     if (N > 0) {
-        gather_kernel<T>
-            <<<grid_of(N), THREADS, 0, stream_of(ctx)>>>((T *)out, (const T *)table, ids, D, wide);
+        gather_kernel<T><<<grid_of(N), THREADS, 0, stream_of(ctx)>>>((T *)out, (const T *)table,
+                                                                     ids, first, V, D, wide);
         launch_check("embed_forward");
     }
 }
 
 template <typename T>
 static void embed_backward(const struct kernel_ctx *ctx, float *dtable, const void *dout,
-                           const int32_t *ids, size_t N, size_t D)
+                           const int32_t *ids, size_t first, size_t V, size_t N, size_t D)
 {
     if (N > 0) {
         dim3 grid(grid_of(N), grid_of(blocks_of(D, (size_t)THREADS * LANES<T>)));
-        scatter_kernel<T><<<grid, THREADS, 0, stream_of(ctx)>>>(dtable, (const T *)dout, ids, N, D,
-                                                                rows_aligned<T>(dout, D));
+        scatter_kernel<T><<<grid, THREADS, 0, stream_of(ctx)>>>(dtable, (const T *)dout, ids, first,
+                                                                V, N, D, rows_aligned<T>(dout, D));
         launch_check("embed_backward");
     }
 }

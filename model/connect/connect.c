@@ -18,7 +18,7 @@ void connect_set_key(struct model *model, int key, const char *letter, int index
                      int order)
 {
     struct key *out = &model->graph.key[key];
-    int64_t bytes = model->B * model->T * model->config.dim * (int64_t)dtype_size(model->dtype);
+    int64_t bytes = model->rows * model->config.dim * (int64_t)dtype_size(model->dtype);
     *out = (struct key){
         .producer = producer, .order = order, .plain = true, .bytes = bytes, .plain_bytes = bytes};
     snprintf(out->name, sizeof out->name, "%s_%d", letter, index);

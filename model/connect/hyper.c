@@ -68,7 +68,7 @@ struct hyper_shape {
 
 static struct hyper_shape hyper_shape(const struct model *model)
 {
-    size_t N = (size_t)(model->B * model->T), D = (size_t)model->config.dim;
+    size_t N = (size_t)model->rows, D = (size_t)model->config.dim;
     size_t n = (size_t)model->config.hyper_streams;
     bool mhc = model->config.hyper_kind == HYPER_MHC;
     return (struct hyper_shape){.kind = (enum hyper_kind)model->config.hyper_kind,

@@ -218,7 +218,7 @@ void gathering_begin(struct gathering *gathering, struct part *part, int key)
 {
     *gathering = (struct gathering){.part = part,
                                     .dkey = part->key_gradient[key],
-                                    .N = (size_t)(part->model->B * part->model->T),
+                                    .N = (size_t)part->model->rows,
                                     .D = (size_t)part->model->config.dim};
     CHECK(gathering->dkey, "the gradient of key %d has no place", key);
 }

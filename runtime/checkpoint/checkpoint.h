@@ -4,7 +4,8 @@
  *     RUN/checkpoints/.step-N.part  the same while it is written
  *
  * The renaming is the only commit: a folder named step-N is whole. What is in it does not depend on the
- * layout: tensors have their logical shapes, and a chunk says which elements of which tensor it has.
+ * layout: tensors have their logical shapes, and a chunk says which elements of which tensor it has: of a matrix whose
+ * columns are divided (parallel.tp) a run of each row.
  */
 #ifndef RUNTIME_CHECKPOINT_H
 #define RUNTIME_CHECKPOINT_H
@@ -22,6 +23,7 @@
 
 enum {
     CHECKPOINT_FORMAT = 1,
+    CHECKPOINT_FORMAT_RUNS = 2, /* has chunks of several runs; only then is it written */
     CHECKPOINT_KINDS =
         3, /* weights, first and second moment: the first of enum store_kind in order */
     CHECKPOINT_CHUNK = 1 << 20 /* elements at most */
@@ -31,11 +33,13 @@ const char *checkpoint_kind_name(int kind);
 
 /* ---- writing ---- */
 
-/* Consecutive elements of one tensor, where they lie in memory, of the host unless there is a fetch. */
+/* Elements of one tensor, where they lie in memory, of the host unless there is a fetch: runs of `run` elements of the
+ * tensor, the first at `begin`, `stride` from one to the next. */
 struct checkpoint_piece {
     const float *values; /* [count] */
     uint32_t tensor, kind;
     uint64_t begin, count; /* at most CHECKPOINT_CHUNK */
+    uint64_t run, stride;  /* run = count: one */
 };
 
 struct shard_options {

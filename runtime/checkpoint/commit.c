@@ -106,6 +106,9 @@ static status_t manifest_save(const char *folder, const struct checkpoint_info *
         kind[k] = (char *)(uintptr_t)checkpoint_kind_name(k);
     }
     manifest.format = CHECKPOINT_FORMAT;
+    for (int s = 0; s < info->shards && manifest.format == CHECKPOINT_FORMAT; s++) {
+        manifest.format = (uint32_t)chunks_format(shard[s]->chunk, shard[s]->n_chunk);
+    }
     manifest.program = (char *)(uintptr_t)info->program;
     manifest.step = (uint64_t)info->step;
     manifest.sequences = (uint64_t)info->sequences;
@@ -121,7 +124,7 @@ static status_t manifest_save(const char *folder, const struct checkpoint_info *
     manifest.shard = shard;
     snprintf(path, sizeof path, "%s/" CHECKPOINT_MANIFEST, folder);
     TRY(coverage_check(path, &manifest));
-    unsigned char *data = sealed_pack(SEALED_MANIFEST, &manifest.base, &size);
+    unsigned char *data = sealed_pack(SEALED_MANIFEST, (int)manifest.format, &manifest.base, &size);
     if (!data) {
         return FAIL(STATUS_NOMEM, "no memory for %s", path);
     }

@@ -9,7 +9,7 @@
 /* ---- sealed.c: a message with its length and hash ----
  *
  *     8 bytes   "MUDDPIPE"
- *     4         format, little-endian
+ *     4         format, little-endian: 2 if a chunk of it has several runs, else 1
  *     4         kind: 1 manifest, 2 shard table
  *     8         length of the message
  *     16        XXH3-128 of the message, low half first
@@ -19,7 +19,7 @@ enum sealed_kind { SEALED_MANIFEST = 1, SEALED_SHARD = 2 };
 enum { SEALED_HEAD = 40 };
 
 /* malloc'ed head and message; NULL = no memory. */
-unsigned char *sealed_pack(enum sealed_kind kind, const ProtobufCMessage *message,
+unsigned char *sealed_pack(enum sealed_kind kind, int format, const ProtobufCMessage *message,
                            size_t *out_size);
 /* The message of a sealed one of `size` bytes, or a refusal that names `path`. */
 MUST_USE status_t sealed_check(const char *path, enum sealed_kind kind, const unsigned char *data,
@@ -63,6 +63,12 @@ enum { ENCODED_MOST = CHECKPOINT_CHUNK * 4 + (CHECKPOINT_CHUNK * 4 >> 6) + 4096 
 /* A chunk's stored bytes, compared with its hash. data [ENCODED_MOST] */
 MUST_USE status_t chunk_read(int file, const char *path, const Muddpipe__Chunk *chunk,
                              unsigned char *data);
+
+/* Of a chunk as its table has it: elements of a run, and from one to the next. */
+uint64_t chunk_run(const Muddpipe__Chunk *chunk);
+uint64_t chunk_stride(const Muddpipe__Chunk *chunk);
+/* CHECKPOINT_FORMAT, or what these chunks need. */
+int chunks_format(Muddpipe__Chunk *const *chunk, size_t chunks);
 
 /* ---- coverage.c ---- */
 

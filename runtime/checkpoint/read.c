@@ -217,32 +217,43 @@ status_t checkpoint_verify(const struct checkpoint *checkpoint, int first, int e
     return status;
 }
 
+/* What reading a chunk needs: its bytes, as stored and as planes; its values, if these have several places. */
+struct reading {
+    unsigned char data[ENCODED_MOST], scratch[CHECKPOINT_CHUNK * sizeof(float)];
+    float values[CHECKPOINT_CHUNK];
+};
+
 static status_t read_chunk(const struct checkpoint *checkpoint, size_t index,
-                           const Muddpipe__Chunk *chunk, unsigned char *data,
-                           unsigned char *scratch, float *out)
+                           const Muddpipe__Chunk *chunk, struct reading *reading, float *out)
 {
     char path[PATH_MAX + 256];
+    uint64_t run = chunk_run(chunk);
+    float *values = run < chunk->count ? reading->values : out + chunk->begin;
     shard_path(checkpoint, index, path, sizeof path);
-    TRY(chunk_read(checkpoint->file[index], path, chunk, data));
-    return decode(path, checkpoint->compressed, data, chunk->bytes, scratch, out + chunk->begin,
-                  chunk->count);
+    TRY(chunk_read(checkpoint->file[index], path, chunk, reading->data));
+    TRY(decode(path, checkpoint->compressed, reading->data, chunk->bytes, reading->scratch, values,
+               chunk->count));
+    for (uint64_t at = 0; values == reading->values && at < chunk->count; at += run) {
+        memcpy(out + chunk->begin + at / run * chunk_stride(chunk), values + at, run * sizeof *out);
+    }
+    return STATUS_OK;
 }
 
 status_t checkpoint_read(const struct checkpoint *checkpoint, int tensor, int kind, float *out)
 {
     const Muddpipe__Manifest *m = checkpoint->manifest;
-    unsigned char *data = malloc(ENCODED_MOST + CHECKPOINT_CHUNK * sizeof(float));
+    struct reading *reading = malloc(sizeof *reading);
     status_t status =
-        data ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory to read %s", checkpoint->folder);
+        reading ? STATUS_OK : FAIL(STATUS_NOMEM, "no memory to read %s", checkpoint->folder);
     for (size_t s = 0; s < m->n_shard && status == STATUS_OK; s++) {
         for (size_t c = 0; c < m->shard[s]->n_chunk && status == STATUS_OK; c++) {
             const Muddpipe__Chunk *chunk = m->shard[s]->chunk[c];
             if (chunk->tensor == (uint32_t)tensor && chunk->kind == (uint32_t)kind) {
-                status = read_chunk(checkpoint, s, chunk, data, data + ENCODED_MOST, out);
+                status = read_chunk(checkpoint, s, chunk, reading, out);
             }
         }
     }
-    free(data);
+    free(reading);
     return status;
 }
 

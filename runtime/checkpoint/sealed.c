@@ -22,7 +22,8 @@ static uint64_t get(const unsigned char *in, int bytes)
     return value;
 }
 
-unsigned char *sealed_pack(enum sealed_kind kind, const ProtobufCMessage *message, size_t *out_size)
+unsigned char *sealed_pack(enum sealed_kind kind, int format, const ProtobufCMessage *message,
+                           size_t *out_size)
 {
     size_t length = protobuf_c_message_get_packed_size(message);
     unsigned char *data = malloc(SEALED_HEAD + length);
@@ -32,7 +33,7 @@ unsigned char *sealed_pack(enum sealed_kind kind, const ProtobufCMessage *messag
     protobuf_c_message_pack(message, data + SEALED_HEAD);
     struct hash128 hash = hash_bytes128(data + SEALED_HEAD, length);
     memcpy(data, magic, sizeof magic);
-    put(data + 8, CHECKPOINT_FORMAT, 4);
+    put(data + 8, (uint64_t)format, 4);
     put(data + 12, kind, 4);
     put(data + 16, length, 8);
     put(data + 24, hash.low, 8);
@@ -48,11 +49,11 @@ status_t sealed_check(const char *path, enum sealed_kind kind, const unsigned ch
         return FAIL(STATUS_INVALID, "%s: not written by muddpipe, or cut short at its start", path);
     }
     uint64_t format = get(data + 8, 4), length = get(data + 16, 8);
-    if (format != CHECKPOINT_FORMAT) {
-        return FAIL(
-            STATUS_UNSUPPORTED,
-            "%s: format %llu, and this program reads format %d: use the program that wrote it",
-            path, (unsigned long long)format, CHECKPOINT_FORMAT);
+    if (format != CHECKPOINT_FORMAT && format != CHECKPOINT_FORMAT_RUNS) {
+        return FAIL(STATUS_UNSUPPORTED,
+                    "%s: format %llu, and this program reads formats %d and %d: use the program "
+                    "that wrote it",
+                    path, (unsigned long long)format, CHECKPOINT_FORMAT, CHECKPOINT_FORMAT_RUNS);
     }
     if (get(data + 12, 4) != kind || length != size - SEALED_HEAD) {
         return FAIL(STATUS_INVALID,

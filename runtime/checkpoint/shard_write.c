@@ -69,6 +69,9 @@ static status_t write_piece(struct writing *self, struct encoder *encoder, float
     chunk->kind = piece->kind;
     chunk->begin = piece->begin;
     chunk->count = piece->count;
+    chunk->has_run = chunk->has_stride = piece->run < piece->count;
+    chunk->run = piece->run;
+    chunk->stride = piece->stride;
     chunk->offset = take_place(self, size);
     chunk->bytes = size;
     chunk->hash_low = hash.low;
@@ -134,7 +137,9 @@ static status_t write_table(struct writing *self, const char *name)
     shard.bytes = self->end;
     shard.n_chunk = pieces;
     shard.chunk = list;
-    unsigned char *data = sealed_pack(SEALED_SHARD, &shard.base, &size), tail[8];
+    unsigned char *data =
+        sealed_pack(SEALED_SHARD, chunks_format(list, pieces), &shard.base, &size);
+    unsigned char tail[8];
     free(list);
     if (!data) {
         return FAIL(STATUS_NOMEM, "no memory for the table of %s", self->path);

@@ -11,6 +11,8 @@ static const struct problem problems[] = {
     {"embed", 1, 8, 5, 0, 0, 0},
     {"embed", 37, 21, 11, 0, 0, 0},
     {"embed", 130, 300, 7, 0, 0, 0},
+    {"embed", 37, 21, 11, 3, 0, 0},
+    {"embed", 70, 160, 9, 4, 0, 0},
     {"norm", 1, 8, 0, 0, 0, 0},
     {"norm", 7, 33, 0, 0, 0, 0},
     {"norm", 130, 64, 0, 0, 0, 4},
@@ -74,6 +76,10 @@ static const struct problem problems[] = {
     {"xent", 9, 33, 0, 0, 0, 1},
     {"xent", 40, 1500, 0, 0, 0, 0},
     {"xent", 6, 2500, 0, 0, 0, 1},
+    {"xent_parts", 1, 6, 2, 0, 0, 0},
+    {"xent_parts", 9, 35, 5, 0, 0, 1},
+    {"xent_parts", 40, 1500, 3, 0, 0, 0},
+    {"xent_parts", 6, 2600, 2, 0, 0, 1},
 };
 /* clang-format on */
 enum { PROBLEMS = sizeof problems / sizeof *problems };

@@ -23,6 +23,7 @@ static const struct operation operations[] = {
     TESTED(streams, false),
     TESTED(hyper, true),
     TESTED(xent, false),
+    TESTED(xent_parts, false),
 };
 
 static inline const struct operation *operation_find(const char *name)

@@ -5,7 +5,7 @@
 
 #include "tests/kernels/operation.h"
 
-/* ---- embedding: a rows, b width, c vocabulary ---- */
+/* ---- embedding: a rows, b width, c vocabulary, in d parts of which each has some rows of the table (0: 1) ---- */
 
 static inline void embed_ids(const struct problem *p, int32_t *ids)
 {
@@ -32,9 +32,19 @@ static inline void embed_forward(const struct kernels *k, const struct kernel_ct
                                  const struct problem *p, float *const *in, float *out, float *kept)
 {
     int32_t ids[512];
+    size_t parts = p->d > 0 ? p->d : 1, count = p->a * p->b;
+    float *of_part = kit_floats(count, 0);
     (void)kept;
     embed_ids(p, ids);
-    k->embed_forward(ctx, out, in[0], ids, p->a, p->b);
+    memset(out, 0, count * sizeof *out);
+    for (size_t part = 0; part < parts; part++) {
+        size_t first = p->c * part / parts, rows = p->c * (part + 1) / parts - first;
+        k->embed_forward(ctx, of_part, in[0] + first * p->b, ids, first, rows, p->a, p->b);
+        for (size_t i = 0; i < count; i++) {
+            out[i] += of_part[i];
+        }
+    }
+    kit_free(of_part, 0);
 }
 static inline void embed_backward(const struct kernels *k, const struct kernel_ctx *ctx,
                                   const struct problem *p, float *const *in, const float *out,
@@ -42,8 +52,12 @@ static inline void embed_backward(const struct kernels *k, const struct kernel_c
 {
     int32_t ids[512];
     (void)in, (void)out, (void)kept;
+    size_t parts = p->d > 0 ? p->d : 1;
     embed_ids(p, ids);
-    k->embed_backward(ctx, din[0], dout, ids, p->a, p->b);
+    for (size_t part = 0; part < parts; part++) {
+        size_t first = p->c * part / parts, rows = p->c * (part + 1) / parts - first;
+        k->embed_backward(ctx, din[0] + first * p->b, dout, ids, first, rows, p->a, p->b);
+    }
 }
 
 /* ---- norm: a rows, b width; option 0 RMS, 1 RMS without scale, 2 LAYER, +4 accumulating ---- */

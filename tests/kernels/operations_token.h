@@ -340,4 +340,64 @@ static inline void xent_backward(const struct kernels *k, const struct kernel_ct
     }
 }
 
+/* ---- the same of a vocabulary in c parts of b / c; option 1: in place ---- */
+
+#define xent_parts_sizes xent_sizes
+#define xent_parts_reference xent_reference
+
+/* Columns of a part, one part behind the other, and back. */
+static inline void xent_parts_turn(const struct problem *p, bool back, float *whole, float *parts)
+{
+    size_t V = p->b / p->c;
+    for (size_t i = 0; i < p->a * p->b; i++) {
+        size_t row = i / p->b, part = i % p->b / V;
+        float *at = &parts[(part * p->a + row) * V + i % V];
+        *(back ? &whole[i] : at) = *(back ? at : &whole[i]);
+    }
+}
+/* Every part finds the same loss. dlogits: NULL, or [parts, rows, V]. */
+static inline double xent_parts_run(const struct kernels *k, const struct kernel_ctx *ctx,
+                                    const struct problem *p, float *whole, float scale,
+                                    float *dlogits)
+{
+    int32_t targets[512];
+    size_t V = p->b / p->c, count = p->a * V;
+    float *logits = kit_floats(p->c * count, 0), *sums = kit_floats(p->c * p->a * 3, 0);
+    double loss[16] = {0};
+    xent_targets(p, targets);
+    xent_parts_turn(p, false, whole, logits);
+    for (size_t part = 0; part < p->c; part++) {
+        k->xent_sums(ctx, sums + part * p->a * 3, logits + part * count, targets, part * V, p->a,
+                     V);
+    }
+    for (size_t part = 0; part < p->c; part++) {
+        float *x = logits + part * count, *d = dlogits ? dlogits + part * count : NULL;
+        if (d && (p->option & 1)) {
+            memcpy(d, x, count * sizeof *d);
+            x = d;
+        }
+        k->xent_joined(ctx, &loss[part], d, x, sums, p->c, targets, part * V, scale, p->a, V);
+        assert_memory_equal(&loss[part], &loss[0], sizeof *loss);
+    }
+    kit_free(logits, 0), kit_free(sums, 0);
+    return loss[0];
+}
+static inline void xent_parts_forward(const struct kernels *k, const struct kernel_ctx *ctx,
+                                      const struct problem *p, float *const *in, float *out,
+                                      float *kept)
+{
+    (void)kept;
+    *out = (float)xent_parts_run(k, ctx, p, in[0], 1.0f, NULL);
+}
+static inline void xent_parts_backward(const struct kernels *k, const struct kernel_ctx *ctx,
+                                       const struct problem *p, float *const *in, const float *out,
+                                       const float *kept, const float *dout, float *const *din)
+{
+    float *dlogits = kit_floats(p->a * p->b, 0);
+    (void)out, (void)kept;
+    (void)xent_parts_run(k, ctx, p, in[0], *dout, dlogits);
+    xent_parts_turn(p, true, din[0], dlogits);
+    kit_free(dlogits, 0);
+}
+
 #endif

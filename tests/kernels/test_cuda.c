@@ -27,6 +27,7 @@ static double tolerance(enum dtype dtype, const char *op)
 static const struct problem wide_problems[] = {
     {"embed", 500, 2048, 50, 0, 0, 0},
     {"embed", 300, 1030, 7, 0, 0, 0},
+    {"embed", 300, 1030, 8, 2, 0, 0},
     {"norm", 100, 2048, 0, 0, 0, 0},
     {"norm", 40, 5000, 0, 0, 0, 2},
     {"norm", 3000, 64, 0, 0, 0, 0},
@@ -72,6 +73,8 @@ static const struct problem wide_problems[] = {
     {"hyper", 300, 512, 4, 0, 0, HYPER_DYNAMIC},
     {"xent", 64, 50432, 0, 0, 0, 0},
     {"xent", 33, 5000, 0, 0, 0, 1},
+    {"xent_parts", 64, 50432, 4, 0, 0, 0},
+    {"xent_parts", 33, 5000, 2, 0, 0, 1},
 };
 /* clang-format on */
 enum { WIDE_PROBLEMS = sizeof wide_problems / sizeof *wide_problems };

@@ -170,8 +170,8 @@ static void attend_back(const struct kernels *k, const struct kernel_ctx *ctx,
         __VA_ARGS__;                                                                               \
     }
 
-RUN(embed, k->embed_forward(ctx, b.wide[0], b.table, b.ids, N, D))
-RUN(embed_b, k->embed_backward(ctx, b.scale, b.wide[0], b.ids, N, D))
+RUN(embed, k->embed_forward(ctx, b.wide[0], b.table, b.ids, 0, V, N, D))
+RUN(embed_b, k->embed_backward(ctx, b.scale, b.wide[0], b.ids, 0, V, N, D))
 RUN(norm, k->norm_forward(ctx, &row_norm, b.wide[0], NULL, b.rstd, b.wide[1], b.w1, NULL))
 RUN(norm_b, k->norm_backward(ctx, &row_norm, b.wide[0], false, b.f32[0], NULL, b.wide[1], b.wide[2],
                              NULL, b.rstd, b.w1))

@@ -353,7 +353,7 @@ static void test_evaluation(void **state)
             assert_non_null(weight);
             struct slice whole = slice_whole(trained.model, STORE_WEIGHTS, p);
             assert_ok(part_read(trained.part, &whole, weight));
-            assert_ok(part_write(evaluated.part, &whole, weight));
+            assert_ok(part_write(evaluated.part, STORE_WEIGHTS, p, weight));
             free(weight);
         }
         double before = trained.loss;

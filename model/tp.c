@@ -1,0 +1,319 @@
+/* tp.c - tensor parallelism: who has what of a parameter, and the exchanges of rows. */
+#include "model/tp.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "model/connect/connect.h"
+
+/* Rows of a section that a part has; only a vocabulary need not divide. */
+static int64_t section_rows(int64_t rows, int tp, int tp_rank)
+{
+    int64_t each = (rows + tp - 1) / tp, left = rows - tp_rank * each;
+    return left < each ? left : each;
+}
+
+/* ---- what must divide ---- */
+
+/* What tp does not divide, as "model.n_head=6"; NULL if it divides all. */
+static const char *undivided(const struct model_config *config, const struct model_use *use, int tp,
+                             char *buffer, size_t size)
+{
+    const struct {
+        const char *key;
+        int64_t value;
+    } must[] = {
+        {"model.n_head", config->n_head},
+        {"model.n_local_heads (heads of keys and values)", config->n_local_heads},
+        {"the tokens of a microbatch, data.micro_batch times data.seq_len,", use->B * use->T}};
+    for (size_t i = 0; i < sizeof must / sizeof must[0]; i++) {
+        if (must[i].value % tp != 0) {
+            snprintf(buffer, size, "%s is %lld", must[i].key, (long long)must[i].value);
+            return buffer;
+        }
+    }
+    for (int layer = 1; layer <= config->n_layer; layer++) {
+        int64_t width = model_ffn_width(config, layer);
+        if (width % tp != 0) {
+            snprintf(buffer, size, "the FFN of layer %d is %lld wide", layer, (long long)width);
+            return buffer;
+        }
+    }
+    if ((tp - 1) * section_rows(config->vocab_size, tp, 0) >= config->vocab_size) {
+        snprintf(buffer, size, "model.vocab_size is %lld", (long long)config->vocab_size);
+        return buffer; /* the last part would have no word */
+    }
+    return NULL;
+}
+
+status_t tp_check(const struct model_config *config, const struct model_use *use)
+{
+    char why[160], other[160];
+    int tp = use->tp > 0 ? use->tp : 1, nearest = tp;
+    if (!undivided(config, use, tp, why, sizeof why)) {
+        return STATUS_OK;
+    }
+    while (undivided(config, use, nearest, other, sizeof other)) {
+        nearest--;
+    }
+    return FAIL(
+        STATUS_UNSUPPORTED,
+        "%s, which parallel.tp=%d does not divide; the nearest that divides all of this model is "
+        "parallel.tp=%d",
+        why, tp, nearest);
+}
+
+/* ---- parameters ---- */
+
+int64_t tp_run(const struct param *param, int tp, int tp_rank, int64_t local, int64_t *out_whole)
+{
+    int64_t width = param->shape[1], own = width / tp, local_row = 0, row = 0;
+    if (tp == 1 || param->split == SPLIT_NONE) {
+        *out_whole = local;
+        return param->count - local;
+    }
+    if (param->split == SPLIT_IN) {
+        *out_whole = local / own * width + tp_rank * own + local % own;
+        return own - local % own;
+    }
+    for (int s = 0; s < PARAM_SECTIONS; s++) {
+        int64_t rows = section_rows(param->section[s], tp, tp_rank);
+        int64_t first = row + tp_rank * section_rows(param->section[s], tp, 0);
+        if (local < (local_row + rows) * width) {
+            *out_whole = (first - local_row) * width + local;
+            return (local_row + rows) * width - local;
+        }
+        local_row += rows;
+        row += param->section[s];
+    }
+    CHECK(false, "element %lld of %s, of which a part has %lld", (long long)local, param->name,
+          (long long)param_local(param, tp, tp_rank));
+    return 0;
+}
+
+int64_t param_local(const struct param *param, int tp, int tp_rank)
+{
+    int64_t rows = 0;
+    if (param->split != SPLIT_OUT || tp == 1) {
+        return param->local;
+    }
+    for (int s = 0; s < PARAM_SECTIONS; s++) {
+        rows += section_rows(param->section[s], tp, tp_rank);
+    }
+    return rows * param->shape[1];
+}
+
+size_t tp_first_word(const struct part *part)
+{
+    int64_t each = section_rows(part->model->config.vocab_size, part->model->tp, 0);
+    return (size_t)(part->store.tp_rank * each);
+}
+
+size_t tp_words(const struct part *part)
+{
+    return (size_t)section_rows(part->model->config.vocab_size, part->model->tp,
+                                part->store.tp_rank);
+}
+
+void param_join(const struct param *param, int tp, int tp_rank, const float *local, float *out)
+{
+    int64_t whole, run;
+    for (int64_t at = 0; at < param_local(param, tp, tp_rank); at += run) {
+        run = tp_run(param, tp, tp_rank, at, &whole);
+        memcpy(out + whole, local + at, (size_t)run * sizeof *out);
+    }
+}
+
+bool part_piece(const struct part *part, enum store_kind kind, int param, int64_t most, int64_t *at,
+                struct piece *out)
+{
+    const struct param *of = &part->model->param[param];
+    struct slice share = part_share(part, kind, param);
+    int64_t left = share.count - *at, most_here = left < most ? left : most, count;
+    if (left <= 0) {
+        return false;
+    }
+    out->here = share;
+    out->here.begin += *at;
+    int64_t run = tp_run(of, part->model->tp, part->store.tp_rank, out->here.begin, &out->begin);
+    bool columns = of->split == SPLIT_IN && part->model->tp > 1;
+    if (columns && run == of->shape[1] / part->model->tp && most_here >= run) {
+        count = most_here / run * run; /* whole rows */
+    } else {
+        count = most_here < run ? most_here : run;
+        run = count;
+    }
+    out->here.count = count;
+    out->run = run;
+    out->stride = columns ? of->shape[1] : run;
+    *at += count;
+    return true;
+}
+
+/* ---- exchanges ---- */
+
+int tp_rooms(const struct model *model)
+{
+    int rooms = model->tp > 1 ? 2 : 0; /* the head's inputs and their gradient */
+    for (int u = 0; rooms > 0 && u < model->graph.units; u++) {
+        const struct unit_shape *shape = unit_shape(model, u);
+        rooms = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : rooms;
+    }
+    return rooms;
+}
+
+static size_t own_count(const struct part *part)
+{
+    return (size_t)part->model->rows * (size_t)part->model->config.dim;
+}
+
+static void *room_of(const struct part *part, int which)
+{
+    CHECK(part->room[which], "no room %d for the rows of all parts", which);
+    return part->room[which];
+}
+
+static void gather(struct part *part, const void *tensor, void *out)
+{
+    part->tp.gather(part->tp.arg, tensor, out, own_count(part), dtype_size(part->model->dtype));
+}
+
+void tp_gather_begin(struct part *part, const void *tensor, int which)
+{
+    if (part->model->tp > 1) {
+        gather(part, tensor, room_of(part, which));
+    }
+}
+
+void tp_scatter_begin(struct part *part, void *tensor)
+{
+    if (part->model->tp > 1) {
+        part->tp.scatter(part->tp.arg, tensor, own_count(part), part->model->dtype);
+    }
+}
+
+void tp_end(struct part *part)
+{
+    if (part->model->tp > 1) {
+        part->tp.end(part->tp.arg);
+    }
+}
+
+const void *tp_all(const struct part *part, const void *tensor, int which)
+{
+    return part->model->tp > 1 ? room_of(part, which) : tensor;
+}
+
+void *tp_partial(const struct part *part, int which, void *alone)
+{
+    return part->model->tp > 1 ? room_of(part, which) : alone;
+}
+
+void *tp_own_rows(const struct part *part, void *tensor)
+{
+    size_t before = (size_t)part->store.tp_rank * own_count(part);
+    return (unsigned char *)tensor + before * dtype_size(part->model->dtype);
+}
+
+/* ---- the output of a unit ---- */
+
+void tp_sum_output(struct part *part, const struct unit_shape *shape, const struct stash *stash)
+{
+    void *partial = tp_partial(part, 0, stash->out);
+    if (partial != stash->out) {
+        tp_scatter_begin(part, partial);
+        tp_end(part);
+        part->kernels->copy(&part->ctx, stash->out, tp_own_rows(part, partial),
+                            shape->N * shape->D);
+    }
+}
+
+const void *tp_bias(const struct part *part, int unit, int role)
+{
+    return part->store.tp_rank == 0 ? unit_bias(part, unit, role, 0) : NULL;
+}
+
+float *tp_bias_gradient(const struct part *part, int unit, int role)
+{
+    return part->store.tp_rank == 0 ? unit_bias_gradient(part, unit, role, 0) : NULL;
+}
+
+const void *tp_gather_output_gradient(struct part *part, int unit)
+{
+    if (part->model->tp > 1) {
+        gather(part, connect_output_gradient(part, unit), part_backward_of(part, unit)->doutput);
+        tp_end(part);
+    }
+    return tp_output_gradient(part, unit);
+}
+
+const void *tp_output_gradient(const struct part *part, int unit)
+{
+    return part->model->tp > 1 ? part_backward_of(part, unit)->doutput
+                               : connect_output_gradient(part, unit);
+}
+
+/* ---- gradients of what every part has ---- */
+
+/* The run of a unit's gradients, of this share, whose parameters each part has whole: they lie behind the others. */
+static float *replicated(const struct part *part, int unit, size_t *out_count)
+{
+    const struct model *model = part->model;
+    float *begin = NULL, *end = NULL;
+    for (int p = model->unit_param[unit]; p < model->unit_param[unit + 1]; p++) {
+        struct slice own = store_own(&part->store, STORE_GRADIENTS, p);
+        if (model->param[p].split == SPLIT_NONE && own.count > 0) {
+            float *at = store_slice(&part->store, &own);
+            begin = begin ? begin : at;
+            end = at + own.count;
+        }
+    }
+    *out_count = begin ? (size_t)(end - begin) : 0;
+    return begin;
+}
+
+void part_sum_gradients(struct part *part)
+{
+    for (int u = 0; u < part->model->graph.units; u++) {
+        size_t count = part_sum_count(part, u);
+        if (count > 0) {
+            part->tp.sum(part->tp.arg, replicated(part, u, &count), count);
+            tp_end(part);
+        }
+    }
+}
+
+size_t part_sum_count(const struct part *part, int unit)
+{
+    size_t count = 0;
+    if (part->model->tp > 1 && part_has(part, unit)) {
+        replicated(part, unit, &count);
+    }
+    return count;
+}
+
+/* Rows of width D that others have, times how often they come: of gathers and of scatters alike. */
+void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out)
+{
+    const struct unit_shape *shape = unit_shape(model, unit);
+    int64_t once =
+        (int64_t)(shape->tokens - shape->N) * (int64_t)shape->D * (int64_t)dtype_size(model->dtype);
+    int inputs = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
+    int64_t sums = (int64_t)(model->tp - 1) * (int64_t)shape->tokens * 3 * (int64_t)sizeof(float);
+    *out = (struct tp_bytes){0};
+    switch (shape->kind) {
+    case UNIT_EMBED:
+        *out = (struct tp_bytes){once, 0, once};
+        break;
+    case UNIT_ATTENTION:
+    case UNIT_FFN:
+        *out = (struct tp_bytes){(inputs + 1) * once, (inputs + 1) * once, inputs * once};
+        if (model->recompute == RECOMPUTE_FULL) {
+            out->backward += inputs * once;
+        }
+        break;
+    case UNIT_HEAD:
+        *out = (struct tp_bytes){0, 2 * once + sums, once};
+        break;
+    }
+}
