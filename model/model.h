@@ -253,6 +253,9 @@ struct tp_bytes {
     int64_t forward, backward, weight;
 };
 void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out);
+/* Elements of a unit's gradients that parts with this share add up over each other once a step: of what each of them
+ * has whole. 0: none, as with one part. */
+size_t model_sum_count(const struct model *model, int unit, int share);
 
 /* One of the rank's stages: its units share frames and backward memories. */
 struct part_stage {
@@ -388,7 +391,7 @@ void part_zero_gradients(struct part *part);
 /* Adds up over the parts of tensor parallelism the gradients of what each of them has whole, of this share. All parts,
  * after the microbatches of a step. */
 void part_sum_gradients(struct part *part);
-/* Elements that it adds up of a unit, in one exchange; 0: none. */
+/* model_sum_count of a unit of this part; 0 of another's. */
 size_t part_sum_count(const struct part *part, int unit);
 /* Sum of squares of each parameter's gradient, of its share, in the order of the table; untrained ones give 0, and so
  * does what another part of tensor parallelism answers for.

@@ -73,6 +73,17 @@ static bool is_behind(const struct model *model, int param)
     return model->tp > 1 && model->param[param].split == SPLIT_NONE;
 }
 
+size_t store_sum_run(const struct model *model, int unit, int share, size_t *out_begin)
+{
+    size_t each = store_share_room(model, unit), before = 0, behind = 0;
+    for (int p = model->unit_param[unit]; p < model->unit_param[unit + 1]; p++) {
+        *(is_behind(model, p) ? &behind : &before) += store_room(model, p);
+    }
+    size_t begin = (size_t)share * each, end = smaller(begin + each, before + behind);
+    *out_begin = begin > before ? begin : before;
+    return behind > 0 && end > *out_begin ? end - *out_begin : 0;
+}
+
 /* Places for the parameters i .. last - 1 of a unit, from element `first` of the store on. */
 static void place_unit(struct store *store, int i, int last, size_t first)
 {

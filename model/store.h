@@ -49,6 +49,10 @@ size_t store_share_room(const struct model *model, int unit);
 /* Elements of a unit's memory: those of its parameters, and what makes all shares equal. */
 size_t store_unit_room(const struct model *model, int unit);
 
+/* With tensor parallelism: elements of a unit's memory that every part has whole and that are of this share, and the
+ * first of them, from the unit's first on; room between them included. */
+size_t store_sum_run(const struct model *model, int unit, int share, size_t *out_begin);
+
 /* model, device, stream, share, tp_rank, param and params are set; param is the store's from then on. */
 MUST_USE status_t store_create(struct store *store, bool training);
 void store_destroy(struct store *store);

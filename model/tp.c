@@ -15,7 +15,7 @@ static int64_t section_rows(int64_t rows, int tp, int tp_rank)
 
 /* ---- what must divide ---- */
 
-/* What tp does not divide, as "model.n_head=6"; NULL if it divides all. */
+/* What tp does not divide, as "model.n_head is 6"; NULL if it divides all. */
 static const char *undivided(const struct model_config *config, const struct model_use *use, int tp,
                              char *buffer, size_t size)
 {
@@ -23,12 +23,12 @@ static const char *undivided(const struct model_config *config, const struct mod
         const char *key;
         int64_t value;
     } must[] = {
-        {"model.n_head", config->n_head},
-        {"model.n_local_heads (heads of keys and values)", config->n_local_heads},
-        {"the tokens of a microbatch, data.micro_batch times data.seq_len,", use->B * use->T}};
+        {"model.n_head is", config->n_head},
+        {"model.n_local_heads (heads of keys and values) is", config->n_local_heads},
+        {"the tokens of a microbatch, data.micro_batch times data.seq_len, are", use->B * use->T}};
     for (size_t i = 0; i < sizeof must / sizeof must[0]; i++) {
         if (must[i].value % tp != 0) {
-            snprintf(buffer, size, "%s is %lld", must[i].key, (long long)must[i].value);
+            snprintf(buffer, size, "%s %lld", must[i].key, (long long)must[i].value);
             return buffer;
         }
     }
@@ -255,41 +255,29 @@ const void *tp_output_gradient(const struct part *part, int unit)
 
 /* ---- gradients of what every part has ---- */
 
-/* The run of a unit's gradients, of this share, whose parameters each part has whole: they lie behind the others. */
-static float *replicated(const struct part *part, int unit, size_t *out_count)
+size_t model_sum_count(const struct model *model, int unit, int share)
 {
-    const struct model *model = part->model;
-    float *begin = NULL, *end = NULL;
-    for (int p = model->unit_param[unit]; p < model->unit_param[unit + 1]; p++) {
-        struct slice own = store_own(&part->store, STORE_GRADIENTS, p);
-        if (model->param[p].split == SPLIT_NONE && own.count > 0) {
-            float *at = store_slice(&part->store, &own);
-            begin = begin ? begin : at;
-            end = at + own.count;
-        }
-    }
-    *out_count = begin ? (size_t)(end - begin) : 0;
-    return begin;
+    size_t begin;
+    return store_sum_run(model, unit, share, &begin);
+}
+
+size_t part_sum_count(const struct part *part, int unit)
+{
+    return part_has(part, unit) ? model_sum_count(part->model, unit, part->store.share) : 0;
 }
 
 void part_sum_gradients(struct part *part)
 {
     for (int u = 0; u < part->model->graph.units; u++) {
-        size_t count = part_sum_count(part, u);
+        size_t count = part_sum_count(part, u), begin;
         if (count > 0) {
-            part->tp.sum(part->tp.arg, replicated(part, u, &count), count);
+            struct part_bucket bucket;
+            part_bucket(part, u, &bucket);
+            store_sum_run(part->model, u, part->store.share, &begin);
+            part->tp.sum(part->tp.arg, bucket.gradients + begin, count);
             tp_end(part);
         }
     }
-}
-
-size_t part_sum_count(const struct part *part, int unit)
-{
-    size_t count = 0;
-    if (part->model->tp > 1 && part_has(part, unit)) {
-        replicated(part, unit, &count);
-    }
-    return count;
 }
 
 /* Rows of width D that others have, times how often they come: of gathers and of scatters alike. */

@@ -75,25 +75,69 @@ static status_t find_workspaces(const struct run_config *config, const struct mo
     return memory_workspaces(model, plan, kernels, threads, out);
 }
 
+/* Of the units of a rank of the plan, what all ranks there of all replicas receive from those that compute with them. */
+static void sum_tensor(const struct model *model, const struct plan *plan, int rank,
+                       long long *out_rows, long long *out_sums)
+{
+    *out_rows = *out_sums = 0;
+    for (int u = 0; u < plan->graph->units; u++) {
+        struct tp_bytes unit;
+        if (plan_rank_of(plan, plan_stage_of(plan, u)) != rank) {
+            continue;
+        }
+        model_tp_bytes(model, u, &unit);
+        *out_rows += (unit.forward + unit.backward + unit.weight) * plan->microbatches * model->tp *
+                     plan->replicas;
+        for (int share = 0; share < model->shares; share++) {
+            size_t count = model_sum_count(model, u, share);
+            *out_sums += 2 * (model->tp - 1) * (long long)(count * sizeof(float));
+        }
+    }
+}
+
+/* By the tables that runs are held against. */
+static void print_tensor(const struct model *model, const struct plan *plan)
+{
+    long long rows, sums, all = 0;
+    if (model->tp == 1) {
+        return;
+    }
+    printf("\ntensor parallelism: each rank of the plan is %d, and sends and holds what the tables "
+           "say of "
+           "one;\nbytes that all of them receive from each other in a step\n"
+           "  rank     gathers and scatters        sums of gradients\n",
+           model->tp);
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        sum_tensor(model, plan, rank, &rows, &sums);
+        printf("  %4d  %23lld  %23lld\n", rank, rows, sums);
+        all += rows + sums;
+    }
+    printf("  all ranks  %lld\n", all);
+}
+
 static status_t print_all(const struct run_config *config, const struct model *model,
                           const struct plan *plan)
 {
-    char precision[32], recompute[32], known[128], replicas[48] = "";
+    char precision[32], recompute[32], known[128], replicas[48] = "", together[48] = "";
     int64_t workspace[plan->ranks];
     TRY(find_workspaces(config, model, plan, workspace, known, sizeof known));
     print_dense_cost(model);
     if (plan->replicas > 1) {
         snprintf(replicas, sizeof replicas, " on each of %d replicas", plan->replicas);
     }
-    printf("%lld parameters; %d stage%s, %d microbatches of %lld x %lld tokens%s, schedule %s\n"
+    if (model->tp > 1) {
+        snprintf(together, sizeof together, " of %d ranks each", model->tp);
+    }
+    printf("%lld parameters; %d stage%s%s, %d microbatches of %lld x %lld tokens%s, schedule %s\n"
            "precision %s, recompute %s\n\n",
            (long long)model_parameter_count(model), plan->stages, plan->stages == 1 ? "" : "s",
-           plan->microbatches, (long long)model->B, (long long)model->T, replicas, plan->schedule,
-           value_of(config, "precision", precision, sizeof precision),
+           together, plan->microbatches, (long long)model->B, (long long)model->T, replicas,
+           plan->schedule, value_of(config, "precision", precision, sizeof precision),
            value_of(config, "parallel.recompute", recompute, sizeof recompute));
     plan_print_partition(plan, stdout);
     printf("\n");
     plan_print_traffic(plan, stdout);
+    print_tensor(model, plan);
     printf("\n");
     plan_print_memory(plan, workspace, known, stdout);
     saver_print_plan(config, plan, stdout);

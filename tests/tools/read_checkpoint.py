@@ -32,7 +32,7 @@ def hashed(data):
 def unseal(data, kind):
     assert data[:8] == b"MUDDPIPE", data[:8]
     form, found, length, low, high = struct.unpack("<IIQQQ", data[8:40])
-    assert (form, found) == (1, kind), (form, found)
+    assert form in (1, 2) and found == kind, (form, found)
     message = data[40:]
     assert len(message) == length and hashed(message) == (low, high)
     return message
@@ -79,7 +79,8 @@ def table(message, names, lists=()):
     return out
 
 
-CHUNK = {1: "tensor", 2: "kind", 3: "begin", 4: "count", 5: "offset", 6: "bytes", 7: "low", 8: "high"}
+CHUNK = {1: "tensor", 2: "kind", 3: "begin", 4: "count", 5: "offset", 6: "bytes", 7: "low", 8: "high",
+         9: "run", 10: "stride"}
 SHARD = {1: "file", 2: "bytes", 3: "chunk"}
 TENSOR = {1: "name", 2: "shape", 3: "trained"}
 MANIFEST = {1: "format", 2: "program", 3: "step", 4: "sequences", 5: "train_data", 6: "config", 7: "model",
@@ -123,10 +124,13 @@ def read(folder):
             stored = data[chunk["offset"]:chunk["offset"] + chunk["bytes"]]
             assert hashed(stored) == (chunk["low"], chunk["high"])
             got = values_of(stored, chunk["count"], manifest["encoding"])
-            begin = 4 * chunk["begin"]
+            run, stride = chunk.get("run", chunk["count"]), chunk.get("stride", 0)
+            assert chunk["count"] % run == 0
             target = values[chunk["tensor"]][chunk["kind"]]
-            assert begin + len(got) <= len(target)
-            target[begin:begin + len(got)] = got
+            for i in range(chunk["count"] // run):
+                begin = 4 * (chunk["begin"] + i * stride)
+                assert begin + 4 * run <= len(target)
+                target[begin:begin + 4 * run] = got[4 * i * run:4 * (i + 1) * run]
             seen[chunk["tensor"]][chunk["kind"]] += chunk["count"]
     assert all(count == elements[t] for t, kinds in enumerate(seen) for count in kinds)
     return manifest, {tensor["name"].decode(): values[t] for t, tensor in enumerate(tensors)}

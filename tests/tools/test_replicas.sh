@@ -144,21 +144,12 @@ skipped=$(grep -c '"skipped":true' skips/metrics.jsonl)
 ((skipped > 5 && $(grep -c "is skipped: loss" out) == skipped)) || fail "$skipped steps were skipped"
 
 # A rank that is lost ends all replicas, and every survivor names it.
-mpirun -n 4 "$MUDDPIPE" train run.yaml "${one[@]}" "$wire" logging.run=lost parallel.dp=2 optimizer.steps=100000 \
-    data.valid= >out 2>&1 </dev/null &
-job=$!
-for ((i = 0; i < 300; i++)); do
-    [[ -s lost/metrics.jsonl ]] && break
-    sleep 0.1
-done
-pkill -KILL -P "$job" -n muddpipe || fail "no rank to kill"
-for ((i = 0; i < 200; i++)); do
-    kill -0 "$job" 2>/dev/null || break
-    sleep 0.1
-done
-((i < 200)) || fail "still running after a rank was killed"
-! wait "$job" || fail "a job that lost a rank ended with success"
-(($(grep -c "rank [0-3] died (killed?) while rank [0-3] was in step " out) == 3)) || fail "not all survivors say who died"
+source "$(dirname "$script")/jobs.sh"
+start "${one[@]}" parallel.dp=2 data.valid=
+kill -KILL "$(pid_of 3)"
+ends 20
+((code != 0)) || fail "a job that lost a rank ended with success"
+(($(grep -c "rank 3 died (killed?) while rank [0-3] was in step " out) == 3)) || fail "not all survivors say who died"
 
 # What cannot be.
 run 1 mpirun -n 3 "$MUDDPIPE" train run.yaml "${one[@]}" "$wire" parallel.dp=2 logging.run=refused
