@@ -234,8 +234,9 @@ MUST_USE status_t transport_choose(struct group *group, struct device *device, v
 /* ---- collective: sums and copies of many values among the ranks of a group ----
  *
  * Calls are started in one order, the same on all ranks, and run beside what the caller does until it waits for
- * them. With one rank they are copies. Sums are of float32 and, but for nccl, in the order of the ranks,
- * ((x_0 + x_1) + x_2) + ..., so they have the same bits whatever carries them.
+ * them. With one rank they are copies. Sums are, but for nccl, in the order of the ranks, ((x_0 + x_1) + x_2) + ..., so
+ * they have the same bits whatever carries them: of float32, or of bfloat16, added up in float32 and rounded once (by
+ * nccl after every addition).
  *
  *     threads  the ranks of a process: whoever waits reads what the others have
  *     mpi      nonblocking collectives of MPI, moved and added up by a progress thread, in chunks, so that little
@@ -249,9 +250,9 @@ MUST_USE status_t transport_choose(struct group *group, struct device *device, v
 struct collective;
 
 enum collective_kind {
-    COLLECTIVE_REDUCE_SCATTER, /* in [sum of counts] float32 -> out [counts[rank]], this rank's part of the sum */
+    COLLECTIVE_REDUCE_SCATTER, /* in [sum of counts] -> out [counts[rank]], this rank's part of the sum */
     COLLECTIVE_ALL_GATHER, /* in [counts[rank]] -> out [sum of counts], in the order of the ranks */
-    COLLECTIVE_ALL_REDUCE, /* in [sum of counts] float32 -> out, the sum, the same; counts: who adds up what */
+    COLLECTIVE_ALL_REDUCE, /* in [sum of counts] -> out, the sum, the same; counts: who adds up what */
     COLLECTIVE_BROADCAST, /* in [sum of counts] of root -> out, the same */
     COLLECTIVE_KINDS
 };
@@ -260,7 +261,8 @@ const char *collective_kind_name(enum collective_kind kind); /* "reduce-scatter"
 struct collective_call {
     enum collective_kind kind;
     const size_t *counts; /* [ranks] elements; 0 is fine */
-    size_t element;       /* bytes; sizeof(float) for sums */
+    size_t element;       /* bytes; of a sum sizeof(float), or 2 with bf16 */
+    bool bf16;            /* a sum of bfloat16 */
     /* May be a part of out: REDUCE_SCATTER, ALL_GATHER: where this rank's lies in the other. ALL_REDUCE: out.
      * NULL: that. */
     const void *in;

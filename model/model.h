@@ -253,6 +253,8 @@ struct tp_bytes {
     int64_t forward, backward, weight;
 };
 void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out);
+/* Exchanges of a unit for one microbatch: in F, B and W, or in a forward that no backward follows; 0 with one part. */
+int model_tp_exchanges(const struct model *model, int unit, bool training);
 /* Elements of a unit's gradients that parts with this share add up over each other once a step: of what each of them
  * has whole. 0: none, as with one part. */
 size_t model_sum_count(const struct model *model, int unit, int share);

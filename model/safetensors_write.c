@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/bf16.h"
 #include "model/safetensors.h"
 
 struct layout {
@@ -137,17 +138,6 @@ static status_t file_create(const char *path, const struct layout *layout)
     return close_checked(fd, path, status);
 }
 
-/* To nearest, ties to even; what is no number stays none. */
-static uint16_t bf16_of(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) {
-        return (uint16_t)(bits >> 16 | 0x40u);
-    }
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
 static status_t write_rounded(int fd, const char *path, const struct layout *layout,
                               const float *data)
 {
@@ -156,7 +146,7 @@ static status_t write_rounded(int fd, const char *path, const struct layout *lay
     for (size_t at = 0; at < count; at += most) {
         size_t some = count - at < most ? count - at : most;
         for (size_t i = 0; i < some; i++) {
-            rounded[i] = bf16_of(data[at + i]);
+            rounded[i] = bf16_from_float(data[at + i]);
         }
         TRY(write_all(fd, path, rounded, some * sizeof *rounded,
                       layout->offset + at * sizeof *rounded));

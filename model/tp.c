@@ -280,6 +280,12 @@ void part_sum_gradients(struct part *part)
     }
 }
 
+/* That B gathers once more. */
+static int recomputed_inputs(const struct model *model, int inputs)
+{
+    return model->recompute == RECOMPUTE_FULL ? inputs : 0;
+}
+
 /* Rows of width D that others have, times how often they come: of gathers and of scatters alike. */
 void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out)
 {
@@ -295,13 +301,33 @@ void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out)
         break;
     case UNIT_ATTENTION:
     case UNIT_FFN:
-        *out = (struct tp_bytes){(inputs + 1) * once, (inputs + 1) * once, inputs * once};
-        if (model->recompute == RECOMPUTE_FULL) {
-            out->backward += inputs * once;
-        }
+        *out = (struct tp_bytes){(inputs + 1) * once,
+                                 (inputs + 1 + recomputed_inputs(model, inputs)) * once,
+                                 inputs * once};
         break;
     case UNIT_HEAD:
         *out = (struct tp_bytes){0, 2 * once + sums, once};
         break;
     }
+}
+
+int model_tp_exchanges(const struct model *model, int unit, bool training)
+{
+    const struct unit_shape *shape = unit_shape(model, unit);
+    size_t rows = head_chunk_rows(model->dtype);
+    int inputs = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
+    int chunks = (int)((shape->tokens + rows - 1) / rows); /* of the loss */
+    if (model->tp == 1) {
+        return 0;
+    }
+    switch (shape->kind) {
+    case UNIT_EMBED:
+        return training ? 2 : 1;
+    case UNIT_ATTENTION:
+    case UNIT_FFN:
+        return training ? 3 * inputs + 2 + recomputed_inputs(model, inputs) : inputs + 1;
+    case UNIT_HEAD:
+        return training ? chunks + 3 : chunks + 1;
+    }
+    return 0;
 }

@@ -381,27 +381,33 @@ status_t worker_rehearse(struct worker *worker)
     return device_stream_sync(worker->device, worker->stream);
 }
 
-status_t worker_walk(struct worker *worker, const struct batch *batch, float loss_scale,
-                     const struct worker_hooks *hooks)
+/* Around what the stream waits for of ranks that compute a stage with it. */
+static status_t tensor_wait_begin(void *arg)
 {
-    struct walk walk = {.worker = worker, .loss_scale = loss_scale, .hooks = hooks};
-    int64_t tp_before = tp_group_bytes(worker->tp);
-    TRY(worker_prepare(worker));
-    if (worker->device) {
-        TRY(in_flight_begin(worker, &walk.record));
-    }
-    timeline_begin(worker->timeline, worker->stream, "batch", "copies");
-    status_t status = bring_batch(&walk, batch);
-    timeline_end(worker->timeline);
+    struct walk *walk = arg;
+    const struct op *op = atomic_load_explicit(&walk->worker->now, memory_order_relaxed);
+    return in_flight_wait_begin(walk->worker, walk->record, op, STALL_TENSOR);
+}
+
+static status_t tensor_wait_end(void *arg)
+{
+    struct walk *walk = arg;
+    return in_flight_wait_end(walk->worker, walk->record);
+}
+
+static status_t walk_ops(struct walk *walk)
+{
+    struct worker *worker = walk->worker;
     const struct rank_plan *plan = &worker->active->rank[worker->rank];
     const struct op *op = plan->op, *end = plan->op + plan->ops;
+    status_t status = STATUS_OK;
     for (int count; op < end && status == STATUS_OK; op += count) {
         count = groups(worker, op) ? op->together : 1;
         atomic_store_explicit(&worker->now, op, memory_order_release);
         record_begin(worker, op, count);
         status = step_audit_before(worker, op, count);
         if (status == STATUS_OK) {
-            status = walk_op(&walk, op, count);
+            status = walk_op(walk, op, count);
         }
         if (status == STATUS_OK) {
             status = tp_group_status(worker->tp);
@@ -411,6 +417,27 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
             status = step_audit_after(worker, op, count);
         }
     }
+    return status;
+}
+
+status_t worker_walk(struct worker *worker, const struct batch *batch, float loss_scale,
+                     const struct worker_hooks *hooks)
+{
+    struct walk walk = {.worker = worker, .loss_scale = loss_scale, .hooks = hooks};
+    const struct tp_watch watch = {tensor_wait_begin, tensor_wait_end, &walk};
+    int64_t tp_before = tp_group_bytes(worker->tp);
+    TRY(worker_prepare(worker));
+    if (worker->device) {
+        TRY(in_flight_begin(worker, &walk.record));
+    }
+    timeline_begin(worker->timeline, worker->stream, "batch", "copies");
+    status_t status = bring_batch(&walk, batch);
+    timeline_end(worker->timeline);
+    tp_group_watch(worker->tp, worker->device ? &watch : NULL);
+    if (status == STATUS_OK) {
+        status = walk_ops(&walk);
+    }
+    tp_group_watch(worker->tp, NULL);
     TRY(status);
     atomic_store_explicit(&worker->now, NULL, memory_order_release);
     messages_of(worker)[false] += worker->active->microbatches;

@@ -10,6 +10,7 @@ struct tp_group {
     size_t *counts;               /* [ranks] scratch */
     int64_t number[TP_UNDER_WAY]; /* of exchanges begun and not ended, in turn */
     int64_t begun, ended;
+    const struct tp_watch *watch;
     status_t failed;
 };
 
@@ -73,10 +74,16 @@ static void end(void *arg)
     CHECK(tp->ended < tp->begun, "no exchange under way");
     int64_t number = tp->number[tp->ended % TP_UNDER_WAY];
     tp->ended++;
+    if (tp->failed == STATUS_OK && tp->watch) {
+        tp->failed = tp->watch->begin(tp->watch->arg);
+    }
     if (tp->failed == STATUS_OK) {
         enum trace_category before = trace_switch(tp->trace, TRACE_TENSOR);
         tp->failed = collective_wait(tp->collective, number);
         trace_switch(tp->trace, before);
+    }
+    if (tp->failed == STATUS_OK && tp->watch) {
+        tp->failed = tp->watch->end(tp->watch->arg);
     }
 }
 
@@ -101,13 +108,13 @@ static void gather(void *arg, const void *in, void *out, size_t count, size_t el
 static void scatter(void *arg, void *inout, size_t count, enum dtype dtype)
 {
     struct tp_group *tp = arg;
-    size_t before = (size_t)group_rank(tp->group) * count;
-    CHECK(dtype == DTYPE_F32, "a sum in %s", dtype_name(dtype));
+    size_t before = (size_t)group_rank(tp->group) * count * dtype_size(dtype);
     set_counts(tp, count);
     begin(tp, &(struct collective_call){.kind = COLLECTIVE_REDUCE_SCATTER,
                                         .counts = tp->counts,
-                                        .element = sizeof(float),
-                                        .out = (float *)inout + before});
+                                        .element = dtype_size(dtype),
+                                        .bf16 = dtype == DTYPE_BF16,
+                                        .out = (unsigned char *)inout + before});
 }
 
 /* Each rank adds up a part of the values. */
@@ -135,6 +142,13 @@ struct tp_exchange tp_group_exchange(struct tp_group *tp)
 }
 
 /* ---- what others ask ---- */
+
+void tp_group_watch(struct tp_group *tp, const struct tp_watch *watch)
+{
+    if (tp) {
+        tp->watch = watch;
+    }
+}
 
 status_t tp_group_status(const struct tp_group *tp)
 {

@@ -22,6 +22,13 @@ MUST_USE status_t tp_group_create(const struct tp_group_options *options, struct
 void tp_group_destroy(struct tp_group *tp);
 /* For part_options; zeros of NULL. */
 struct tp_exchange tp_group_exchange(struct tp_group *tp);
+/* Called around every wait for an exchange from now on; NULL: no more. A failure is one of the exchange. */
+struct tp_watch {
+    status_t (*begin)(void *arg);
+    status_t (*end)(void *arg);
+    void *arg;
+};
+void tp_group_watch(struct tp_group *tp, const struct tp_watch *watch);
 /* What the first exchange that failed said: what came after it is garbage. */
 MUST_USE status_t tp_group_status(const struct tp_group *tp);
 /* "nccl" or "host"; "" of NULL. */

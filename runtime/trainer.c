@@ -224,13 +224,6 @@ static status_t fill_workers(struct trainer *trainer, const struct trainer_optio
 static status_t make_place_and_model(struct trainer *trainer, const struct trainer_options *options)
 {
     TRY(place_choose(trainer));
-    if (trainer->place.device && trainer->mesh.tp > 1) {
-        return FAIL(
-            STATUS_UNSUPPORTED,
-            "parallel.tp is %d, and tensor parallelism computes on the host only so far: use "
-            "parallel.tp=1, or device=cpu",
-            trainer->mesh.tp);
-    }
     struct model_use use = model_use_of(&trainer->config, options->B, options->T);
     return model_create(options->model, &use, &trainer->model);
 }
@@ -469,8 +462,11 @@ status_t trainer_cost_of(struct trainer *trainer, int64_t step)
     last->ns[TRACE_WAIT] = (double)stalls[STALL_PLAIN];
     last->ns[TRACE_EXPOSED_DENSE] = (double)stalls[STALL_DENSE];
     last->ns[TRACE_COLLECTIVE] = (double)stalls[STALL_REPLICAS];
-    double rest = last->seconds * 1e9 -
-                  (double)(stalls[STALL_PLAIN] + stalls[STALL_DENSE] + stalls[STALL_REPLICAS]);
+    last->ns[TRACE_TENSOR] = (double)stalls[STALL_TENSOR];
+    double rest = last->seconds * 1e9;
+    for (int stall = 0; stall < STALLS; stall++) {
+        rest -= (double)stalls[stall];
+    }
     last->ns[TRACE_OTHER] = rest > 0 ? rest : 0;
     return STATUS_OK;
 }

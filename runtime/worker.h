@@ -44,8 +44,8 @@ struct worker_options {
  * before it runs. */
 enum { WALKS_IN_FLIGHT = 2 };
 
-/* What may hold up a stream: messages, all plain or some dense; what replicas exchange. */
-enum stall { STALL_PLAIN, STALL_DENSE, STALL_REPLICAS, STALLS };
+/* What may hold up a stream: messages, all plain or some dense; what replicas, and what ranks of a stage exchange. */
+enum stall { STALL_PLAIN, STALL_DENSE, STALL_REPLICAS, STALL_TENSOR, STALLS };
 
 /* What a walk on a device leaves behind for its end: one of WALKS_IN_FLIGHT in turn. */
 struct walk_record {

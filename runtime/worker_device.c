@@ -27,6 +27,13 @@ static int count_waits(const struct worker *worker)
     for (int i = 0; i < list->ops; i++) {
         count += waits(list->op[i].kind);
     }
+    for (int u = 0; worker->tp && u < worker->model->graph.units; u++) {
+        if (worker_hosts(worker, u)) {
+            count += worker->plan->microbatches *
+                     model_tp_exchanges(worker->model, u, worker->plan->training);
+            count += part_sum_count(worker->part, u) > 0;
+        }
+    }
     return count;
 }
 

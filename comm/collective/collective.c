@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "base/device.h"
 #include "base/log.h"
 #include "comm/comm.h"
@@ -246,7 +247,8 @@ status_t collective_start(struct collective *collective, const struct collective
     CHECK(call->kind != COLLECTIVE_BROADCAST ||
               (call->root >= 0 && call->root < collective->group->size),
           "a broadcast of rank %d of %d", call->root, collective->group->size);
-    CHECK(!sums || call->element == sizeof(float), "a sum of elements of %zu bytes", call->element);
+    CHECK(!sums || call->element == (call->bf16 ? sizeof(uint16_t) : sizeof(float)),
+          "a sum of elements of %zu bytes", call->element);
     TRY(group_check(collective->group));
     if (collective->class != NULL && collective->class->room != NULL) {
         TRY(collective->class->room(collective, collective->started));
@@ -294,21 +296,43 @@ int64_t collective_bytes(const struct collective *collective)
 
 /* ---- what the classes share ---- */
 
-void collective_add(const float *const *x, int ranks, size_t count, float *out)
+static void add_floats(const void *const *x, int ranks, size_t begin, size_t count, float *sum)
+{
+    memcpy(sum, (const float *)x[0] + begin, count * sizeof *sum);
+    for (int r = 1; r < ranks; r++) {
+        const float *addend = (const float *)x[r] + begin;
+        for (size_t i = 0; i < count; i++) {
+            sum[i] += addend[i];
+        }
+    }
+}
+
+static void add_halves(const void *const *x, int ranks, size_t begin, size_t count, float *sum)
+{
+    for (int r = 0; r < ranks; r++) {
+        const uint16_t *addend = (const uint16_t *)x[r] + begin;
+        for (size_t i = 0; i < count; i++) {
+            sum[i] = r == 0 ? bf16_to_float(addend[i]) : sum[i] + bf16_to_float(addend[i]);
+        }
+    }
+}
+
+void collective_add(const void *const *x, int ranks, size_t count, bool bf16, void *out)
 {
     enum { BLOCK = 1024 };
     float sum[BLOCK];
 
     for (size_t begin = 0; begin < count; begin += BLOCK) {
         size_t some = count - begin < BLOCK ? count - begin : BLOCK;
-        memcpy(sum, x[0] + begin, some * sizeof *sum);
-        for (int r = 1; r < ranks; r++) {
-            const float *addend = x[r] + begin;
-            for (size_t i = 0; i < some; i++) {
-                sum[i] += addend[i];
-            }
+        if (!bf16) {
+            add_floats(x, ranks, begin, some, sum);
+            memcpy((float *)out + begin, sum, some * sizeof *sum);
+            continue;
         }
-        memcpy(out + begin, sum, some * sizeof *sum);
+        add_halves(x, ranks, begin, some, sum);
+        for (size_t i = 0; i < some; i++) {
+            ((uint16_t *)out)[begin + i] = bf16_from_float(sum[i]);
+        }
     }
 }
 

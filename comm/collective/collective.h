@@ -42,8 +42,8 @@ struct collective {
 extern const struct collective_class threads_collective_class, mpi_collective_class,
     nccl_collective_class;
 
-/* out[i] = ((x_0[i] + x_1[i]) + x_2[i]) + ...; out may be one of the x. */
-void collective_add(const float *const *x, int ranks, size_t count, float *out);
+/* out[i] = ((x_0[i] + x_1[i]) + x_2[i]) + ..., of float, or of bfloat16 rounded once; out may be one of the x. */
+void collective_add(const void *const *x, int ranks, size_t count, bool bf16, void *out);
 /* Why a wait has ended that did not complete: STATUS_PEER or STATUS_TIMEOUT. */
 status_t collective_give_up(const struct collective *collective,
                             const struct pending_call *pending);

@@ -171,19 +171,20 @@ static status_t land_sum(const struct rounds *rounds, const struct round *round)
     int ranks = rounds->group->size, rank = rounds->group->rank;
     size_t skip = pending->call.kind == COLLECTIVE_ALL_REDUCE ? pending->before : 0;
     size_t count = some_of(rounds, round, rank);
-    float *sum = (float *)(void *)(round->in + (size_t)rank * rounds->chunk);
-    float *out = (float *)pending->call.out + skip + round->begin;
-    const float *x[ranks];
+    size_t element = pending->call.element;
+    void *sum = round->in + (size_t)rank * rounds->chunk;
+    void *out = (unsigned char *)pending->call.out + (skip + round->begin) * element;
+    const void *x[ranks];
 
     for (int r = 0; r < ranks; r++) {
-        x[r] = r == rank ? sum : (const float *)(void *)(round->out + (size_t)r * rounds->chunk);
+        x[r] = r == rank ? sum : (const void *)(round->out + (size_t)r * rounds->chunk);
     }
     if (rounds->device == NULL) {
-        collective_add(x, ranks, count, out);
+        collective_add(x, ranks, count, pending->call.bf16, out);
         return STATUS_OK;
     }
-    collective_add(x, ranks, count, sum);
-    return copy(rounds, out, sum, count * sizeof *sum);
+    collective_add(x, ranks, count, pending->call.bf16, sum);
+    return copy(rounds, out, sum, count * element);
 }
 
 static status_t land_parts(const struct rounds *rounds, const struct round *round)

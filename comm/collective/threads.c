@@ -209,15 +209,16 @@ unlock:
 
 /* This rank's part of the sum, to `out`. */
 static void reduce(const struct collective *collective, const struct pending_call *pending,
-                   const struct record *record, float *out)
+                   const struct record *record, void *out)
 {
     int ranks = collective->group->size;
-    const float *x[ranks];
+    size_t before = pending->before * pending->call.element;
+    const void *x[ranks];
 
     for (int r = 0; r < ranks; r++) {
-        x[r] = (const float *)record->in[r] + pending->before;
+        x[r] = (const unsigned char *)record->in[r] + before;
     }
-    collective_add(x, ranks, pending->counts[collective->group->rank], out);
+    collective_add(x, ranks, pending->counts[collective->group->rank], pending->call.bf16, out);
 }
 
 /* All parts but this rank's own, which `part` of another rank points at. */
@@ -247,7 +248,8 @@ static void work(const struct collective *collective, const struct pending_call 
         reduce(collective, pending, record, call->out);
         break;
     case COLLECTIVE_ALL_REDUCE:
-        reduce(collective, pending, record, (float *)call->out + pending->before);
+        reduce(collective, pending, record,
+               (unsigned char *)call->out + pending->before * call->element);
         break;
     case COLLECTIVE_ALL_GATHER:
         gather(collective, pending, record->in, false);

@@ -254,6 +254,12 @@ static const unsigned char *at(const void *list, size_t elements, size_t element
     return (const unsigned char *)list + elements * element;
 }
 
+/* Of the values of a sum. */
+static ncclDataType_t type_of(const struct collective_call *call)
+{
+    return call->bf16 ? ncclBfloat16 : ncclFloat;
+}
+
 /* A call for each part, whose root has or gets it. */
 static ncclResult_t part_by_part(const struct nccl_collective *self,
                                  const struct pending_call *pending)
@@ -268,8 +274,8 @@ static ncclResult_t part_by_part(const struct nccl_collective *self,
         void *there = (unsigned char *)call->out + before * call->element;
         if (count > 0 && sums) {
             (void)nccl.reduce(at(call->in, before, call->element),
-                              r == self->group->rank ? call->out : NULL, count, ncclFloat, ncclSum,
-                              r, self->comm, self->stream);
+                              r == self->group->rank ? call->out : NULL, count, type_of(call),
+                              ncclSum, r, self->comm, self->stream);
         } else if (count > 0) {
             (void)nccl.broadcast(r == self->group->rank ? call->in : there, there,
                                  count * call->element, ncclInt8, r, self->comm, self->stream);
@@ -287,8 +293,8 @@ static ncclResult_t run(const struct nccl_collective *self, const struct pending
     switch (call->kind) {
     case COLLECTIVE_REDUCE_SCATTER:
         return are_equal(self, pending) && own > 0
-                   ? nccl.reduce_scatter(call->in, call->out, own, ncclFloat, ncclSum, self->comm,
-                                         self->stream)
+                   ? nccl.reduce_scatter(call->in, call->out, own, type_of(call), ncclSum,
+                                         self->comm, self->stream)
                    : part_by_part(self, pending);
     case COLLECTIVE_ALL_GATHER:
         return are_equal(self, pending) && own > 0
@@ -296,9 +302,10 @@ static ncclResult_t run(const struct nccl_collective *self, const struct pending
                                      self->stream)
                    : part_by_part(self, pending);
     case COLLECTIVE_ALL_REDUCE:
-        return pending->total > 0 ? nccl.all_reduce(call->in, call->out, pending->total, ncclFloat,
-                                                    ncclSum, self->comm, self->stream)
-                                  : ncclSuccess;
+        return pending->total > 0
+                   ? nccl.all_reduce(call->in, call->out, pending->total, type_of(call), ncclSum,
+                                     self->comm, self->stream)
+                   : ncclSuccess;
     case COLLECTIVE_BROADCAST:
         return pending->total > 0
                    ? nccl.broadcast(call->in, call->out, pending->total * call->element, ncclInt8,

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/bf16.h"
 #include "base/device.h"
 #include "base/log.h"
 #include "base/rng.h"
@@ -279,6 +280,71 @@ static status_t run_trials(struct group *group, struct collective *collective, s
     return group_barrier(group);
 }
 
+/* ---- sums of bfloat16 ---- */
+
+static float half_of(int call, int rank, size_t i)
+{
+    return bf16_to_float(bf16_from_float(value_of(call, rank, i)));
+}
+
+/* Added up in float, rounded once; or within what rounding every addition makes of it. */
+static bool half_is_right(const struct trial *trial, bool ordered, size_t at, uint16_t is)
+{
+    float sum = half_of(trial->number, 0, at);
+    double all = fabs((double)sum);
+
+    for (int r = 1; r < trial->ranks; r++) {
+        float addend = half_of(trial->number, r, at);
+        sum += addend;
+        all += fabs((double)addend);
+    }
+    double off = fabs((double)bf16_to_float(is) - (double)sum);
+    return is == bf16_from_float(sum) || (!ordered && off <= trial->ranks * all / 256);
+}
+
+/* In place: a reduce-scatter or an all-reduce. */
+static status_t check_half(struct trial *trial, enum pattern pattern, struct collective *collective)
+{
+    bool all = trial->kind == COLLECTIVE_ALL_REDUCE;
+
+    trial_fill(trial, pattern);
+    TRY(list_create(&trial->lists[0], (trial->total + 1) / 2));
+    uint16_t *here = (uint16_t *)(void *)trial->lists[0].here;
+    uint16_t *there = (uint16_t *)(void *)trial->lists[0].there;
+    size_t first = all ? 0 : trial->before;
+    for (size_t i = 0; i < trial->total; i++) {
+        here[i] = bf16_from_float(value_of(trial->number, trial->rank, i));
+    }
+    TRY(list_send(&trial->lists[0]));
+    const struct collective_call call = {.kind = trial->kind,
+                                         .counts = trial->counts,
+                                         .element = sizeof *here,
+                                         .bf16 = true,
+                                         .out = there + first};
+    TRY(collective_run(collective, &call));
+    TRY(list_fetch(&trial->lists[0]));
+    for (size_t i = first; i < first + trial->out_count; i++) {
+        EXPECT(half_is_right(trial, collective_is_ordered(collective), i, here[i]),
+               "%s of bfloat16, element %zu: %.9g", collective_kind_name(trial->kind), i,
+               (double)bf16_to_float(here[i]));
+    }
+    list_free(&trial->lists[0]);
+    return STATUS_OK;
+}
+
+static status_t check_halves(struct group *group, struct collective *collective,
+                             struct trial *trial)
+{
+    static const enum pattern patterns[] = {EQUAL, UNLIKE, SOME_NOTHING, MANY};
+
+    for (size_t i = 0; i < 2 * sizeof patterns / sizeof patterns[0]; i++) {
+        trial_choose(group, TRIALS + (int)i, trial);
+        trial->kind = i % 2 ? COLLECTIVE_ALL_REDUCE : COLLECTIVE_REDUCE_SCATTER;
+        TRY(check_half(trial, patterns[i / 2], collective));
+    }
+    return group_barrier(group);
+}
+
 static status_t check_all(struct group *group, const char *carrier, size_t chunk)
 {
     const struct collective_options options = {.under_way = UNDER_WAY,
@@ -293,6 +359,9 @@ static status_t check_all(struct group *group, const char *carrier, size_t chunk
     EXPECT(group_size(group) == 1 || strcmp(collective_carrier(collective), carrier) == 0,
            "carried by %s", collective_carrier(collective));
     status_t status = run_trials(group, collective, trial);
+    if (status == STATUS_OK) {
+        status = check_halves(group, collective, &trial[0]);
+    }
     collective_destroy(collective);
     for (int i = 0; i < UNDER_WAY; i++) {
         list_free(&trial[i].lists[0]);

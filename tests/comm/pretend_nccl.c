@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/bf16.h"
 #include "base/device.h"
 #include "comm/nccl/nccl_internal.h"
 #include "tests/comm/pretend.h"
@@ -156,6 +157,7 @@ enum take { TAKE_SUM, TAKE_PARTS, TAKE_ROOT, TAKE_NOTHING };
 struct taking {
     const struct meeting *meeting;
     enum take take;
+    ncclDataType_t type; /* of a sum */
     int ranks, root;
     size_t begin, bytes; /* of every rank's values: what is taken */
     void *out;
@@ -166,22 +168,41 @@ static size_t room_of(int ranks)
     return BUFFER / (size_t)ranks / 256 * 256;
 }
 
-/* As NCCL's, sums are in an order of its own: the last rank first. */
+static size_t size_of(ncclDataType_t type)
+{
+    return type == ncclBfloat16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+/* What a rank gives, as a float. */
+static float addend(const struct taking *taking, int rank, size_t i)
+{
+    const unsigned char *from =
+        taking->meeting->buffer + (size_t)rank * room_of(taking->ranks) + taking->begin;
+    uint16_t half;
+    float value;
+
+    if (taking->type == ncclBfloat16) {
+        memcpy(&half, from + i * sizeof half, sizeof half);
+        return bf16_to_float(half);
+    }
+    memcpy(&value, from + i * sizeof value, sizeof value);
+    return value;
+}
+
+/* As NCCL's, sums are in an order of its own: the last rank first; and of bfloat16 each is rounded. */
 static void take_sum(const struct taking *taking)
 {
-    float *out = taking->out;
-
-    for (size_t i = 0; i < taking->bytes / sizeof *out; i++) {
+    for (size_t i = 0; i < taking->bytes / size_of(taking->type); i++) {
         float sum = 0;
         for (int r = taking->ranks; r-- > 0;) {
-            float value;
-            memcpy(&value,
-                   taking->meeting->buffer + (size_t)r * room_of(taking->ranks) + taking->begin +
-                       i * sizeof value,
-                   sizeof value);
-            sum += value;
+            sum += addend(taking, r, i);
+            sum = taking->type == ncclBfloat16 ? bf16_to_float(bf16_from_float(sum)) : sum;
         }
-        out[i] = sum;
+        if (taking->type == ncclBfloat16) {
+            ((uint16_t *)taking->out)[i] = bf16_from_float(sum);
+        } else {
+            ((float *)taking->out)[i] = sum;
+        }
     }
 }
 
@@ -241,16 +262,17 @@ static status_t meet(struct ncclComm *comm, const void *source, size_t bytes,
 static ncclResult_t sum(struct ncclComm *comm, const void *in, size_t count, struct taking taking,
                         ncclDataType_t type, ncclRedOp_t operation, cudaStream_t stream)
 {
-    if (type != ncclFloat || operation != ncclSum) {
+    if ((type != ncclFloat && type != ncclBfloat16) || operation != ncclSum) {
         return ncclInvalidArgument;
     }
-    return result_of(meet(comm, in, count * sizeof(float), &taking, stream) == STATUS_OK);
+    taking.type = type;
+    return result_of(meet(comm, in, count * size_of(type), &taking, stream) == STATUS_OK);
 }
 
 ncclResult_t ncclReduceScatter(const void *in, void *out, size_t count, ncclDataType_t type,
                                ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
 {
-    size_t bytes = count * sizeof(float);
+    size_t bytes = count * size_of(type);
 
     return sum(
         comm, in, count * (size_t)comm->ranks,
@@ -263,7 +285,7 @@ ncclResult_t ncclAllReduce(const void *in, void *out, size_t count, ncclDataType
                            ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream)
 {
     return sum(comm, in, count,
-               (struct taking){.take = TAKE_SUM, .bytes = count * sizeof(float), .out = out}, type,
+               (struct taking){.take = TAKE_SUM, .bytes = count * size_of(type), .out = out}, type,
                operation, stream);
 }
 
@@ -272,7 +294,7 @@ ncclResult_t ncclReduce(const void *in, void *out, size_t count, ncclDataType_t 
 {
     return sum(comm, in, count,
                (struct taking){.take = comm->rank == root ? TAKE_SUM : TAKE_NOTHING,
-                               .bytes = count * sizeof(float),
+                               .bytes = count * size_of(type),
                                .out = out},
                type, operation, stream);
 }
