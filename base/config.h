@@ -72,6 +72,7 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 /* ---- the run's configuration ---- */
 
 enum collectives_choice { COLLECTIVES_AUTO, COLLECTIVES_NCCL, COLLECTIVES_HOST };
+enum tp_keys_choice { TP_KEYS_SPLIT, TP_KEYS_REPLICATED };
 enum mesh_order { MESH_PP_DP, MESH_DP_PP }; /* which coordinate runs first from rank to rank */
 enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
 enum precision_choice { PRECISION_F32, PRECISION_BF16 };
@@ -121,6 +122,7 @@ struct run_config {
     struct {
         int64_t pp;                    /* ranks of a pipeline; 0 = ranks started / (tp dp) */
         int64_t tp;                    /* ranks that compute a stage together */
+        int tp_keys;                   /* enum tp_keys_choice */
         int64_t dp;                    /* replicas */
         int order;                     /* enum mesh_order */
         int collectives;               /* enum collectives_choice */

@@ -276,6 +276,7 @@ struct collective_options {
     struct device *device; /* of in and out; NULL = the host */
     void *stream;          /* that the verbs belong to */
     const char *carrier;   /* on a GPU "nccl", "host" or (NULL too) "auto": nccl where it works */
+    const char *whose;     /* for messages: "replicas"; NULL: "ranks" */
 };
 
 /* Collective. All three must outlive it: group, and what calls name until they have been awaited. */

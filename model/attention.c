@@ -134,7 +134,7 @@ static void gather_inputs(struct part *part, const struct unit_shape *shape,
 static void gather_wait(struct part *part, const struct unit_shape *shape, int way)
 {
     if (way < distinct_ways(shape)) {
-        tp_end(part);
+        tp_gather_end(part);
     }
 }
 
@@ -278,14 +278,14 @@ static void unproject(struct part *part, const struct unit_shape *shape, int uni
         dnormed[way] = tp_partial(part, shape->shared_input ? 0 : way, part->scratch[0]);
         unproject_way(part, shape, unit, &dprojected, way, dnormed[way]);
         if (is_last_of_input(shape, way) && several) {
-            tp_scatter_begin(part, dnormed[way]);
+            tp_reduce_begin(part, dnormed[way]);
         } else if (is_last_of_input(shape, way)) {
             unnorm_way(part, shape, unit, frame, way, dnormed[way]);
         }
     }
     for (int way = WAY_Q; way < INPUTS && several; way++) {
         if (is_last_of_input(shape, way)) {
-            tp_end(part);
+            tp_reduce_end(part);
             unnorm_way(part, shape, unit, frame, way, tp_own_rows(part, dnormed[way]));
         }
     }

@@ -36,7 +36,7 @@ static void form_inner(struct part *part, const struct unit_shape *shape, int un
     const struct kernels *kernels = part->kernels;
     norm_input(part, shape, unit, frame, stash);
     tp_gather_begin(part, stash->normed[0], 0);
-    tp_end(part);
+    tp_gather_end(part);
     const void *normed = tp_all(part, stash->normed[0], 0);
     kernels->linear_forward(&part->ctx, stash->gate, normed, unit_weight(part, unit, PARAM_W1, 0),
                             unit_bias(part, unit, PARAM_W1, 0), shape->tokens, shape->D, shape->F);
@@ -98,8 +98,8 @@ static const void *inactivate(struct part *part, const struct unit_shape *shape,
                                        unit_weight(part, unit, PARAM_W3, 0), shape->tokens,
                                        shape->D, shape->F);
     }
-    tp_scatter_begin(part, dnormed);
-    tp_end(part);
+    tp_reduce_begin(part, dnormed);
+    tp_reduce_end(part);
     return tp_own_rows(part, dnormed);
 }
 
@@ -136,7 +136,7 @@ void ffn_weight_gradient(struct part *part, int unit, int frame)
     kernels->linear_backward_weight(
         &part->ctx, unit_gradient(part, unit, PARAM_W2, 0), tp_bias_gradient(part, unit, PARAM_W2),
         tp_output_gradient(part, unit), stash->activated, shape->tokens, shape->F, shape->D);
-    tp_end(part);
+    tp_gather_end(part);
     const void *normed = tp_all(part, stash->normed[0], 0);
     kernels->linear_backward_weight(&part->ctx, unit_gradient(part, unit, PARAM_W1, 0),
                                     unit_bias_gradient(part, unit, PARAM_W1, 0), stash->gate,

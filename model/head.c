@@ -48,8 +48,7 @@ static void exchange_sums(struct part *part, const float *logits, const int32_t 
     float *own = part->sums + (size_t)part->model->tp * count;
     part->kernels->xent_sums(&part->ctx, own, logits, targets, tp_first_word(part), rows,
                              tp_words(part));
-    part->tp.gather(part->tp.arg, own, part->sums, count, sizeof *own);
-    tp_end(part);
+    tp_gather_sums(part, own, part->sums, count);
 }
 
 /* Adds the loss of the chunk at row `first`. dlogits: NULL, or where its gradient goes, which may be where
@@ -78,7 +77,7 @@ static void chunk_loss(struct part *part, int unit, int frame, const void *norme
 static const void *gather_normed(struct part *part, const struct stash *stash)
 {
     tp_gather_begin(part, stash->normed[0], INPUTS_ROOM);
-    tp_end(part);
+    tp_gather_end(part);
     return tp_all(part, stash->normed[0], INPUTS_ROOM);
 }
 
@@ -128,8 +127,8 @@ static void loss_backward(struct part *part, int unit, int frame, void *dnormed)
                                              unit_weight(part, unit, PARAM_OUTPUT, 0),
                                              chunk_rows(part, shape, first), shape->D, words);
     }
-    tp_scatter_begin(part, dnormed);
-    tp_end(part);
+    tp_reduce_begin(part, dnormed);
+    tp_reduce_end(part);
 }
 
 void head_backward(struct part *part, int unit, int frame)

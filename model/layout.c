@@ -152,7 +152,7 @@ static void layout_norm_shares(const struct layout *l, int inputs, struct backwa
 static void layout_output_gradient(const struct layout *l, struct backward *out)
 {
     const struct unit_shape *shape = l->shape;
-    out->doutput = l->model->tp > 1 ? layout_tensor(l, UNTIL_W, shape->tokens, shape->D) : NULL;
+    out->doutput = l->model->split_rows ? layout_tensor(l, UNTIL_W, shape->tokens, shape->D) : NULL;
 }
 
 static void layout_attention_backward(const struct layout *l, struct backward *out)

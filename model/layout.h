@@ -68,7 +68,8 @@ struct backward {
     float *dscale[INPUTS];      /* [D] this microbatch's share of the norm scales' gradients */
     float *dbias[INPUTS];       /* [D] and of the norms' biases (LayerNorm) */
     float *dq_scale, *dk_scale; /* [E] */
-    void *doutput; /* [A, D] gathered from the parts of tensor parallelism; NULL without */
+    void
+        *doutput; /* [A, D] gathered from the parts of tensor parallelism; NULL where each has it */
     /* Formed by B for W, instead of the stash's: [N, D], [A, F] (selective; the head's always). */
     void *normed[INPUTS];
     void *activated;

@@ -51,7 +51,8 @@ status_t model_create(const struct model_config *config, const struct model_use 
     model->B = use->B;
     model->T = use->T;
     model->tp = use->tp > 0 ? use->tp : 1;
-    model->rows = use->B * use->T / model->tp;
+    model->split_rows = model->tp > 1 && !use->tp_replicate;
+    model->rows = use->B * use->T / (model->split_rows ? model->tp : 1);
     model->dtype = use->dtype;
     model->recompute = use->recompute;
     model->weights_at_once = use->weights_at_once;

@@ -117,7 +117,7 @@ enum param_init {
 
 /* How the parts of tensor parallelism divide a parameter [out, in]. */
 enum param_split {
-    SPLIT_NONE, /* each has all of it; its gradient is the sum of theirs */
+    SPLIT_NONE, /* each has all of it */
     SPLIT_OUT,  /* each has some outputs: of every section so many rows, or elements of a bias */
     SPLIT_IN    /* each has some inputs: columns */
 };
@@ -135,10 +135,10 @@ struct param {
     int64_t shape[2];      /* [out, in] */
     int64_t count;
     enum param_split split;
-    int64_t section
-        [PARAM_SECTIONS]; /* SPLIT_OUT: rows divided each on its own (q, k, v in one weight); their sum is
-                                        shape[0] */
+    /* SPLIT_OUT: rows divided each on its own (q, k, v in one weight); their sum is shape[0]. */
+    int64_t section[PARAM_SECTIONS];
     int64_t local; /* elements that a part has room for: count / tp, or count (param_local) */
+    bool summed;   /* its gradient is the sum of what the parts form, of their rows or heads */
     enum param_init init;
     /* INIT_NORMAL: standard deviation; INIT_VALUE, INIT_DIAGONAL: the value; INIT_ELEMENT: the element. */
     double init_value;
@@ -160,8 +160,9 @@ struct model {
     int params;
     int *unit_param; /* [units + 1] first parameter of each unit */
     int64_t B, T;
-    int tp;       /* 1 or more */
-    int64_t rows; /* tokens that a part has of a key: B T / tp */
+    int tp;          /* 1 or more */
+    bool split_rows; /* keys are divided among the parts by tokens; with one part false */
+    int64_t rows;    /* tokens that a part has of a key: B T / tp, or B T */
     enum dtype dtype;
     enum recompute_choice recompute;
     bool weights_at_once;
@@ -176,6 +177,7 @@ struct model_use {
     enum recompute_choice recompute;
     bool weights_at_once; /* W of a unit follows its B, as plan_options.weights_at_once */
     int tp;               /* parts that compute every unit together; 0: 1 */
+    bool tp_replicate;    /* each of them has all keys, instead of some tokens of each */
     /* Parts with the same units beside each other, each of which keeps its share of the optimizer's state and,
      * in bf16, of the float32 weights; 0: 1. */
     int shares;
@@ -220,7 +222,7 @@ struct part;
  * With model->tp > 1 as many parts compute each unit together. A part has H/tp heads, G/tp heads of keys and values,
  * F/tp columns of an FFN and V/tp words of the vocabulary (rounded up; the last one the rest), and, between operations, rows = B T / tp tokens of
  * everything else: keys, aggregates, norms, gradients of keys. Part r has the rows [r rows, (r + 1) rows) of the
- * B T of a microbatch. (Shoeybi et al., arXiv 1909.08053; sequence parallelism: Korthikanti et al., 2205.05198.)
+ * B T of a microbatch. Or (model_use.tp_replicate) each has all rows of these and makes them by itself. (Shoeybi et al., arXiv 1909.08053; sequence parallelism: Korthikanti et al., 2205.05198.)
  *
  * Within an operation the parts exchange rows, by functions that their owner gives:
  *
@@ -230,6 +232,8 @@ struct part;
  *     FFN         the same with one input
  *     head        the same without an output; gather three sums a token for the loss
  *     embedding   F: scatter the output                      W: gather its gradient
+ *
+ * Where each has all rows nothing is gathered but the sums of the loss, and what is scattered is added up whole.
  *
  * Exchanges are begun in one order, the same in all parts, and ended in that order; several are under way.
  */
@@ -241,22 +245,22 @@ struct tp_exchange {
     /* inout [tp * count] in each part -> at this part's place, [count], the sum of theirs. */
     void (*scatter)(void *arg, void *inout, size_t count, enum dtype dtype);
     /* inout [count] in each part -> the sum of theirs. */
-    void (*sum)(void *arg, float *inout, size_t count);
+    void (*sum)(void *arg, void *inout, size_t count, enum dtype dtype);
     /* Until the oldest exchange that has not been ended is done. One that failed leaves garbage; whoever gave the
      * functions knows of it. */
     void (*end)(void *arg);
     void *arg;
 };
 
-/* Payload that a part receives of the others in F, B and W of a unit for one microbatch. */
+/* Payload that part tp_rank receives of the others in F, B and W of a unit for one microbatch. */
 struct tp_bytes {
     int64_t forward, backward, weight;
 };
-void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out);
+void model_tp_bytes(const struct model *model, int unit, int tp_rank, struct tp_bytes *out);
 /* Exchanges of a unit for one microbatch: in F, B and W, or in a forward that no backward follows; 0 with one part. */
 int model_tp_exchanges(const struct model *model, int unit, bool training);
-/* Elements of a unit's gradients that parts with this share add up over each other once a step: of what each of them
- * has whole. 0: none, as with one part. */
+/* Elements of a unit's gradients that parts with this share add up over each other once a step (param->summed). 0:
+ * none, as with one part. */
 size_t model_sum_count(const struct model *model, int unit, int share);
 
 /* One of the rank's stages: its units share frames and backward memories. */
@@ -390,8 +394,8 @@ MUST_USE status_t part_logits(struct part *part, int frame, int64_t first, int64
                               float *out);
 
 void part_zero_gradients(struct part *part);
-/* Adds up over the parts of tensor parallelism the gradients of what each of them has whole, of this share. All parts,
- * after the microbatches of a step. */
+/* Adds up over the parts of tensor parallelism the gradients that are `summed`, of this share. All parts, after the
+ * microbatches of a step. */
 void part_sum_gradients(struct part *part);
 /* model_sum_count of a unit of this part; 0 of another's. */
 size_t part_sum_count(const struct part *part, int unit);

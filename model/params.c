@@ -48,6 +48,18 @@ static void set_split(const struct param_list *list, struct param *param, enum p
                                         : param->count / tp;
 }
 
+/* Where rows are divided each part forms its rows' share of the gradient of whatever it has whole. What a unit does with
+ * all rows it does with its heads, or (a bias of its output) in the first part alone. */
+static void find_summed(struct model *model)
+{
+    for (int p = 0; p < model->params && model->tp > 1; p++) {
+        struct param *param = &model->param[p];
+        bool of_heads = param->role == PARAM_Q_NORM || param->role == PARAM_K_NORM;
+        bool of_output = param->bias && (param->role == PARAM_WO || param->role == PARAM_W2);
+        param->summed = param->split == SPLIT_NONE && (model->split_rows || of_heads || of_output);
+    }
+}
+
 /* Biases have one dimension, start at 0 and do not decay. */
 static struct param *add_bias(struct param_list *list, int role, int64_t width, const char *name)
 {
@@ -194,6 +206,7 @@ status_t params_fill(struct model *model)
         }
     }
     model->unit_param[units] = model->params;
+    find_summed(model);
     return STATUS_OK;
 }
 

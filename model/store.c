@@ -67,10 +67,10 @@ static void find_own(struct store *store, int i, size_t begin, size_t end)
                            .offset = store->own_total + (from > begin ? from - begin : 0)};
 }
 
-/* Does it lie behind the others of its unit? */
+/* Is its gradient added up over the parts of tensor parallelism? Then it lies behind the others of its unit. */
 static bool is_behind(const struct model *model, int param)
 {
-    return model->tp > 1 && model->param[param].split == SPLIT_NONE;
+    return model->tp > 1 && model->param[param].summed;
 }
 
 size_t store_sum_run(const struct model *model, int unit, int share, size_t *out_begin)

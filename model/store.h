@@ -10,8 +10,8 @@
  *     unit      [ W1 .......... | W2 ....... | scale ]
  *     shares    [ 0       | 1        | 2             ]
  *
- * With tensor parallelism a store has param->local elements of each parameter. Those that every part has whole lie
- * behind the others of their unit: what is added up over the parts is then one run.
+ * With tensor parallelism a store has param->local elements of each parameter. Those whose gradients are added
+ * up over the parts lie behind the others of their unit: what is added up is then one run.
  */
 #ifndef MODEL_STORE_H
 #define MODEL_STORE_H
@@ -49,7 +49,7 @@ size_t store_share_room(const struct model *model, int unit);
 /* Elements of a unit's memory: those of its parameters, and what makes all shares equal. */
 size_t store_unit_room(const struct model *model, int unit);
 
-/* With tensor parallelism: elements of a unit's memory that every part has whole and that are of this share, and the
+/* With tensor parallelism: elements of a unit's memory whose gradients are added up and that are of this share, and the
  * first of them, from the unit's first on; room between them included. */
 size_t store_sum_run(const struct model *model, int unit, int share, size_t *out_begin);
 

@@ -22,10 +22,10 @@ static const char *undivided(const struct model_config *config, const struct mod
     const struct {
         const char *key;
         int64_t value;
-    } must[] = {
-        {"model.n_head is", config->n_head},
-        {"model.n_local_heads (heads of keys and values) is", config->n_local_heads},
-        {"the tokens of a microbatch, data.micro_batch times data.seq_len, are", use->B * use->T}};
+    } must[] = {{"model.n_head is", config->n_head},
+                {"model.n_local_heads (heads of keys and values) is", config->n_local_heads},
+                {"the tokens of a microbatch, data.micro_batch times data.seq_len, are",
+                 use->tp_replicate ? 0 : use->B * use->T}};
     for (size_t i = 0; i < sizeof must / sizeof must[0]; i++) {
         if (must[i].value % tp != 0) {
             snprintf(buffer, size, "%s %lld", must[i].key, (long long)must[i].value);
@@ -162,6 +162,7 @@ int tp_rooms(const struct model *model)
     return rooms;
 }
 
+/* Elements of a tensor of rows of width D that this part has. */
 static size_t own_count(const struct part *part)
 {
     return (size_t)part->model->rows * (size_t)part->model->config.dim;
@@ -173,6 +174,11 @@ static void *room_of(const struct part *part, int which)
     return part->room[which];
 }
 
+static void end(struct part *part)
+{
+    part->tp.end(part->tp.arg);
+}
+
 static void gather(struct part *part, const void *tensor, void *out)
 {
     part->tp.gather(part->tp.arg, tensor, out, own_count(part), dtype_size(part->model->dtype));
@@ -180,28 +186,43 @@ static void gather(struct part *part, const void *tensor, void *out)
 
 void tp_gather_begin(struct part *part, const void *tensor, int which)
 {
-    if (part->model->tp > 1) {
+    if (part->model->split_rows) {
         gather(part, tensor, room_of(part, which));
     }
 }
 
-void tp_scatter_begin(struct part *part, void *tensor)
+void tp_gather_end(struct part *part)
 {
-    if (part->model->tp > 1) {
-        part->tp.scatter(part->tp.arg, tensor, own_count(part), part->model->dtype);
+    if (part->model->split_rows) {
+        end(part);
     }
 }
 
-void tp_end(struct part *part)
+void tp_gather_sums(struct part *part, const float *own, float *out, size_t count)
+{
+    part->tp.gather(part->tp.arg, own, out, count, sizeof *own);
+    end(part);
+}
+
+void tp_reduce_begin(struct part *part, void *tensor)
+{
+    if (part->model->split_rows) {
+        part->tp.scatter(part->tp.arg, tensor, own_count(part), part->model->dtype);
+    } else if (part->model->tp > 1) {
+        part->tp.sum(part->tp.arg, tensor, own_count(part), part->model->dtype);
+    }
+}
+
+void tp_reduce_end(struct part *part)
 {
     if (part->model->tp > 1) {
-        part->tp.end(part->tp.arg);
+        end(part);
     }
 }
 
 const void *tp_all(const struct part *part, const void *tensor, int which)
 {
-    return part->model->tp > 1 ? room_of(part, which) : tensor;
+    return part->model->split_rows ? room_of(part, which) : tensor;
 }
 
 void *tp_partial(const struct part *part, int which, void *alone)
@@ -211,7 +232,7 @@ void *tp_partial(const struct part *part, int which, void *alone)
 
 void *tp_own_rows(const struct part *part, void *tensor)
 {
-    size_t before = (size_t)part->store.tp_rank * own_count(part);
+    size_t before = part->model->split_rows ? (size_t)part->store.tp_rank * own_count(part) : 0;
     return (unsigned char *)tensor + before * dtype_size(part->model->dtype);
 }
 
@@ -221,8 +242,8 @@ void tp_sum_output(struct part *part, const struct unit_shape *shape, const stru
 {
     void *partial = tp_partial(part, 0, stash->out);
     if (partial != stash->out) {
-        tp_scatter_begin(part, partial);
-        tp_end(part);
+        tp_reduce_begin(part, partial);
+        tp_reduce_end(part);
         part->kernels->copy(&part->ctx, stash->out, tp_own_rows(part, partial),
                             shape->N * shape->D);
     }
@@ -240,17 +261,17 @@ float *tp_bias_gradient(const struct part *part, int unit, int role)
 
 const void *tp_gather_output_gradient(struct part *part, int unit)
 {
-    if (part->model->tp > 1) {
+    if (part->model->split_rows) {
         gather(part, connect_output_gradient(part, unit), part_backward_of(part, unit)->doutput);
-        tp_end(part);
+        end(part);
     }
     return tp_output_gradient(part, unit);
 }
 
 const void *tp_output_gradient(const struct part *part, int unit)
 {
-    return part->model->tp > 1 ? part_backward_of(part, unit)->doutput
-                               : connect_output_gradient(part, unit);
+    return part->model->split_rows ? part_backward_of(part, unit)->doutput
+                                   : connect_output_gradient(part, unit);
 }
 
 /* ---- gradients of what every part has ---- */
@@ -274,60 +295,66 @@ void part_sum_gradients(struct part *part)
             struct part_bucket bucket;
             part_bucket(part, u, &bucket);
             store_sum_run(part->model, u, part->store.share, &begin);
-            part->tp.sum(part->tp.arg, bucket.gradients + begin, count);
-            tp_end(part);
+            part->tp.sum(part->tp.arg, bucket.gradients + begin, count, DTYPE_F32);
+            end(part);
         }
     }
 }
 
-/* That B gathers once more. */
-static int recomputed_inputs(const struct model *model, int inputs)
-{
-    return model->recompute == RECOMPUTE_FULL ? inputs : 0;
-}
+/* ---- what moves ---- */
 
-/* Rows of width D that others have, times how often they come: of gathers and of scatters alike. */
-void model_tp_bytes(const struct model *model, int unit, struct tp_bytes *out)
+/* Gathers and sums of rows of width D in F, B and W of a unit. */
+struct moves {
+    int forward, backward, weight;
+};
+
+static struct moves moves_of(const struct model *model, const struct unit_shape *shape)
 {
-    const struct unit_shape *shape = unit_shape(model, unit);
-    int64_t once =
-        (int64_t)(shape->tokens - shape->N) * (int64_t)shape->D * (int64_t)dtype_size(model->dtype);
     int inputs = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
-    int64_t sums = (int64_t)(model->tp - 1) * (int64_t)shape->tokens * 3 * (int64_t)sizeof(float);
-    *out = (struct tp_bytes){0};
+    int gathered = model->split_rows ? inputs : 0, output = model->split_rows;
+    int again = model->recompute == RECOMPUTE_FULL ? gathered : 0;
     switch (shape->kind) {
     case UNIT_EMBED:
-        *out = (struct tp_bytes){once, 0, once};
-        break;
+        return (struct moves){1, 0, output};
     case UNIT_ATTENTION:
     case UNIT_FFN:
-        *out = (struct tp_bytes){(inputs + 1) * once,
-                                 (inputs + 1 + recomputed_inputs(model, inputs)) * once,
-                                 inputs * once};
-        break;
+        return (struct moves){gathered + 1, again + output + inputs, gathered};
     case UNIT_HEAD:
-        *out = (struct tp_bytes){0, 2 * once + sums, once};
-        break;
+        return (struct moves){0, gathered + 1, gathered};
+    }
+    return (struct moves){0};
+}
+
+/* A gather, or a sum of which each part gets its rows, brings what others have of a tensor; a sum of which each gets all
+ * brings its part of every addend, and the others' sums. */
+static int64_t move_bytes(const struct model *model, const struct unit_shape *shape, int tp_rank)
+{
+    int64_t all = (int64_t)(shape->tokens * shape->D), tp = model->tp;
+    int64_t element = (int64_t)dtype_size(model->dtype), own = all / tp + (tp_rank < all % tp);
+    return (model->split_rows ? all - all / tp : (tp - 1) * own + all - own) * element;
+}
+
+void model_tp_bytes(const struct model *model, int unit, int tp_rank, struct tp_bytes *out)
+{
+    const struct unit_shape *shape = unit_shape(model, unit);
+    struct moves moves = moves_of(model, shape);
+    int64_t each = move_bytes(model, shape, tp_rank);
+    *out = (struct tp_bytes){moves.forward * each, moves.backward * each, moves.weight * each};
+    if (shape->kind == UNIT_HEAD) { /* the sums of the loss */
+        out->backward +=
+            (int64_t)(model->tp - 1) * (int64_t)shape->tokens * 3 * (int64_t)sizeof(float);
     }
 }
 
 int model_tp_exchanges(const struct model *model, int unit, bool training)
 {
     const struct unit_shape *shape = unit_shape(model, unit);
+    struct moves moves = moves_of(model, shape);
     size_t rows = head_chunk_rows(model->dtype);
-    int inputs = shape->kind == UNIT_ATTENTION && !shape->shared_input ? INPUTS : 1;
     int chunks = (int)((shape->tokens + rows - 1) / rows); /* of the loss */
     if (model->tp == 1) {
         return 0;
     }
-    switch (shape->kind) {
-    case UNIT_EMBED:
-        return training ? 2 : 1;
-    case UNIT_ATTENTION:
-    case UNIT_FFN:
-        return training ? 3 * inputs + 2 + recomputed_inputs(model, inputs) : inputs + 1;
-    case UNIT_HEAD:
-        return training ? chunks + 3 : chunks + 1;
-    }
-    return 0;
+    int head = shape->kind == UNIT_HEAD ? chunks + (training ? 0 : model->split_rows) : 0;
+    return moves.forward + (training ? moves.backward + moves.weight : 0) + head;
 }

@@ -29,7 +29,7 @@ static void embed_weight_gradient(struct part *part, int unit, int frame)
     const struct unit_shape *shape = unit_shape(part->model, unit);
     const void *doutput = connect_output_gradient(part, unit);
     tp_gather_begin(part, doutput, 0);
-    tp_end(part);
+    tp_gather_end(part);
     part->kernels->embed_backward(&part->ctx, unit_gradient(part, unit, PARAM_EMBED, 0),
                                   tp_all(part, doutput, 0), part->now->frame[frame].inputs,
                                   tp_first_word(part), tp_words(part), shape->tokens, shape->D);

@@ -28,7 +28,8 @@ static void print_pinned(const struct trainer_memory *memory)
     }
     if (memory->replicas_pinned > 0) {
         print_size(memory->replicas_pinned, used, sizeof used);
-        printf("%-15sits host: %s pinned for what replicas exchange\n", "", used);
+        printf("%-15sits host: %s pinned for what replicas, or ranks of a stage, exchange\n", "",
+               used);
     }
 }
 

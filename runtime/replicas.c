@@ -26,7 +26,8 @@ status_t replicas_create(const struct replicas_options *from, struct replicas **
     const struct collective_options options = {.under_way = 2 * (int)units,
                                                .device = from->device,
                                                .stream = from->stream,
-                                               .carrier = from->carrier};
+                                               .carrier = from->carrier,
+                                               .whose = "replicas"};
     struct replicas *replicas = calloc(1, sizeof *replicas);
     if (replicas) {
         *replicas = (struct replicas){.group = group, .model = from->model, .part = from->part};

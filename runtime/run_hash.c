@@ -134,8 +134,9 @@ static void config_add(const struct setup *setup, bool cuts, FILE *text)
                 trainer_carrier(setup->trainer));
     }
     if (config.parallel.tp > 1) {
-        fprintf(text, "parts of a stage: %lld, sums over %s\n", (long long)config.parallel.tp,
-                trainer_tp_carrier(setup->trainer));
+        bool whole = config.parallel.tp_keys == TP_KEYS_REPLICATED;
+        fprintf(text, "parts of a stage: %lld, sums over %s%s\n", (long long)config.parallel.tp,
+                trainer_tp_carrier(setup->trainer), whole ? ", keys whole" : "");
     }
     if (cuts || (sums_per_rank(plan))) {
         fprintf(text, "units of the stages:");

@@ -29,7 +29,8 @@ status_t tp_group_create(const struct tp_group_options *options, struct tp_group
     const struct collective_options collective = {.under_way = TP_UNDER_WAY,
                                                   .device = options->device,
                                                   .stream = options->stream,
-                                                  .carrier = options->carrier};
+                                                  .carrier = options->carrier,
+                                                  .whose = "ranks of a stage"};
     status_t status = group_agree(
         group, tp && tp->counts ? STATUS_OK
                                 : FAIL(STATUS_NOMEM, "no memory for the exchanges of %d ranks",
@@ -126,13 +127,14 @@ static void sum_counts(const struct tp_group *tp, size_t count)
     }
 }
 
-static void sum(void *arg, float *inout, size_t count)
+static void sum(void *arg, void *inout, size_t count, enum dtype dtype)
 {
     struct tp_group *tp = arg;
     sum_counts(tp, count);
     begin(tp, &(struct collective_call){.kind = COLLECTIVE_ALL_REDUCE,
                                         .counts = tp->counts,
-                                        .element = sizeof(float),
+                                        .element = dtype_size(dtype),
+                                        .bf16 = dtype == DTYPE_BF16,
                                         .out = inout});
 }
 
@@ -179,7 +181,7 @@ int64_t tp_group_step_bytes(const struct tp_group *tp, const struct part *part,
         if (!part_owns(part, model->unit_param[u])) {
             continue;
         }
-        model_tp_bytes(model, u, &unit);
+        model_tp_bytes(model, u, group_rank(tp->group), &unit);
         bytes += microbatches * (unit.forward + unit.backward + unit.weight);
         struct collective_call call = {
             .kind = COLLECTIVE_ALL_REDUCE, .counts = tp->counts, .element = sizeof(float)};

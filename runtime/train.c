@@ -77,7 +77,7 @@ static status_t print_start(const struct training *training)
     const struct model *model = trainer_model(setup->trainer);
     const struct plan *plan = trainer_plan(setup->trainer);
     int64_t workspace[plan->ranks];
-    char hash[256], replicas[64] = "";
+    char hash[256], replicas[64] = "", together[48] = "";
     TRY(trainer_workspaces(setup->trainer, workspace));
     printf("model: %lld parameters, %lld layers of width %lld, %s connections\n",
            (long long)model_parameter_count(model), (long long)setup->model.n_layer,
@@ -86,9 +86,12 @@ static status_t print_start(const struct training *training)
     if (setup->replicas > 1) {
         snprintf(replicas, sizeof replicas, " on each of %d replicas", setup->replicas);
     }
-    printf("step: %d microbatch%s of %lld x %lld tokens%s; %d stage%s, schedule %s\n",
+    if (model->tp > 1) {
+        snprintf(together, sizeof together, " of %d ranks each", model->tp);
+    }
+    printf("step: %d microbatch%s of %lld x %lld tokens%s; %d stage%s%s, schedule %s\n",
            setup->microbatches, setup->microbatches == 1 ? "" : "es", (long long)setup->B,
-           (long long)setup->T, replicas, plan->stages, plan->stages == 1 ? "" : "s",
+           (long long)setup->T, replicas, plan->stages, plan->stages == 1 ? "" : "s", together,
            plan->schedule);
     printf("%s\n\n", run_hash_print(&training->hash, hash, sizeof hash));
     log_debug("%s", hash);

@@ -62,6 +62,7 @@ struct model_use model_use_of(const struct run_config *config, int64_t B, int64_
                               .recompute = (enum recompute_choice)config->parallel.recompute,
                               .weights_at_once = weights_at_once(config),
                               .tp = (int)config->parallel.tp,
+                              .tp_replicate = config->parallel.tp_keys == TP_KEYS_REPLICATED,
                               .shares = (int)config->parallel.dp};
 }
 

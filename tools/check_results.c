@@ -71,8 +71,10 @@ static status_t with_gradient(const struct check_results *results, int param, in
     status_t status =
         gradient ? STATUS_OK
                  : FAIL(STATUS_NOMEM, "no memory for a gradient of %lld values", (long long)count);
-    TRY(tensor ? group_agree(tensor, status) : status);
-    status = trainer_gradient(results->trainer, param, gradient);
+    status = tensor ? group_agree(tensor, status) : status;
+    if (status == STATUS_OK) {
+        status = trainer_gradient(results->trainer, param, gradient);
+    }
     if (status == STATUS_OK && before == STATUS_OK && (!tensor || group_rank(tensor) == 0)) {
         status = fn(arg, item, gradient, count);
     }

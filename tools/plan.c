@@ -85,9 +85,11 @@ static void sum_tensor(const struct model *model, const struct plan *plan, int r
         if (plan_rank_of(plan, plan_stage_of(plan, u)) != rank) {
             continue;
         }
-        model_tp_bytes(model, u, &unit);
-        *out_rows += (unit.forward + unit.backward + unit.weight) * plan->microbatches * model->tp *
-                     plan->replicas;
+        for (int r = 0; r < model->tp; r++) {
+            model_tp_bytes(model, u, r, &unit);
+            *out_rows +=
+                (unit.forward + unit.backward + unit.weight) * plan->microbatches * plan->replicas;
+        }
         for (int share = 0; share < model->shares; share++) {
             size_t count = model_sum_count(model, u, share);
             *out_sums += 2 * (model->tp - 1) * (long long)(count * sizeof(float));

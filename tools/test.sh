@@ -16,7 +16,8 @@ if [[ ! -f build/CMakeCache.txt ]]; then
 fi
 cmake -S . -B build "${generator[@]}" -DMUDDPIPE_TESTS=ON
 cmake --build build --parallel "$jobs"
-run=(--test-dir build --parallel "$jobs" --output-on-failure)
+# Tests wait for ranks, heartbeats and limits about half of their time: half as many more at once than cores.
+run=(--test-dir build --parallel "$((jobs + jobs / 2))" --output-on-failure)
 # Each of those that want a GPU would start its ranks to find that there is none; who asks for them gets them.
 (($# > 0)) || [[ -e /dev/nvidiactl ]] || run+=(-LE '^gpu$')
 log=build/Testing/Temporary/LastTestsFailed.log
@@ -33,4 +34,4 @@ if grep -vxFf <(echo "$twice") <<<"$failed" >&2; then
     exit 1
 fi
 echo "test.sh: a second try for $(tr '\n' ' ' <<<"$failed")"
-ctest "${run[@]}" --rerun-failed
+ctest "${run[@]}" --parallel 1 --rerun-failed

@@ -73,8 +73,8 @@ static status_t create_auto(struct collective *collective)
         return STATUS_OK;
     }
     if (group_named(group, group->rank) == 0) {
-        log_info("what replicas exchange passes through host memory: %.*s", (int)strcspn(why, "\n"),
-                 why);
+        log_info("what %s exchange passes through host memory: %.*s", collective->whose,
+                 (int)strcspn(why, "\n"), why);
     }
     return create_as(collective, &mpi_collective_class);
 }
@@ -120,6 +120,7 @@ status_t collective_create(struct group *group, const struct collective_options 
             collective->device = options->device;
             collective->stream = options->stream;
         }
+        collective->whose = options->whose != NULL ? options->whose : "ranks";
         status = make_room(collective);
     } else {
         status = FAIL(STATUS_NOMEM, "no memory for collectives of %d ranks", group->size);

@@ -30,6 +30,7 @@ struct collective {
     struct group *group;
     struct device *device; /* of the GPU whose stream the verbs belong to; NULL = the host */
     void *stream;
+    const char *whose; /* for messages */
     size_t pinned;
     int under_way;
     size_t chunk;

@@ -87,10 +87,11 @@ static status_t connect_all(struct nccl_collective *self)
     }
     if (status != STATUS_OK) {
         return FAIL(STATUS_TIMEOUT,
-                    "NCCL could not connect rank %d with the other replicas within %g s; "
+                    "NCCL could not connect rank %d with the other %s within %g s; "
                     "NCCL_DEBUG=INFO shows how far it came, NCCL_SOCKET_IFNAME chooses the network "
                     "that it connects over",
-                    group_named(group, group->rank), group->options.deadline_s);
+                    group_named(group, group->rank), self->collective->whose,
+                    group->options.deadline_s);
     }
     return group_agree(group, apart_result(&self->apart));
 }

@@ -27,7 +27,7 @@ start() { # key=value...: a run of some hours; returns in its fourth step or lat
 pid_of() { # RANK
     local pid
     for pid in $pids; do
-        if tr '\0' '\n' <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then
+        if grep -zqx "OMPI_COMM_WORLD_RANK=$1" "/proc/$pid/environ"; then
             echo "$pid"
         fi
     done

@@ -86,7 +86,7 @@ END
 node_dies() { # NAME: its slurmd, its tasks, and what started them
     local pid parent
     for pid in $(pgrep -x muddpipe || true); do
-        if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "SLURMD_NODENAME=$1"; then
+        if grep -zqx "SLURMD_NODENAME=$1" "/proc/$pid/environ" 2>/dev/null; then
             parent=$(ps -o ppid= -p "$pid")
             kill -KILL "$pid" $parent 2>/dev/null || true
         fi

@@ -37,7 +37,7 @@ same() { # RUN OTHER
 run 0 mpirun -n 4 "$MUDDPIPE" train run.yaml "${one[@]}" device=cpu "$wire" logging.run=host optimizer.steps=8
 train gpu 4 ipc "${one[@]}" data.valid_every=3 logging.sample_tokens=3 checkpoint.every=3 parallel.collectives=host
 same gpu host
-says "between replicas " "pinned for what replicas exchange"
+says "between replicas " "pinned for what replicas, or ranks of a stage, exchange"
 run 0 "$MUDDPIPE" ckpt verify gpu/checkpoints/step-3
 python3 - <<'END' || fail "metrics.jsonl without what replicas exchange"
 import json

@@ -18,7 +18,7 @@ case_of() { # NAME model keys: a model trained a little, and what one rank makes
     mv "$1/expected.safetensors.one" "$1/expected.safetensors"
 }
 check() { # NAME PP TP DP key=value...: within 1e-6 (logits, loss) and 1e-5 (gradients); the bits of pp = 1
-    local keep=--save file="$1-$3-$4.safetensors"
+    local keep=--save file="$1-$3-$4${kind:-}.safetensors"
     [[ ! -f $file ]] || keep=--same
     run 0 "$MUDDPIPE" check "$1" "${threads[@]}" --tol 1e-6 parallel.pp="$2" parallel.tp="$3" parallel.dp="$4" \
         $keep "$file" "${@:5}"
@@ -41,6 +41,15 @@ case_of dilated "n_local_heads: 4, dense_pattern: {key_dilation: 2}"
 case_of blocks "n_local_heads: 8, dense_pattern: {block_size: 2, block_summary: mean}"
 case_of pythia "n_local_heads: 8, model_type: muddpythia, use_linear_bias: true, use_parallel_residual: true, rotary_pct: 0.5"
 case_of depth "n_local_heads: 8, dense_type: depth_attention, dynamic_dense: false"
+# Every rank with all of the keys.
+kind=-whole
+for name in mudd dilated blocks pythia depth; do
+    for layout in "1 2 1" "2 2 2" "2 4 1" "1 4 2"; do
+        read -r pp tp dp <<<"$layout"
+        check $name $pp $tp $dp parallel.tp_keys=replicated parallel.recompute=full
+    done
+done
+kind=""
 for name in dilated blocks pythia depth; do
     check $name 1 2 1
     check $name 4 2 1 parallel.recompute=selective
@@ -52,6 +61,8 @@ done
 
 # The reference's own cases, those of an odd length two sequences at a time.
 run 0 "$MUDDPIPE" check "$golden"/*-tiny* "${threads[@]}" parallel.tp=2 parallel.pp=2 parallel.microbatches=1
+says "18 of 18 passed"
+run 0 "$MUDDPIPE" check "$golden"/*-tiny* "${threads[@]}" parallel.tp=2 parallel.tp_keys=replicated # any length
 says "18 of 18 passed"
 for transport in $wires; do
     run 0 mpirun -n 4 "$MUDDPIPE" check mudd "${one[@]}" parallel.transport="$transport" parallel.tp=2 parallel.dp=2 \
@@ -82,6 +93,14 @@ same() { # RUN OTHER
     cmp "$1/model/model.safetensors" "$2/model/model.safetensors" || fail "$1 and $2: other weights"
     cmp <(cut -d, -f1-6 "$1/metrics.jsonl") <(cut -d, -f1-6 "$2/metrics.jsonl") || fail "$1 and $2: other losses"
 }
+for layout in "1 1 1" "1 8 1" "2 4 1" "4 2 1" "1 4 2" "2 2 2"; do # of eight heads
+    read -r pp tp dp <<<"$layout"
+    run 0 "$MUDDPIPE" train mudd.yaml "${threads[@]}" data.train=train.bin data.valid=valid.bin data.valid_every=5 \
+        data.valid_microbatches=8 data.micro_batch=2 optimizer.steps=20 optimizer.lr=1e-3 logging.sample_tokens=0 \
+        parallel.microbatches=$((4 / dp)) logging.run="heads-$pp-$tp-$dp" parallel.pp="$pp" parallel.tp="$tp" \
+        parallel.dp="$dp"
+    near heads-1-1-1 "heads-$pp-$tp-$dp"
+done
 grows=(optimizer.ramp_from=1 optimizer.ramp=0.5 data.valid_every=5)
 train 0 alone 1 1 1 "${grows[@]}" parallel.microbatches=4
 grep '^sample' out >sample || fail "no sample"
@@ -118,6 +137,19 @@ for recompute in none selective full; do
         if ($i " " $(i + 1) != $(i + 3) " " $(i + 4)) exit 1; n++ } END { exit n != 4 }' out ||
         fail "memory is not as predicted: recompute $recompute"
 done
+run 0 "$MUDDPIPE" plan run.yaml parallel.pp=2 parallel.tp=2 parallel.tp_keys=replicated parallel.microbatches=4
+planned=$(awk '/^tensor parallelism:/ { found = 1 } found && $1 == "all" { print $NF; exit }' out)
+shipped=$(awk '$1 == "all" && $2 == "links" { print $NF; exit }' out)
+run 0 "$MUDDPIPE" train run.yaml "${threads[@]}" logging.run=keys parallel.pp=2 parallel.tp=2 \
+    parallel.tp_keys=replicated optimizer.steps=1
+measured=$(python3 -c '
+import json
+step = json.loads(open("keys/metrics.jsonl").readline())
+print(step["bytes_tensor"], step["bytes_plain"] + step["bytes_dense"])')
+[[ "$planned $((2 * shipped))" == "$measured" ]] || fail "planned $planned within stages, $shipped shipped by each; measured $measured"
+awk '/^memory  |^ +[0-9.]+ [KM]iB of / { i = $1 == "memory" ? 2 : 1
+    if ($i " " $(i + 1) != $(i + 3) " " $(i + 4)) exit 1; n++ } END { exit n != 4 }' out ||
+    fail "memory is not as predicted with whole keys"
 # A layer's rows of width D that a rank receives: 16 with three inputs, a part (tp - 1) / tp of T each.
 run 0 "$MUDDPIPE" plan run.yaml model.n_layer=8 parallel.tp=2
 more=$(awk '/gathers and scatters/ { getline; print $2 }' out)
