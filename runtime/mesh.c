@@ -36,24 +36,6 @@ int mesh_rank_at(const struct mesh *mesh, int place, int replica, int tp_rank)
     return rank * mesh->tp + tp_rank;
 }
 
-/* "parallel.pp is 2, parallel.tp 2 and parallel.dp 1": those that are not 1. */
-static const char *degrees(int pp, int tp, int dp, char *buffer, size_t size)
-{
-    int used = snprintf(buffer, size, "parallel.pp is %d", pp);
-    const struct {
-        const char *key;
-        int value;
-    } other[] = {{"parallel.tp", tp}, {"parallel.dp", dp}};
-    bool both = tp > 1 && dp > 1;
-    for (int i = 0; i < 2; i++) {
-        if (other[i].value > 1 || i == 1) {
-            used += snprintf(buffer + used, size - (size_t)used, "%s%s %d",
-                             both && i == 0 ? ", " : " and ", other[i].key, other[i].value);
-        }
-    }
-    return buffer;
-}
-
 status_t mesh_check(const struct run_config *config, int ranks)
 {
     int pp = (int)config->parallel.pp, dp = (int)config->parallel.dp;
@@ -63,9 +45,10 @@ status_t mesh_check(const struct run_config *config, int ranks)
         return STATUS_OK;
     }
     if (pp > 0) {
-        return FAIL(STATUS_INVALID, "%s, which are %d ranks, but %d %s started",
-                    degrees(pp, tp, dp, text, sizeof text), pp * each, ranks,
-                    ranks == 1 ? "was" : "were");
+        return FAIL(STATUS_INVALID,
+                    "parallel.pp %d times parallel.tp %d times parallel.dp %d are %d ranks, but %d "
+                    "%s started",
+                    pp, tp, dp, pp * each, ranks, ranks == 1 ? "was" : "were");
     }
     int nearest_tp = tp, nearest_dp = dp;
     while (nearest_tp > ranks || ranks % nearest_tp != 0) {

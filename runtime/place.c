@@ -10,15 +10,36 @@
 
 /* ---- threads ---- */
 
-/* Twice the cores may be a wish, more is a slip. Cores of the host: launchers bind ranks to a few. */
-static void warn_threads(int64_t threads, const struct group *group)
+/* Of this process; launchers bind ranks to a few. */
+static int cores_seen(void)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    if (group_rank(group) == 0 && cores > 0 && threads > 2 * cores) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+/* Threads of one rank, or of all ranks of this host where none is bound to cores of its own, that have to take turns
+ * although they wait for each other. One rank alone may wish for twice as many. */
+static void warn_threads(int threads, const struct group *group)
+{
+    int cores = cores_seen();
+    bool bound = cores < sysconf(_SC_NPROCESSORS_ONLN);
+    int ranks = bound ? 1 : group_local_size(group);
+    bool alone = group_local_size(group) == 1 && !bound;
+    if (group_local_rank(group) != 0 || threads < 2 || threads * ranks <= (alone ? 2 : 1) * cores) {
+        return;
+    }
+    if (ranks > 1) {
         log_warn(
-            "parallel.threads is %lld, but this host has %ld core%s: its threads will wait for "
-            "each other (leave parallel.threads out, and the ranks share the cores)",
-            (long long)threads, cores, cores == 1 ? "" : "s");
+            "the %d ranks of this host start %d threads each, but it has %d core%s: their "
+            "threads will wait for each other (leave parallel.threads and OMP_NUM_THREADS out, "
+            "and the ranks share the cores)",
+            ranks, threads, cores, cores == 1 ? "" : "s");
+    } else {
+        log_warn(
+            "this rank starts %d threads, but it sees %d core%s: its threads will wait for each "
+            "other (leave parallel.threads and OMP_NUM_THREADS out, and ranks share the cores "
+            "that they see)",
+            threads, cores, cores == 1 ? "" : "s");
     }
 }
 
@@ -31,8 +52,7 @@ int place_threads(const struct run_config *config, int ranks)
     if (environment && atoi(environment) > 0) {
         return atoi(environment);
     }
-    cpu_set_t set;
-    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    int cores = cores_seen();
     return cores > ranks ? cores / ranks : 1;
 }
 
@@ -236,10 +256,8 @@ status_t place_choose(struct trainer *trainer)
     struct group *group = trainer->group;
     char why[320] = "";
     struct place_report own, *place = calloc((size_t)group_size(group), sizeof *place);
-    if (trainer->config.parallel.threads > 0) {
-        warn_threads(trainer->config.parallel.threads, group);
-    }
     trainer->place.threads = place_threads(&trainer->config, group_local_size(group));
+    warn_threads(trainer->place.threads, group);
     status_t status = place ? choose_device(trainer, why, sizeof why)
                             : FAIL(STATUS_NOMEM, "no memory for %d names", group_size(group));
     status = group_agree(group, status);

@@ -206,11 +206,14 @@ alone "tokens.safetensors: token 64 at [0, 0]" -- check broken/token_big
 alone "tokens.safetensors: token -1 at [0, 0]" -- check broken/token_negative
 alone "tokens.safetensors: " "cut off" -- check broken/tokens_cut
 
-# More threads than the host has; not many more, for a step takes longer with each.
-threads=$(($(getconf _NPROCESSORS_ONLN) * 4))
-threads=$((threads < 1024 ? threads : 1024)) # the most that the key takes
+# More threads than the host has cores, by both ranks together, or by one that may use one core: said once.
+threads=$(getconf _NPROCESSORS_ONLN)
+threads=$((threads < 2 ? 2 : threads < 1024 ? threads : 1024)) # 1024: the most that the key takes
 run_ranks 0 2 train run.yaml parallel.threads=$threads optimizer.steps=1 data.valid= logging.run=threads
-(($(grep -c "warning: parallel.threads is $threads, but this host has" out) == 1)) || fail "not one warning"
+(($(grep -c "warning: the 2 ranks of this host start $threads threads each, but it has" out) == 1)) || fail "not one warning"
+core=$(taskset -cp $$ | sed 's/.*: *\([0-9]*\).*/\1/')
+run 0 taskset -c "$core" "$MUDDPIPE" train run.yaml parallel.threads=4 optimizer.steps=1 data.valid= logging.run=one_core
+says "start" "4 threads" "1 core"
 
 # A run folder that cannot be made, or is there already.
 listing=$(run_ranks 0 2 train run.yaml logging.run=there && ls there)
