@@ -8,6 +8,7 @@
 #include "runtime/save_internal.h"
 
 #define TELL_NS INT64_C(30000000000) /* between lines about a wait at the end */
+enum { LOOK_NS = 200000 };           /* between looks at a device */
 
 bool saver_wanted(const struct run_config *config)
 {
@@ -304,29 +305,52 @@ static status_t saver_begin(struct saver *saver, int64_t step, int64_t sequences
     return STATUS_OK;
 }
 
-/* On a device the wait was one of the stream, and is over by now. */
-static void read_wait(struct saver *saver)
+/* On a device the update waits in the stream, which may come to it after the disk has everything. */
+static bool wait_is_over(const struct saver *saver)
 {
     struct device *device = saver->trainer->place.device;
-    double ms;
-    if (device && saver->waited && !saver->in_pieces &&
-        device_event_elapsed(device, saver->wait_begin, saver->wait_end, &ms) == STATUS_OK) {
-        saver->wait_ms = ms;
+    bool done = true;
+    return !device || !saver->waited || saver->in_pieces ||
+           (device_event_done(device, saver->wait_end, &done) == STATUS_OK && done);
+}
+
+/* Until it is, or a rank is lost, or it takes too long. */
+static void wait_out(const struct saver *saver)
+{
+    struct group *group = saver->trainer->group;
+    int64_t until = group_deadline(group);
+    while (!wait_is_over(saver) && !group_is_lost(group) && trace_now() < until) {
+        nanosleep(&(struct timespec){0, LOOK_NS}, NULL);
     }
 }
 
-/* What the thread has made whole since. */
-static void tell_saved(struct saver *saver)
+/* "waited 0.3 ms" */
+static const char *print_wait(const struct saver *saver, char *buffer, size_t size)
+{
+    struct device *device = saver->trainer->place.device;
+    double ms = saver->wait_ms;
+    bool of_stream = device && saver->waited && !saver->in_pieces;
+    if (of_stream &&
+        (!wait_is_over(saver) ||
+         device_event_elapsed(device, saver->wait_begin, saver->wait_end, &ms) != STATUS_OK)) {
+        return "is still waiting";
+    }
+    snprintf(buffer, size, "waited %.1f ms", ms);
+    return buffer;
+}
+
+/* What the thread has made whole since. Unless `now`, when all of it is known. */
+static void tell_saved(struct saver *saver, bool now)
 {
     const struct shard_result *own = &saver->of_folder;
+    char wait[48];
     pthread_mutex_lock(&saver->mutex);
-    if (saver->folder[0]) {
-        read_wait(saver);
+    if (saver->folder[0] && (now || wait_is_over(saver))) {
         log_info("saved %s (of rank 0 %.1f MiB as %.1f: copied in %.1f ms, for which the update "
-                 "waited %.1f "
-                 "ms; written in %.2f s, read again in %.2f s; made whole in %.2f s)",
+                 "%s; written in %.2f s, read again in %.2f s; made whole in %.2f s)",
                  saver->folder, (double)own->raw / 0x1p20, (double)own->stored / 0x1p20,
-                 saver->copy_ms, saver->wait_ms, own->write_s, own->verify_s, saver->whole_s);
+                 saver->copy_ms, print_wait(saver, wait, sizeof wait), own->write_s, own->verify_s,
+                 saver->whole_s);
         saver->folder[0] = '\0';
     }
     pthread_mutex_unlock(&saver->mutex);
@@ -337,7 +361,7 @@ status_t saver_after(struct trainer *trainer, int64_t step, int64_t sequences)
     struct saver *saver = trainer->saver;
     int64_t every = trainer->config.checkpoint.every;
     if (saver) {
-        tell_saved(saver);
+        tell_saved(saver, false);
     }
     bool due = saver && ((every > 0 && step % every == 0) || trainer->known.save_due);
     if (!due || saver->saved == step) {
@@ -354,6 +378,7 @@ status_t saver_after(struct trainer *trainer, int64_t step, int64_t sequences)
         return STATUS_OK;
     }
     trainer->known.save_due = false;
+    tell_saved(saver, true);
     return saver_begin(saver, step, sequences);
 }
 
@@ -513,14 +538,15 @@ static status_t saver_settle(struct saver *saver, bool *out_good)
     struct group *group = saver->trainer->group;
     bool root = group_rank(group) == 0, good;
     TRY(all_well(group, saver_wait(saver), &good));
-    tell_saved(saver);
+    wait_out(saver);
+    tell_saved(saver, true);
     if (saver->busy && good && root) {
         commit(saver);
     } else if (saver->busy && !good) {
         drop(saver);
     }
     TRY(all_well(group, saver_wait(saver), out_good));
-    tell_saved(saver);
+    tell_saved(saver, true);
     saver->saved = saver->busy && *out_good ? saver->step : saver->saved;
     saver->busy = false;
     return STATUS_OK;

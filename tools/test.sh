@@ -16,22 +16,36 @@ if [[ ! -f build/CMakeCache.txt ]]; then
 fi
 cmake -S . -B build "${generator[@]}" -DMUDDPIPE_TESTS=ON
 cmake --build build --parallel "$jobs"
-# Tests wait for ranks, heartbeats and limits about half of their time: half as many more at once than cores.
-run=(--test-dir build --parallel "$((jobs + jobs / 2))" --output-on-failure)
-# Each of those that want a GPU would start its ranks to find that there is none; who asks for them gets them.
-(($# > 0)) || [[ -e /dev/nvidiactl ]] || run+=(-LE '^gpu$')
-log=build/Testing/Temporary/LastTestsFailed.log
-rm -f "$log"
-ctest "${run[@]}" --no-tests=error "$@" && exit
+run=(--test-dir build --output-on-failure)
+failed=""
+tests() { # N arguments of ctest...: so many at once; what fails is added to `failed`
+    local log=build/Testing/Temporary/LastTestsFailed.log
+    rm -f "$log"
+    ctest "${run[@]}" --no-tests=error --parallel "$1" "${@:2}" && return
+    [[ -s $log ]] || exit 1
+    failed+=$(sed 's/^[0-9]*://' "$log")$'\n'
+}
+if (($# > 0)); then
+    tests "$jobs" "$@"
+else
+    # Most wait about half of their time, for ranks and for each other: more at once than there are cores. Not so those
+    # that depend on the moment. Each that wants a GPU would start its ranks to find that there is none.
+    gpu='|gpu'
+    [[ ! -e /dev/nvidiactl ]] || gpu=""
+    tests "$((jobs + jobs / 2))" -LE "^(timing$gpu)\$"
+    tests "$jobs" -L '^timing$' -LE "^(none$gpu)\$"
+fi
+[[ -n $failed ]] || exit 0
 
 # A second try for what depends on the moment (test_timing in cmake/tests.cmake): a launcher that ends a
 # job may lose the last lines of a rank (seen once in some ten runs), and a loaded machine is slow. All
 # else fails at once.
-failed=$(sed 's/^[0-9]*://' "$log" 2>/dev/null) && [[ -n $failed ]] || exit 1
 twice=$(ctest --test-dir build -N -L '^timing$' | sed -n 's/^ *Test *#[0-9]*: //p')
+failed=${failed%$'\n'}
 if grep -vxFf <(echo "$twice") <<<"$failed" >&2; then
     echo "test.sh: these failed, and have no second try" >&2
     exit 1
 fi
 echo "test.sh: a second try for $(tr '\n' ' ' <<<"$failed")"
-ctest "${run[@]}" --parallel 1 --rerun-failed
+again=$(sed 's/[.+]/\\&/g' <<<"$failed" | paste -sd '|')
+ctest "${run[@]}" -R "^($again)\$"
