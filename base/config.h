@@ -74,6 +74,8 @@ void option_help(const struct option *table, size_t count, const char *prefix, F
 enum collectives_choice { COLLECTIVES_AUTO, COLLECTIVES_NCCL, COLLECTIVES_HOST };
 enum tp_keys_choice { TP_KEYS_SPLIT, TP_KEYS_REPLICATED };
 enum mesh_order { MESH_PP_DP, MESH_DP_PP }; /* which coordinate runs first from rank to rank */
+enum link_order { LINK_ORDER_DEADLINE, LINK_ORDER_FIRST, LINK_ORDER_SHARED };
+enum links_choice { LINKS_HOSTS, LINKS_ALL };
 enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
 enum precision_choice { PRECISION_F32, PRECISION_BF16 };
 enum recompute_choice { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
@@ -133,9 +135,13 @@ struct run_config {
         int sum_order;                 /* enum sum_order_choice */
         char transport[CONFIG_STRING]; /* "auto" or its name */
         char partition[CONFIG_STRING]; /* auto, layers, or units per stage "5,4,4,5" */
-        int64_t threads;  /* OpenMP threads a rank; 0 = cores of the node / ranks on it */
-        int recompute;    /* enum recompute_choice */
-        int64_t prefetch; /* arrival slots beyond the microbatches in flight */
+        int64_t threads;     /* OpenMP threads a rank; 0 = cores of the node / ranks on it */
+        int recompute;       /* enum recompute_choice */
+        int link_order;      /* enum link_order */
+        int64_t link_window; /* KiB; 0 = measured */
+        int links;           /* enum links_choice */
+        int64_t in_flight;   /* microbatches for each rank behind, beside one */
+        int64_t prefetch;    /* arrival slots beyond the microbatches in flight */
     } parallel;
     struct {
         int64_t steps;

@@ -128,11 +128,14 @@ struct wire;
 struct device;   /* base/device.h */
 struct timeline; /* base/timeline.h */
 
+enum { WIRE_KINDS = 2 };
+
 struct wire_channel {
     int from, to;      /* ranks, from != to */
     size_t bytes;      /* of every message */
     int slots;         /* arrival slots at `to` */
     void *const *slot; /* [slots] their addresses on rank `to`; NULL elsewhere, see wire_place */
+    int kind;          /* of its bytes, for wire_arrived: below WIRE_KINDS */
 };
 
 struct wire_stamp { /* CLOCK_MONOTONIC of this rank's host, ns; zeros where a stream waits */
@@ -155,6 +158,16 @@ void transport_version(const char *name, char *out, size_t size);
 bool transport_is_threads(const char *name);
 bool transport_needs_gpus(const char *name);
 
+/* What mpi and ucx do with messages to other hosts, where all that a rank sends shares a link; the others take
+ * no notice. */
+struct wire_links {
+    int64_t
+        window; /* bytes under way at most, of all that this rank sends; 0: all are given to the library at once */
+    int64_t part;  /* with a window: bytes that the library gets at once */
+    bool by_order; /* what waits leaves by its order (wire_put); else the first put first */
+    bool all;      /* between the ranks of a host too */
+};
+
 struct wire_options {
     /* "threads" needs a threads group, the others an mpi group, "ipc" and "nccl" also GPUs. Anything else, or a
      * name not built in, is STATUS_INVALID/UNSUPPORTED with the reason. */
@@ -176,6 +189,7 @@ struct wire_options {
      * are no more of them its verbs allocate nothing. More is allowed, and takes memory of the host when it
      * happens. */
     int under_way;
+    struct wire_links links;
 };
 
 /* All ranks call it with the same channels (same order; the slot pointers differ) and the same transport. Connects
@@ -207,7 +221,9 @@ void wire_time(struct wire *wire, struct timeline *timeline);
 void wire_destroy(struct wire *wire); /* no message may be under way */
 
 MUST_USE status_t wire_post(struct wire *wire, int channel, int slot, int64_t message);
-MUST_USE status_t wire_put(struct wire *wire, int channel, int slot, int64_t message,
+/* `order`: of what waits for a link (wire_links) the lowest leaves first, and of equals the first put. In a channel it
+ * never falls. */
+MUST_USE status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                            const void *source);
 MUST_USE status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
                             struct wire_stamp *out_stamp);
@@ -223,6 +239,8 @@ MUST_USE status_t wire_post_all(struct wire *wire, const struct wire_message *me
 MUST_USE status_t wire_wait_all(struct wire *wire, const struct wire_message *messages, int count);
 MUST_USE status_t wire_sent_all(struct wire *wire, const struct wire_message *messages, int count);
 void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
+/* Bytes of each kind that have landed here since creation, of messages in parts those of each part. */
+void wire_arrived(const struct wire *wire, int64_t out[WIRE_KINDS]);
 
 /* The name of the transport for wires between the ranks of `group` whose slots and sources are memory of
  * `device` (NULL: the host). On GPUs ipc where it works, else the quickest of the others, which are
@@ -230,6 +248,15 @@ void wire_counts(const struct wire *wire, int channel, struct wire_count *out);
  * collective. */
 MUST_USE status_t transport_choose(struct group *group, struct device *device, void *stream,
                                    const char **out);
+
+/* Does the transport heed wire_links? */
+bool transport_heeds_links(const char *name);
+/* window and part of `links`, whose other fields are set: `window` bytes, or (0) as many as the slowest link between
+ * hosts holds, which is measured over `transport` and logged by rank 0. No window where nothing goes to another host,
+ * or the transport heeds none. The same on all ranks; collective. */
+MUST_USE status_t wire_links_choose(struct group *group, const char *transport,
+                                    struct device *device, void *stream, int64_t window,
+                                    struct wire_links *links);
 
 /* ---- collective: sums and copies of many values among the ranks of a group ----
  *

@@ -269,7 +269,7 @@ static status_t put(const struct direction *direction, int message, const struct
 {
     TRY(pace ? pace->before(pace->arg, message) : STATUS_OK);
     return wire_put(direction->meter->wire, direction->channel, slot_of(direction, message),
-                    direction->base + message, direction->meter->source);
+                    direction->base + message, 0, direction->meter->source);
 }
 
 static status_t sent(const struct direction *direction, int message)

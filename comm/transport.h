@@ -120,6 +120,7 @@ struct wire_class {
      * so many times (0: it is no candidate). */
     bool settles;
     double handicap;
+    bool links;   /* heeds wire_links */
     bool threads; /* needs a threads group; otherwise an mpi group */
     bool streams; /* on a device its verbs only enqueue; otherwise wire.c lets the stream run dry */
     bool
@@ -127,7 +128,8 @@ struct wire_class {
     status_t (*create)(struct wire *wire);
     void (*destroy)(struct wire *wire);
     status_t (*post)(struct wire *wire, int channel, int slot, int64_t message);
-    status_t (*put)(struct wire *wire, int channel, int slot, int64_t message, const void *source);
+    status_t (*put)(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
+                    const void *source);
     status_t (*wait)(struct wire *wire, int channel, int slot, int64_t message,
                      struct wire_stamp *out_stamp);
     status_t (*sent)(struct wire *wire, int channel, int64_t message);
@@ -147,20 +149,29 @@ struct wire {
     struct timeline *timeline; /* where transfers are recorded, or NULL */
     struct release release;
     int count;
-    int under_way;                /* of a channel, for which there is room from the start */
+    int under_way; /* of a channel, for which there is room from the start */
+    struct wire_links links;
     struct wire_channel *channel; /* [count] copies; slot arrays too */
     void **addresses;             /* all slot arrays of this rank, by wire_place */
     bool made, placed;            /* by the class; with addresses */
     struct wire_count *counts;    /* [count] under the wakeup's mutex */
-    bool streamed;                /* as the class says, on a GPU; its create may deny it */
-    const char *staged;           /* why, see wire_staged */
-    size_t pinned, staging;       /* bytes of host memory; staging is part of pinned */
-    void *state;                  /* of the class */
+    _Atomic int64_t arrived[WIRE_KINDS];
+    bool streamed;          /* as the class says, on a GPU; its create may deny it */
+    const char *staged;     /* why, see wire_staged */
+    size_t pinned, staging; /* bytes of host memory; staging is part of pinned */
+    void *state;            /* of the class */
 };
 
 /* Ends a wait that did not complete: STATUS_PEER if the group failed, otherwise the deadline has
  * passed, which is said with channel, message and what the rank does. `verb` is "landed" or "left". */
 status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb);
+
+/* Bytes of the channel have landed. Any thread. */
+static inline void wire_arrives(struct wire *wire, int channel, size_t bytes)
+{
+    atomic_fetch_add_explicit(&wire->arrived[wire->channel[channel].kind], (int64_t)bytes,
+                              memory_order_relaxed);
+}
 
 /* A transfer in a stream of the transport's own begins; timeline_end(wire->timeline) ends it. */
 void wire_time_begin(struct wire *wire, void *stream, const char *name, int channel,

@@ -113,8 +113,8 @@ static uint64_t check_channels(const struct group *group, const struct wire_chan
         CHECK(c->from >= 0 && c->from < group->size && c->to >= 0 && c->to < group->size &&
                   c->from != c->to,
               "channel %d goes from rank %d to rank %d of %d", i, c->from, c->to, group->size);
-        CHECK(c->bytes > 0 && c->slots > 0, "channel %d has %zu bytes and %d slots", i, c->bytes,
-              c->slots);
+        CHECK(c->bytes > 0 && c->slots > 0 && c->kind >= 0 && c->kind < WIRE_KINDS,
+              "channel %d has %zu bytes of kind %d and %d slots", i, c->bytes, c->kind, c->slots);
         uint64_t fields[] = {(uint64_t)c->from, (uint64_t)c->to, c->bytes, (uint64_t)c->slots};
         hash = hash_bytes(fields, sizeof fields, hash);
     }
@@ -203,6 +203,9 @@ status_t wire_connect(struct group *group, const struct wire_options *options,
     wire->device = options->device;
     wire->stream = options->stream;
     wire->under_way = options->under_way;
+    wire->links = options->links;
+    CHECK(wire->links.window <= 0 || wire->links.part > 0, "a window of %lld bytes without parts",
+          (long long)wire->links.window);
     TRY_GOTO(copy_channels(wire, channels), free_wire);
     if (count > 0) {
         wire->class = wire_class_find(options->transport);
@@ -333,11 +336,12 @@ status_t wire_post(struct wire *wire, int channel, int slot, int64_t message)
     return wire->class->post(wire, channel, slot, message);
 }
 
-status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, const void *source)
+status_t wire_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
+                  const void *source)
 {
     check_slot(check_end(wire, channel, true), channel, slot);
     TRY(let_run_dry(wire));
-    return wire->class->put(wire, channel, slot, message, source);
+    return wire->class->put(wire, channel, slot, message, order, source);
 }
 
 status_t wire_wait(struct wire *wire, int channel, int slot, int64_t message,
@@ -418,6 +422,13 @@ void wire_counts(const struct wire *wire, int channel, struct wire_count *out)
     pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     *out = wire->counts[channel];
     pthread_mutex_unlock(wire->group->shared->wakeup.mutex);
+}
+
+void wire_arrived(const struct wire *wire, int64_t out[WIRE_KINDS])
+{
+    for (int i = 0; i < WIRE_KINDS; i++) {
+        out[i] = atomic_load_explicit(&wire->arrived[i], memory_order_relaxed);
+    }
 }
 
 status_t wire_give_up(struct wire *wire, int channel, int64_t message, const char *verb)

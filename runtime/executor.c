@@ -20,6 +20,11 @@ static int64_t *messages_of(struct worker *worker)
     return worker->lender ? worker->lender->messages : worker->messages;
 }
 
+static int64_t *puts_of(struct worker *worker)
+{
+    return worker->lender ? &worker->lender->puts_done : &worker->puts_done;
+}
+
 static int64_t message_of(struct worker *worker, const struct op *op)
 {
     bool backward = worker->active->shipment[op->shipment].backward;
@@ -47,16 +52,33 @@ static bool group_is_dense(const struct worker *worker, const struct op *op, int
     return dense;
 }
 
-/* Books the time of a wait: what passed before both ends were ready is the peer's or the schedule's
- * (the bubble), the rest is bytes on the wire. */
-static void book_wait(struct worker *worker, const struct shipment *shipment, int64_t start,
-                      int64_t end, const struct wire_stamp *stamp)
+/* A wait for a message, with the bytes of each kind (KIND_PLAIN, KIND_DENSE) that had landed here at its ends. */
+struct wait_books {
+    int64_t start, end;
+    int64_t before[WIRE_KINDS], after[WIRE_KINDS];
+};
+
+/* Books the time of a wait: what passed before both ends were ready is the peer's or the schedule's (the bubble), the
+ * rest is bytes on the wire, and of these a message's own and those that it stood behind: dense and plain by what
+ * landed meanwhile. What a pipeline of plain layers would hand on in the same message is plain. */
+static void book_wait(struct worker *worker, const struct shipment *shipment,
+                      const struct wait_books *books, const struct wire_stamp *stamp)
 {
-    int64_t wire_start = stamp->put > start ? stamp->put : start;
-    if (wire_start < end) {
-        trace_move(worker->trace, TRACE_WAIT,
-                   shipment->plain ? TRACE_EXPOSED_PLAIN : TRACE_EXPOSED_DENSE, end - wire_start);
+    int64_t wire_start = stamp->put > books->start ? stamp->put : books->start;
+    if (wire_start >= books->end) {
+        return;
     }
+    double plain = (double)(books->after[KIND_PLAIN] - books->before[KIND_PLAIN]);
+    double dense = (double)(books->after[KIND_DENSE] - books->before[KIND_DENSE]);
+    if (plain + dense <= 0) { /* it had landed, and was told late */
+        plain = shipment->plain;
+        dense = !shipment->plain;
+    }
+    double share = shipment->plain ? (double)shipment->plain_bytes / (double)shipment->bytes : 1;
+    int64_t time = books->end - wire_start;
+    int64_t of_plain = (int64_t)((double)time * share * plain / (plain + dense));
+    trace_move(worker->trace, TRACE_WAIT, TRACE_EXPOSED_PLAIN, of_plain);
+    trace_move(worker->trace, TRACE_WAIT, TRACE_EXPOSED_DENSE, time - of_plain);
 }
 
 /* Where the microbatch's keys that other stages make are, or will be when they have been awaited. */
@@ -90,13 +112,16 @@ static status_t walk_wait(struct walk *walk, const struct op *op)
 {
     struct worker *worker = walk->worker;
     struct wire_stamp stamp;
-    int64_t start = trace_now();
+    struct wait_books books = {.start = trace_now()};
+    wire_arrived(worker->wire, books.before);
     enum trace_category before = trace_switch(worker->trace, TRACE_WAIT);
     status_t status =
         wire_wait(worker->wire, op->shipment, op->slot, message_of(worker, op), &stamp);
     trace_switch(worker->trace, before);
     TRY(status);
-    book_wait(worker, &worker->active->shipment[op->shipment], start, trace_now(), &stamp);
+    books.end = trace_now();
+    wire_arrived(worker->wire, books.after);
+    book_wait(worker, &worker->active->shipment[op->shipment], &books, &stamp);
     return STATUS_OK;
 }
 
@@ -111,7 +136,7 @@ static status_t walk_put(struct walk *walk, const struct op *op)
 {
     struct worker *worker = walk->worker;
     return wire_put(worker->wire, op->shipment, op->slot, message_of(worker, op),
-                    worker_put_source(worker, op));
+                    *puts_of(worker) + op->order, worker_put_source(worker, op));
 }
 
 static status_t walk_sent(struct walk *walk, const struct op *op)
@@ -442,6 +467,7 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
     atomic_store_explicit(&worker->now, NULL, memory_order_release);
     messages_of(worker)[false] += worker->active->microbatches;
     messages_of(worker)[true] += worker->plan->training ? worker->active->microbatches : 0;
+    *puts_of(worker) += worker->active->rank[worker->rank].ops; /* no less than it has puts */
     worker->steps += worker->plan->training;
     worker->tp_bytes += worker->plan->training ? tp_group_bytes(worker->tp) - tp_before : 0;
     return worker->device ? in_flight_end(worker, walk.record) : STATUS_OK;

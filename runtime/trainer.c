@@ -12,6 +12,26 @@
 
 #include "base/log.h"
 
+/* Each pipeline for itself. */
+static status_t choose_links(struct trainer *trainer)
+{
+    const struct run_config *config = &trainer->config;
+    struct device *device = trainer->place.device, *own = NULL;
+    trainer->links =
+        (struct wire_links){.by_order = config->parallel.link_order == LINK_ORDER_DEADLINE,
+                            .all = config->parallel.links == LINKS_ALL};
+    if (config->parallel.link_order == LINK_ORDER_SHARED) {
+        return STATUS_OK;
+    }
+    TRY(group_agree(trainer->mesh.pipeline,
+                    device ? STATUS_OK : device_open(DEVICE_HOST, 0, &own)));
+    status_t status = wire_links_choose(trainer->mesh.pipeline, trainer->transport,
+                                        device ? device : own, trainer->place.stream,
+                                        config->parallel.link_window * 1024, &trainer->links);
+    device_close(own);
+    return status;
+}
+
 static status_t choose_transport(struct trainer *trainer)
 {
     trainer->transport = trainer->config.parallel.transport;
@@ -50,6 +70,7 @@ struct plan_options plan_options_of(const struct run_config *config, int ranks, 
         .replay = config->parallel.replay[0] ? config->parallel.replay : NULL,
         .partition = config->parallel.partition,
         .prefetch = (int)config->parallel.prefetch,
+        .in_flight = (int)config->parallel.in_flight,
         .weights_at_once = weights_at_once(config),
         .sum_order = config->parallel.sum_order == SUM_ORDER_PER_RANK ? SUM_PER_RANK : SUM_SERIAL};
 }
@@ -82,6 +103,7 @@ static status_t make_worker(struct trainer *trainer, bool training, int microbat
         .tensor = trainer->mesh.tensor,
         .carrier = carriers[config->parallel.collectives],
         .transport = trainer->transport,
+        .links = trainer->links,
         .purpose = purpose,
         .plan = plan_options_of(config, trainer->mesh.pp, microbatches, training),
         .training = training,
@@ -239,6 +261,7 @@ static status_t make_all(struct trainer *trainer, const struct trainer_options *
     TRY(group_agree(trainer->group, make_place_and_model(trainer, options)));
     TRY(mesh_tell(&trainer->mesh));
     TRY(choose_transport(trainer));
+    TRY(group_agree(trainer->group, choose_links(trainer)));
     TRY(make_workers(trainer, options));
     say_staged(first_worker(trainer));
     TRY(algorithms_prepare(trainer));

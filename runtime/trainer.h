@@ -49,7 +49,8 @@ struct trainer {
     struct model *model;
     struct place place;
     const char *transport; /* of all wires */
-    char *algorithms;      /* text of all that is known of products; NULL = none wanted */
+    struct wire_links links;
+    char *algorithms; /* text of all that is known of products; NULL = none wanted */
     int microbatches;
     bool training;
     struct workers workers;

@@ -207,6 +207,7 @@ static struct wire_channel *channels_of(const struct worker *worker)
                                            .to = plan_rank_of(worker->plan, shipment->to),
                                            .bytes = (size_t)shipment->bytes,
                                            .slots = shipment->slots,
+                                           .kind = shipment->plain ? KIND_PLAIN : KIND_DENSE,
                                            .slot = worker->tables.arrival && receives(worker, s)
                                                        ? worker->tables.arrival[s]
                                                        : NULL};
@@ -233,7 +234,8 @@ static status_t create_wire(struct worker *worker, bool place)
     const struct wire_options options = {.transport = worker->transport,
                                          .device = worker->device,
                                          .stream = worker->stream,
-                                         .under_way = messages_ahead(worker)};
+                                         .under_way = messages_ahead(worker),
+                                         .links = worker->links};
     int64_t before = room_of(worker);
     status_t status = place ? wire_place(worker->wire, channel)
                             : wire_connect(worker->group, &options, channel,
@@ -330,6 +332,7 @@ status_t worker_create(const struct worker_options *options, struct worker **out
     worker->part = worker->lender ? worker->lender->part : NULL;
     worker->tp = worker->lender ? worker->lender->tp : NULL;
     worker->transport = options->transport;
+    worker->links = options->links;
     status_t status = create_all(worker, options);
     if (status != STATUS_OK) {
         (void)worker_drain(worker);

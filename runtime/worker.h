@@ -19,6 +19,8 @@
 #include "base/arena.h"
 #include "runtime/runtime.h"
 
+enum { KIND_PLAIN, KIND_DENSE }; /* of a wire's channels */
+
 struct worker_options {
     const struct model *model;
     const struct kernels *kernels;
@@ -28,6 +30,7 @@ struct worker_options {
     struct group *replicas; /* that share this one's place, for training; NULL: none */
     struct group *tensor;   /* that compute its stages with it; NULL: none */
     const char *transport;
+    struct wire_links links;
     const char *purpose; /* for messages; "" = training steps */
     struct plan_options plan;
     bool training;
@@ -119,9 +122,12 @@ struct worker {
     struct worker_tokens tokens;
     bool refused;        /* by worker_check_room */
     int64_t messages[2]; /* [backward] so far in each shipment, which number them; lender's */
+    int64_t
+        puts_done; /* by walks before, at most: what messages are ordered by goes on from here; lender's */
     const struct plan *expected;    /* whose puts the wire was told to expect; lender's */
     _Atomic(const struct op *) now; /* for the liveness thread */
     const char *purpose, *transport;
+    struct wire_links links;
 
     struct device *device; /* NULL = the host */
     void *stream;

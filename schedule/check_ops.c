@@ -116,6 +116,7 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
                    .backward_slot = -1,
                    .slot = -1,
                    .source = -1,
+                   .order = op->order,        /* check_orders */
                    .together = op->together}; /* check_together */
     if (op->kind == OP_NORM || op->kind == OP_STEP) {
         e.stage = e.microbatch = -1;
@@ -157,9 +158,9 @@ static struct op op_expected(const struct plan *plan, const struct op *op)
 
 static bool check_fields(const struct checker *checker, int rank, int index)
 {
-    static const char *const name[] = {"kind",      "stage", "microbatch",    "unit", "key",
-                                       "shipment",  "frame", "backward slot", "slot", "source",
-                                       "first_add", "adds",  "together"};
+    static const char *const name[] = {
+        "kind",          "stage", "microbatch", "unit",  "key",       "shipment", "frame",
+        "backward slot", "slot",  "source",     "order", "first_add", "adds",     "together"};
     const struct op *op = &checker->plan->rank[rank].op[index];
     if ((int)op->kind < 0 || op->kind >= OP_KINDS || !op_lawful(checker, rank, op)) {
         return check_refuse(checker, rank, index, "has no business here");
@@ -423,6 +424,55 @@ static bool check_order(const struct checker *checker, int *order, int *count)
     return true;
 }
 
+/* The puts of a rank have the places 0, 1, .. of an order, each one, in which those of a shipment ascend. `taken`
+ * [puts of the rank], `last` [shipments]. */
+static bool check_places(const struct checker *checker, int rank, int puts, bool *taken, int *last)
+{
+    const struct rank_plan *list = &checker->plan->rank[rank];
+    for (int index = 0; index < list->ops; index++) {
+        const struct op *op = &list->op[index];
+        if (op->kind != OP_PUT && op->order != -1) {
+            return check_refuse(checker, rank, index, "is no put and has the order %d", op->order);
+        }
+        if (op->kind != OP_PUT) {
+            continue;
+        }
+        if (!in_range(op->order, puts) || taken[op->order]) {
+            return check_refuse(checker, rank, index, "has the order %d, which is %s", op->order,
+                                in_range(op->order, puts) ? "another one's" : "none of a put");
+        }
+        if (op->order < last[op->shipment]) {
+            return check_refuse(checker, rank, index,
+                                "has the order %d, after %d of the same "
+                                "shipment",
+                                op->order, last[op->shipment]);
+        }
+        taken[op->order] = true;
+        last[op->shipment] = op->order;
+    }
+    return true;
+}
+
+static status_t check_orders(const struct checker *checker)
+{
+    const struct plan *plan = checker->plan;
+    status_t status = STATUS_OK;
+    for (int rank = 0; rank < plan->ranks && status == STATUS_OK; rank++) {
+        int puts = 0;
+        for (int index = 0; index < plan->rank[rank].ops; index++) {
+            puts += plan->rank[rank].op[index].kind == OP_PUT;
+        }
+        bool *taken = calloc((size_t)puts + 1, sizeof *taken);
+        int *last = calloc((size_t)plan->shipments + 1, sizeof *last);
+        status = !taken || !last                                  ? STATUS_NOMEM
+                 : check_places(checker, rank, puts, taken, last) ? STATUS_OK
+                                                                  : STATUS_INTERNAL;
+        free(taken);
+        free(last);
+    }
+    return status;
+}
+
 /* The step ends with the norm and the optimizer. */
 static bool check_ends(const struct checker *checker)
 {
@@ -458,5 +508,5 @@ status_t check_ops(const struct checker *checker)
     free(count);
     free(order);
     free(ordered);
-    return status;
+    return status == STATUS_OK ? check_orders(checker) : status;
 }

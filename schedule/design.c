@@ -67,6 +67,12 @@ static status_t plan_options_check(const struct plan_options *options)
         return FAIL(STATUS_INVALID, "%d microbatches a step; use 1 or more (parallel.microbatches)",
                     options->microbatches);
     }
+    if (options->in_flight < 0) {
+        return FAIL(STATUS_INVALID,
+                    "%d more microbatches in flight; use 0 or more "
+                    "(parallel.in_flight)",
+                    options->in_flight);
+    }
     if (options->replicas < 0) {
         return FAIL(STATUS_INVALID, "%d replicas; use 1 or more (parallel.dp)", options->replicas);
     }
@@ -193,6 +199,9 @@ static status_t plan_fill(struct plan *plan, const struct design *design)
     if (status == STATUS_OK) {
         status = plan_expand_all(plan, needs, phases);
     }
+    if (status == STATUS_OK) {
+        status = plan_order_puts(plan);
+    }
     phases_destroy(phases, plan->ranks);
     needs_destroy(needs);
     return status;
@@ -228,6 +237,20 @@ static status_t plan_build(struct plan *plan, const struct design *design)
     }
     CHECK(status == STATUS_OK, "the %s plan is wrong: %s", plan->schedule, why);
     return STATUS_OK;
+}
+
+/* A replay and forwards alone take no notice of what the schedule has in flight. */
+static status_t check_in_flight(const struct design *design)
+{
+    const struct builder *builder = design->builder;
+    if (design->options->in_flight == 0 || builder->in_flight || !builder->training ||
+        design->options->replay) {
+        return STATUS_OK;
+    }
+    return FAIL(STATUS_INVALID,
+                "%s has as many microbatches in flight as it says itself; use "
+                "parallel.in_flight=0, or parallel.schedule 1f1b or zb-h1",
+                builder == &text_builder ? "a schedule of a file" : builder->name);
 }
 
 static status_t plan_make(const struct graph *graph, const struct design *design, struct plan **out)
@@ -343,6 +366,7 @@ static status_t plan_design(const struct graph *graph, struct design *design,
         TRY(builder_find(options->schedule, &design->builder));
         TRY(design_named(placed_by, design));
     }
+    TRY(check_in_flight(design));
     TRY(graph_check(graph));
     TRY(partition_check_stages(graph, design->layout.stages, options->ranks));
     return forward ? plan_make_forward(graph, design, out) : plan_make(graph, design, out);
@@ -352,11 +376,12 @@ status_t plan_create(const struct graph *graph, const struct plan_options *optio
                      struct plan **out)
 {
     struct schedule_text *text = NULL;
-    struct design design = {
-        .options = options,
-        .partition = options->partition,
-        .sum_order = options->sum_order,
-        .layout = {.ranks = options->ranks, .microbatches = options->microbatches}};
+    struct design design = {.options = options,
+                            .partition = options->partition,
+                            .sum_order = options->sum_order,
+                            .layout = {.ranks = options->ranks,
+                                       .microbatches = options->microbatches,
+                                       .in_flight = options->in_flight}};
     TRY(plan_options_check(options));
     status_t status = plan_design(graph, &design, &text, out);
     schedule_text_free(text);

@@ -101,7 +101,8 @@ static struct op *op_push(struct expansion *e, enum op_kind kind, int microbatch
                       .frame = -1,
                       .backward_slot = -1,
                       .slot = -1,
-                      .source = -1};
+                      .source = -1,
+                      .order = -1};
     return op;
 }
 

@@ -128,7 +128,7 @@ static uint64_t hash_shipment(const struct shipment *s, uint64_t hash)
 }
 
 /* Structures of ints alone have no padding and are hashed as they are. */
-_Static_assert(sizeof(struct op) == 13 * sizeof(int), "struct op has padding");
+_Static_assert(sizeof(struct op) == 14 * sizeof(int), "struct op has padding");
 _Static_assert(sizeof(struct sum) == 4 * sizeof(int), "struct sum has padding");
 _Static_assert(sizeof(struct add) == sizeof(int), "struct add has padding");
 

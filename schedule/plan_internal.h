@@ -7,6 +7,7 @@
  *     passes.c                  --> operations of a rank, with waits, puts, slots and additions
  *     replicas.c                --> what replicas do together
  *     credits.c                 --> more slots where messages in one queue would stand still
+ *     deadlines.c               --> the order in which a rank's messages are needed
  *     check*.c                  --> proof; they share no code with the passes on purpose
  */
 #ifndef SCHEDULE_PLAN_INTERNAL_H
@@ -48,7 +49,8 @@ struct schedule_text;
 /* What a builder knows. */
 struct layout {
     int ranks, stages, microbatches;
-    int chunks; /* stages a rank */
+    int chunks;    /* stages a rank */
+    int in_flight; /* of builders that may: microbatches in flight for each stage behind, beside one */
     int (*rank_of)(const struct layout *layout, int stage);
     int in_group; /* forward.c: microbatches that pass a stage before the rank turns to its next one */
     const struct schedule_text *text; /* of the file, or NULL */
@@ -60,6 +62,7 @@ struct builder {
     const char *name;
     bool training;
     bool delays_weights;     /* there may be several microbatches between a B and its W */
+    bool in_flight;          /* heeds layout.in_flight */
     int chunks, most_chunks; /* stages a rank: by default, at most */
     int (*rank_of)(const struct layout *layout, int stage);
     void (*build)(const struct layout *layout, int rank, struct phase_list *out);
@@ -142,6 +145,11 @@ MUST_USE status_t plan_expand(struct plan *plan, const struct needs *needs,
 /* Sets op.together of a rank's list; plan_expand does so for all. */
 void plan_group(const struct plan *plan, struct rank_plan *list);
 
+/* ---- deadlines.c ---- */
+
+/* Sets op.order of all puts. */
+MUST_USE status_t plan_order_puts(struct plan *plan);
+
 /* ---- replicas.c ---- */
 
 /* Adds what replicas do together to the list of a rank. */
@@ -197,6 +205,9 @@ struct span {
 /* plan_simulate that also tells when each operation ran: span[rank][op]; NULL if not wanted. */
 MUST_USE status_t simulate_run(const struct plan *plan, struct span *const *span, double *out_busy,
                                double *out_makespan);
+/* The same of a plan that is not proved yet: out_stands_still where it deadlocks. */
+MUST_USE status_t simulate_times(const struct plan *plan, struct span *const *span,
+                                 double *out_makespan, bool *out_stands_still);
 /* With more [shipments] slots than the plan has: sets out_held_up [shipments] where a sender waits only
  * because no slot is posted. */
 MUST_USE status_t simulate_slots(const struct plan *plan, const int *more, bool *out_held_up);

@@ -23,6 +23,7 @@ static void put(struct rank_plan *list, enum op_kind kind, int stage, int unit)
                                         .backward_slot = -1,
                                         .slot = -1,
                                         .source = -1,
+                                        .order = -1,
                                         .together = 1};
 }
 

@@ -160,6 +160,9 @@ struct op {
     int slot;
     int source; /* PUT, SENT backward: slot of the stage's sum that is sent. GRAD: slot of the partial
                    sum. Else -1 */
+    /* PUT: place among those of its rank, in the order in which they are needed by the costs of the graph; the
+     * messages of a shipment ascend. Else -1. */
+    int order;
     int first_add, adds; /* OP_GRAD: range of plan.add */
     /* POST, WAIT, SENT: so many from here on are one operation of a stream, waits for plain and for dense messages
      * apart; 0: part of the one before. Else 1. On the host each is one of its own. */
@@ -245,6 +248,9 @@ struct plan_options {
     const char *schedule;
     const char *partition; /* "auto", "layers", or units per stage "5,4,4,5" */
     int prefetch;          /* arrival slots beyond the microbatches in flight */
+    /* "1f1b" and "zb-h1": rank r of P begins with (P-1-r)(1 + in_flight) forwards; 0 with the others. 1 is
+     * eager 1F1B (arXiv 2211.05322). */
+    int in_flight;
     /* W of a unit right after its B, so that units can take turns in the memory of both; else when the
      * schedule says. */
     bool weights_at_once;
@@ -323,6 +329,8 @@ void plan_print_traffic(const struct plan *plan, FILE *out);
 void plan_print_memory(const struct plan *plan, const int64_t *workspace, const char *known,
                        FILE *out);
 void plan_print_timeline(const struct plan *plan, int columns, FILE *out);
+/* The messages that a rank puts, in their order (op.order), with the times of their put and of the wait for them. */
+MUST_USE status_t plan_print_links(const struct plan *plan, int rank, FILE *out);
 /* One operation per line of one rank, for reading and for golden files. */
 void plan_print_ops(const struct plan *plan, int rank, FILE *out);
 /* The schedule as a text that plan_options.schedule reads: microbatches, ranks of the stages, partition,

@@ -15,6 +15,7 @@ struct simulation {
     double *put, *post;       /* [shipments][microbatches] when; -1 = not yet */
     const int *more;          /* [shipments] slots beside the plan's, or NULL */
     bool *held_up;            /* [shipments] out: a rank waited for a slot there; or NULL */
+    bool *stands_still;       /* out: a deadlock, which is no error then; or NULL */
 };
 
 static double op_cost(const struct plan *plan, const struct op *op)
@@ -147,7 +148,11 @@ static status_t simulation_run(struct simulation *sim, double *out_busy, double 
     if (!simulation_init(sim)) {
         status = FAIL(STATUS_NOMEM, "no memory to simulate a plan");
     } else if (!simulate_all(sim)) {
-        status = FAIL(STATUS_INTERNAL, "the plan deadlocks in simulation");
+        if (sim->stands_still) {
+            *sim->stands_still = true;
+        } else {
+            status = FAIL(STATUS_INTERNAL, "the plan deadlocks in simulation");
+        }
     } else {
         double makespan = 0;
         for (int rank = 0; rank < plan->ranks; rank++) {
@@ -165,6 +170,15 @@ status_t simulate_run(const struct plan *plan, struct span *const *span, double 
 {
     struct simulation sim = {.plan = plan, .span = span};
     return simulation_run(&sim, out_busy, out_makespan);
+}
+
+status_t simulate_times(const struct plan *plan, struct span *const *span, double *out_makespan,
+                        bool *out_stands_still)
+{
+    double busy[plan->ranks];
+    struct simulation sim = {.plan = plan, .span = span, .stands_still = out_stands_still};
+    *out_stands_still = false;
+    return simulation_run(&sim, busy, out_makespan);
 }
 
 status_t simulate_slots(const struct plan *plan, const int *more, bool *out_held_up)

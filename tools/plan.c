@@ -12,16 +12,20 @@ enum { COLUMNS = 100 };
 
 static int plan_help(void)
 {
-    printf("usage: muddpipe plan CONFIG|FOLDER [parallel.pp=P] [key.path=value ...]\n"
-           "                     [--ops RANK | --print-schedule | --print-config]\n\n"
-           "Prints for P pipeline stages, from one process and without running the model: which\n"
-           "units each stage has, what is shipped over each link in bytes, what each stage holds\n"
-           "in memory, and a time-line of the schedule.\n\n"
-           "  --ops RANK       instead, every operation of that rank's step, one a line\n"
-           "  --print-schedule instead, a text of who does what when, to edit and to give back as\n"
-           "                   parallel.schedule=FILE, or to repeat on one rank as "
-           "parallel.replay=FILE\n"
-           "  --print-config   print the resolved configuration and stop\n");
+    printf(
+        "usage: muddpipe plan CONFIG|FOLDER [parallel.pp=P] [key.path=value ...]\n"
+        "                     [--ops RANK | --links RANK | --print-schedule | --print-config]\n\n"
+        "Prints for P pipeline stages, from one process and without running the model: which\n"
+        "units each stage has, what is shipped over each link in bytes, what each stage holds\n"
+        "in memory, and a time-line of the schedule.\n\n"
+        "  --ops RANK       instead, every operation of that rank's step, one a line\n"
+        "  --links RANK     instead, that rank's messages in the order in which others need them, "
+        "in\n"
+        "                   which they leave for other hosts\n"
+        "  --print-schedule instead, a text of who does what when, to edit and to give back as\n"
+        "                   parallel.schedule=FILE, or to repeat on one rank as "
+        "parallel.replay=FILE\n"
+        "  --print-config   print the resolved configuration and stop\n");
     return EXIT_SUCCESS;
 }
 
@@ -150,7 +154,7 @@ static status_t print_all(const struct run_config *config, const struct model *m
 
 /* What plan prints instead of everything. */
 struct plan_choice {
-    long long ops_rank; /* the operations of a rank; -1 */
+    long long ops_rank, links_rank; /* the operations, or messages, of a rank; -1 */
     bool config, schedule;
 };
 
@@ -168,9 +172,12 @@ static status_t plan_run(const struct run_config *config, const struct plan_choi
     int stages = config->parallel.pp > 0 ? (int)config->parallel.pp : 1;
     struct plan_options options = plan_options_of(config, stages, (int)microbatches, true);
     status_t status = plan_create(&model->graph, &options, &plan);
-    if (status == STATUS_OK && choice->ops_rank >= plan->ranks) {
-        status = FAIL(STATUS_INVALID, "--ops %lld: the ranks are 0 to %d", choice->ops_rank,
-                      plan->ranks - 1);
+    long long most = choice->ops_rank > choice->links_rank ? choice->ops_rank : choice->links_rank;
+    if (status == STATUS_OK && most >= plan->ranks) {
+        status = FAIL(STATUS_INVALID, "--%s %lld: the ranks are 0 to %d",
+                      choice->ops_rank == most ? "ops" : "links", most, plan->ranks - 1);
+    } else if (status == STATUS_OK && choice->links_rank >= 0) {
+        status = plan_print_links(plan, (int)choice->links_rank, stdout);
     } else if (status == STATUS_OK && choice->ops_rank >= 0) {
         plan_print_ops(plan, (int)choice->ops_rank, stdout);
     } else if (status == STATUS_OK && choice->schedule) {
@@ -188,18 +195,20 @@ static status_t plan_run(const struct run_config *config, const struct plan_choi
 int plan_main(int argc, char **argv)
 {
     struct arguments arguments;
-    const char *ops = NULL;
-    struct plan_choice choice = {.ops_rank = -1};
+    const char *ops = NULL, *links = NULL;
+    struct plan_choice choice = {.ops_rank = -1, .links_rank = -1};
     const struct flag flags[] = {{"--ops", &ops, NULL},
+                                 {"--links", &links, NULL},
                                  {"--print-config", NULL, &choice.config},
                                  {"--print-schedule", NULL, &choice.schedule}};
-    if (arguments_read(argc, argv, flags, 3, true, &arguments) != STATUS_OK) {
+    if (arguments_read(argc, argv, flags, 4, true, &arguments) != STATUS_OK) {
         return arguments_exit(&arguments);
     }
     if (arguments.help) {
         return plan_help();
     }
-    if (ops && arguments_number("--ops", ops, 0, &choice.ops_rank) != STATUS_OK) {
+    if ((ops && arguments_number("--ops", ops, 0, &choice.ops_rank) != STATUS_OK) ||
+        (links && arguments_number("--links", links, 0, &choice.links_rank) != STATUS_OK)) {
         config_free(&arguments.config);
         return EXIT_USAGE;
     }

@@ -28,12 +28,13 @@ tests() { # N arguments of ctest...: so many at once; what fails is added to `fa
 if (($# > 0)); then
     tests "$jobs" "$@"
 else
-    # Most wait about half of their time, for ranks and for each other: more at once than there are cores. Not so those
-    # that depend on the moment. Each that wants a GPU would start its ranks to find that there is none.
+    # Most wait about half of their time, for ranks and for each other: more at once than there are cores. Those that
+    # depend on the moment come after, and the ones with the tightest limits count as two (PROCESSORS). Each that wants
+    # a GPU would start its ranks to find that there is none.
     gpu='|gpu'
     [[ ! -e /dev/nvidiactl ]] || gpu=""
     tests "$((jobs + jobs / 2))" -LE "^(timing$gpu)\$"
-    tests "$jobs" -L '^timing$' -LE "^(none$gpu)\$"
+    tests "$((jobs + jobs / 2))" -L '^timing$' -LE "^(none$gpu)\$"
 fi
 [[ -n $failed ]] || exit 0
 

@@ -244,9 +244,10 @@ static status_t reserve_put(struct ipc_channel *c)
     return STATUS_OK;
 }
 
-static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t message,
+static status_t ipc_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                         const void *source)
 {
+    (void)order;
     struct ipc_channel *c = &ipc_of(wire)->channel[channel];
     struct ipc_slot *s = &c->slot[slot];
     struct ipc_peer *peer = &ipc_of(wire)->peer[wire->channel[channel].to];

@@ -3,7 +3,8 @@
  * A message is two of MPI's: a header (number and time of the put) and the payload, tags 2c and
  * 2c + 1 of a communicator of the wire's own. MPI moves bytes only inside its calls and cannot be
  * slept on, so the thread tests with naps in between while something is under way, short ones after
- * something happened, and sleeps when nothing is.
+ * something happened, and sleeps when nothing is. A message in parts (links.h) has as many payloads, of one
+ * tag, which MPI keeps in their order. Notes have a tag of their own, and one receive a peer, posted again.
  */
 #include <inttypes.h>
 #include <limits.h>
@@ -15,7 +16,7 @@
 #include "base/trace.h"
 #include "comm/group/mpi_group.h"
 #include "comm/progress/doze.h"
-#include "comm/progress/progress.h"
+#include "comm/progress/links.h"
 
 enum {
     NAP_SHORTEST = 20000, /* ns */
@@ -32,8 +33,17 @@ struct mpi_wire {
     int active, room;
     MPI_Request *request;  /* [room] */
     struct ticket **owner; /* [room] */
+    size_t *payload;       /* [room] bytes that count as landed */
     int *finished;         /* [room] scratch of MPI_Testsome */
+    struct hearing *hear;  /* [ranks] */
 };
+
+/* The notes of a rank and to it, as tickets that belong to no channel. */
+struct hearing {
+    struct ticket in, out;
+    struct link_note note;
+};
+enum { NO_CHANNEL = -1 };
 
 static void mpi_wake(struct progress *progress)
 {
@@ -49,9 +59,11 @@ static bool widen(struct mpi_wire *self, int room)
     self->request = request != NULL ? request : self->request;
     struct ticket **owner = realloc(self->owner, (size_t)room * sizeof *owner);
     self->owner = owner != NULL ? owner : self->owner;
+    size_t *payload = realloc(self->payload, (size_t)room * sizeof *payload);
+    self->payload = payload != NULL ? payload : self->payload;
     int *finished = realloc(self->finished, (size_t)room * sizeof *finished);
     self->finished = finished != NULL ? finished : self->finished;
-    if (request == NULL || owner == NULL || finished == NULL) {
+    if (request == NULL || owner == NULL || payload == NULL || finished == NULL) {
         log_error("no memory for %d messages under way", room / 2);
         return false;
     }
@@ -59,57 +71,140 @@ static bool widen(struct mpi_wire *self, int room)
     return true;
 }
 
-static bool reserve(struct mpi_wire *self)
-{
-    return self->active + 2 <= self->room || widen(self, 2 * self->room);
-}
+/* What MPI moves at once: a header, a payload or a part of one, a note. */
+struct piece {
+    int peer, tag;
+    void *data;
+    size_t bytes;
+    size_t payload; /* of them, what counts as landed */
+};
 
-/* One of the two parts of a message; says what went wrong. */
-static bool start_part(struct mpi_wire *self, struct ticket *ticket, void *data, size_t bytes,
-                       int tag)
+/* Says what went wrong. */
+static bool start_piece(struct mpi_wire *self, struct ticket *ticket, const struct piece *piece)
 {
-    const struct wire_channel *c = &self->progress.wire->channel[ticket->channel];
+    int code, bytes = (int)piece->bytes;
+
+    if (self->active == self->room && !widen(self, 2 * self->room)) {
+        return false;
+    }
     MPI_Request *request = &self->request[self->active];
-    int code;
-
     if (ticket->sending) {
-        code = MPI_Isend(data, (int)bytes, MPI_BYTE, c->to, tag, self->comm, request);
+        code =
+            MPI_Isend(piece->data, bytes, MPI_BYTE, piece->peer, piece->tag, self->comm, request);
     } else {
-        code = MPI_Irecv(data, (int)bytes, MPI_BYTE, c->from, tag, self->comm, request);
+        code =
+            MPI_Irecv(piece->data, bytes, MPI_BYTE, piece->peer, piece->tag, self->comm, request);
     }
     if (mpi_check(code, ticket->sending ? "a send" : "a receive") != STATUS_OK) {
         return false;
     }
     self->owner[self->active] = ticket;
+    self->payload[self->active] = piece->payload;
     self->active++;
-    ticket->pending++;
     return true;
 }
 
-static void start(struct mpi_wire *self, struct ticket *ticket)
+static int peer_of(const struct ticket *ticket)
 {
-    ticket->pending = 0;
+    const struct wire_channel *c = &ticket->progress->wire->channel[ticket->channel];
+    return ticket->sending ? c->to : c->from;
+}
+
+static bool start_header(struct ticket *ticket)
+{
+    struct piece piece = {.peer = peer_of(ticket),
+                          .tag = 2 * ticket->channel,
+                          .data = ticket->header,
+                          .bytes = sizeof ticket->header};
+
     if (ticket->sending) {
         ticket->header[0] = ticket->message;
         ticket->header[1] = ticket->put;
     }
-    if (!reserve(self) ||
-        !start_part(self, ticket, ticket->header, sizeof ticket->header, 2 * ticket->channel) ||
-        !start_part(self, ticket, ticket->data, ticket->bytes, 2 * ticket->channel + 1)) {
+    ticket->pending++;
+    return start_piece((struct mpi_wire *)ticket->progress, ticket, &piece);
+}
+
+static bool start_payload(struct ticket *ticket, size_t offset, size_t bytes)
+{
+    struct piece piece = {.peer = peer_of(ticket),
+                          .tag = 2 * ticket->channel + 1,
+                          .data = (char *)ticket->data + offset,
+                          .bytes = bytes,
+                          .payload = bytes};
+
+    return start_piece((struct mpi_wire *)ticket->progress, ticket, &piece);
+}
+
+static void start(struct mpi_wire *self, struct ticket *ticket)
+{
+    if (links_keep(self->progress.links, ticket->channel)) {
+        links_start(self->progress.links, ticket);
+        return;
+    }
+    ticket->pending = 1; /* the payload */
+    if (!start_header(ticket) || !start_payload(ticket, 0, ticket->bytes)) {
         progress_finish(ticket, 0, false);
     }
 }
 
-static void complete(struct ticket *ticket)
+static void complete(struct ticket *ticket, bool whole)
 {
-    bool good = ticket->sending || ticket->header[0] == ticket->message;
+    bool good = whole && (ticket->sending || ticket->header[0] == ticket->message);
 
-    if (!good) {
+    if (whole && !good) {
         log_error("channel %d: message %" PRId64 " landed in slot %d, posted for message %" PRId64
                   "; posts and puts must have one order",
                   ticket->channel, ticket->header[0], ticket->slot, ticket->message);
     }
     progress_finish(ticket, ticket->header[1], good);
+}
+
+static bool listen_to(struct mpi_wire *self, int rank)
+{
+    struct piece piece = {.peer = rank,
+                          .tag = 2 * self->progress.wire->count,
+                          .data = &self->hear[rank].note,
+                          .bytes = sizeof self->hear[rank].note};
+
+    return start_piece(self, &self->hear[rank].in, &piece);
+}
+
+static bool mpi_tell(struct progress *progress, int to, const struct link_note *note)
+{
+    struct mpi_wire *self = (struct mpi_wire *)progress;
+    struct piece piece = {.peer = to,
+                          .tag = 2 * progress->wire->count,
+                          .data = (void *)(uintptr_t)note,
+                          .bytes = sizeof *note};
+
+    return start_piece(self, &self->hear[to].out, &piece);
+}
+
+/* A note came or left. */
+static void note_through(struct mpi_wire *self, struct ticket *ticket)
+{
+    int rank = ticket->slot;
+
+    if (ticket->sending) {
+        links_told(self->progress.links, rank, true);
+        return;
+    }
+    links_heard(self->progress.links, &self->hear[rank].note);
+    if (!listen_to(self, rank)) {
+        log_error("notes of rank %d are not received any more", rank);
+    }
+}
+
+static void piece_through(struct mpi_wire *self, struct ticket *ticket, size_t payload)
+{
+    if (ticket->channel == NO_CHANNEL) {
+        note_through(self, ticket);
+    } else if (links_keep(self->progress.links, ticket->channel)) {
+        links_part(self->progress.links, ticket, payload, true);
+    } else if (--ticket->pending == 0) {
+        complete(ticket, true);
+    }
 }
 
 static int descending(const void *a, const void *b)
@@ -129,7 +224,9 @@ static bool test(struct mpi_wire *self)
         MPI_Testsome(self->active, self->request, &count, self->finished, MPI_STATUSES_IGNORE);
     if (mpi_check(code, "to move messages") != STATUS_OK) {
         for (int i = 0; i < self->active; i++) {
-            progress_finish(self->owner[i], 0, false);
+            if (self->owner[i]->channel != NO_CHANNEL) {
+                progress_finish(self->owner[i], 0, false);
+            }
         }
         self->active = 0;
         return false;
@@ -142,13 +239,12 @@ static bool test(struct mpi_wire *self)
     for (int i = 0; i < count; i++) {
         int at = self->finished[i];
         struct ticket *ticket = self->owner[at];
+        size_t payload = self->payload[at];
         self->active--;
         self->request[at] = self->request[self->active];
         self->owner[at] = self->owner[self->active];
-        ticket->pending--;
-        if (ticket->pending == 0) {
-            complete(ticket);
-        }
+        self->payload[at] = self->payload[self->active];
+        piece_through(self, ticket, payload);
     }
     return true;
 }
@@ -168,6 +264,7 @@ static void *progress_main(void *arg)
             start(self, queue);
         }
         busy = test(self) || busy;
+        busy = (self->progress.links != NULL && links_turn(self->progress.links)) || busy;
         if (stop) {
             return NULL;
         }
@@ -201,24 +298,57 @@ static status_t check_sizes(struct mpi_wire *self)
         }
     }
     MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &limit, &found);
-    if (found && wire->count > *limit / 2) {
+    if (found && wire->count > (*limit - 1) / 2) {
         return FAIL(STATUS_UNSUPPORTED, "%d channels, and this MPI has tags for %d; use ucx",
-                    wire->count, *limit / 2);
+                    wire->count, (*limit - 1) / 2);
     }
     return STATUS_OK;
 }
 
-/* Two parts of every message that may be under way. */
+/* Header and payloads of every message that may be under way, and two notes a rank. */
 static status_t make_room(struct mpi_wire *self)
 {
     const struct wire *wire = self->progress.wire;
-    int messages = 1, rank = wire->group->rank;
+    int pieces = 1 + 2 * wire->group->size, rank = wire->group->rank;
 
     for (int i = 0; i < wire->count; i++) {
         const struct wire_channel *c = &wire->channel[i];
-        messages += c->from == rank ? wire_room(wire, i) : c->to == rank ? c->slots : 0;
+        int messages = c->from == rank ? wire_room(wire, i) : c->to == rank ? c->slots : 0;
+        pieces +=
+            messages *
+            (1 + (links_keep(self->progress.links, i) ? links_parts(self->progress.links, i) : 1));
     }
-    return widen(self, 2 * messages) ? STATUS_OK : STATUS_NOMEM;
+    return widen(self, pieces) ? STATUS_OK : STATUS_NOMEM;
+}
+
+static const struct links_class mpi_links = {
+    .part = start_payload, .begin = start_header, .complete = complete, .tell = mpi_tell};
+
+static status_t open_links(struct mpi_wire *self)
+{
+    int size = self->progress.wire->group->size;
+
+    TRY(links_create(&self->progress, &mpi_links, &self->progress.links));
+    self->hear = calloc((size_t)size, sizeof *self->hear);
+    if (self->hear == NULL) {
+        return FAIL(STATUS_NOMEM, "no memory for the notes of %d ranks", size);
+    }
+    for (int i = 0; i < size; i++) {
+        struct ticket ticket = {.channel = NO_CHANNEL, .slot = i, .progress = &self->progress};
+        self->hear[i].in = self->hear[i].out = ticket;
+        self->hear[i].out.sending = true;
+    }
+    return STATUS_OK;
+}
+
+static status_t listen_to_all(struct mpi_wire *self)
+{
+    for (int i = 0; i < self->progress.wire->group->size; i++) {
+        if (links_hear(self->progress.links, i) && !listen_to(self, i)) {
+            return STATUS_UNSUPPORTED;
+        }
+    }
+    return STATUS_OK;
 }
 
 /* An empty message each way with everybody this rank talks with: MPI connects at the first one. */
@@ -260,7 +390,10 @@ static void mpi_wire_free(struct mpi_wire *self)
     doze_fini(&self->doze);
     free(self->request);
     free(self->owner);
+    free(self->payload);
     free(self->finished);
+    free(self->hear);
+    links_destroy(self->progress.links);
     free(self);
 }
 
@@ -277,6 +410,7 @@ static status_t mpi_wire_create(struct wire *wire)
     doze_init(&self->doze);
     TRY_GOTO(progress_init(&self->progress, wire, mpi_wake), free_self);
     TRY_GOTO(check_sizes(self), free_self);
+    TRY_GOTO(open_links(self), free_self);
     TRY_GOTO(make_room(self), free_self);
     status = wire_on_gpu(wire) ? progress_use_streams(&self->progress, "transport mpi") : STATUS_OK;
     TRY_GOTO(group_agree(wire->group, status), free_self); /* the rest takes all */
@@ -286,6 +420,7 @@ static status_t mpi_wire_create(struct wire *wire)
     TRY(mpi_settle(wire->group, &request, 1)); /* MPI still writes into `self` then */
     MPI_Comm_set_errhandler(self->comm, MPI_ERRORS_RETURN);
     TRY_GOTO(connect_peers(self), free_self);
+    TRY_GOTO(listen_to_all(self), free_self);
     if (pthread_create(&self->thread, NULL, progress_main, self) != 0) {
         status = FAIL(STATUS_NOMEM, "the progress thread of the wire cannot be started");
         goto free_self;
@@ -344,6 +479,7 @@ const struct wire_class mpi_wire_class = {
     .version = mpi_version,
     .hosts = true,
     .handicap = 1.0,
+    .links = true,
     .streams = true,
     .create = mpi_wire_create,
     .destroy = mpi_wire_destroy,

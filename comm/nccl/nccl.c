@@ -266,9 +266,10 @@ static status_t nccl_wait(struct wire *wire, int channel, int slot, int64_t mess
 
 /* ---- sending ---- */
 
-static status_t nccl_put(struct wire *wire, int channel, int slot, int64_t message,
+static status_t nccl_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                          const void *source)
 {
+    (void)order;
     struct nccl_channel *own = &self_of(wire)->channel[channel];
     struct nccl_pair *pair = own->pair;
 

@@ -1,5 +1,5 @@
 /* progress.c - tickets between a rank's main thread and a wire's progress thread. */
-#include "comm/progress/progress.h"
+#include "comm/progress/links.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -140,6 +140,9 @@ void progress_finish(struct ticket *ticket, int64_t put, bool good)
         ticket->put = put < now ? put : now;
         wire->counts[ticket->channel].messages += good;
         wire->counts[ticket->channel].bytes += good ? (int64_t)ticket->bytes : 0;
+        if (!links_keep(ticket->progress->links, ticket->channel)) {
+            wire_arrives(wire, ticket->channel, ticket->bytes);
+        }
     }
     if (ticket->progress->streams != NULL) {
         streams_finish(ticket, good);
@@ -230,13 +233,14 @@ struct ticket *progress_ticket(struct progress *progress, int channel, int slot,
     return ticket;
 }
 
-status_t progress_put(struct wire *wire, int channel, int slot, int64_t message, const void *source)
+status_t progress_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
+                      const void *source)
 {
     struct progress *progress = progress_of(wire);
     int64_t now = trace_now();
 
     if (progress->streams != NULL) {
-        return streams_put(progress, channel, slot, message, source);
+        return streams_put(progress, channel, slot, message, order, source);
     }
     pthread_mutex_lock(wire->group->shared->wakeup.mutex);
     reap(progress, channel);
@@ -245,6 +249,7 @@ status_t progress_put(struct wire *wire, int channel, int slot, int64_t message,
         ticket->sending = true;
         ticket->data = (void *)(uintptr_t)source;
         ticket->put = now;
+        ticket->order = order;
         ticket->older = progress->departure[channel];
         progress->departure[channel] = ticket;
         progress_enqueue(progress, ticket);

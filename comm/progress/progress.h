@@ -46,7 +46,13 @@ struct ticket {
     int64_t put, landed; /* ns; `put` of an arrival is ours once it is done */
     void *request;       /* (thread) the backend's */
     int64_t header[2];   /* (thread) the backend's */
-    int pending;         /* (thread) the backend's */
+    int pending;         /* (thread) the backend's: parts under way */
+    int64_t order;       /* of a departure, see wire_put */
+
+    /* (thread) of links.c */
+    size_t started;  /* bytes, from the front */
+    uint32_t number; /* of the departure in its channel, from 1, modulo 2^32 */
+    bool broken;
 
     /* of a stream's verb */
     struct ticket *newer; /* departures under way of this channel */
@@ -56,6 +62,7 @@ struct ticket {
 };
 
 struct progress_streams; /* progress_stream.c */
+struct links;            /* links.c */
 
 struct progress {
     struct wire *wire;
@@ -67,6 +74,7 @@ struct progress {
     struct ticket *spare, *made;
     int64_t *ahead;                   /* [ranks] ns by which each rank's clock is ahead of ours */
     struct progress_streams *streams; /* NULL: the verbs are the host's */
+    struct links *links;              /* NULL: nothing is kept in order */
 };
 
 status_t progress_init(struct progress *progress, struct wire *wire,
@@ -93,7 +101,7 @@ void progress_moved(struct progress *progress); /* the library did something */
 /* ---- the verbs of a wire class whose state begins with a struct progress ---- */
 
 status_t progress_post(struct wire *wire, int channel, int slot, int64_t message);
-status_t progress_put(struct wire *wire, int channel, int slot, int64_t message,
+status_t progress_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                       const void *source);
 status_t progress_wait(struct wire *wire, int channel, int slot, int64_t message,
                        struct wire_stamp *out_stamp);
@@ -119,7 +127,7 @@ void streams_finish(struct ticket *ticket, bool good);
 status_t streams_post(struct progress *progress, int channel, int slot,
                       int64_t message); /* not held */
 status_t streams_put(struct progress *progress, int channel, int slot, int64_t message,
-                     const void *source); /* not held */
+                     int64_t order, const void *source); /* not held */
 status_t streams_wait(struct progress *progress, int channel, int slot,
                       int64_t message);                                         /* not held */
 status_t streams_sent(struct progress *progress, int channel, int64_t message); /* not held */

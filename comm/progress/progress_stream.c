@@ -341,7 +341,7 @@ static status_t put_staged(struct progress *progress, struct ticket *ticket, int
 }
 
 status_t streams_put(struct progress *progress, int channel, int slot, int64_t message,
-                     const void *source)
+                     int64_t order, const void *source)
 {
     struct stream_channel *own = &progress->streams->channel[channel];
     struct wire_count *count = &progress->wire->counts[channel];
@@ -357,6 +357,7 @@ status_t streams_put(struct progress *progress, int channel, int slot, int64_t m
     struct ticket *ticket = progress_ticket(progress, channel, slot, message);
     if (ticket != NULL) {
         ticket->sending = true;
+        ticket->order = order;
         ticket->data = (void *)(uintptr_t)source;
         *own->end = ticket;
         own->end = &ticket->newer;

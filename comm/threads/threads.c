@@ -223,6 +223,7 @@ static void copy_message(struct wire *wire, int channel, struct loop_put *put,
     slot->put = put->put;
     slot->landed = put->put + delay_ns(&world->top->faults, channel, put->message);
     slot->landed = slot->landed > now ? slot->landed : now;
+    wire_arrives(receiver, channel, bytes);
     receiver->counts[channel].messages++;
     receiver->counts[channel].bytes += (int64_t)bytes;
     release_put(c, put);
@@ -324,9 +325,10 @@ static status_t enqueue_put(struct wire *wire, int channel, const struct loop_pu
     return STATUS_OK;
 }
 
-static status_t loop_put(struct wire *wire, int channel, int slot, int64_t message,
+static status_t loop_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                          const void *source)
 {
+    (void)order;
     struct loop_world *world = world_of(wire);
     const struct loop_faults *faults = &world->top->faults;
     struct loop_put put = {.message = message, .put = trace_now(), .slot = slot, .source = source};

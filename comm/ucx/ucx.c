@@ -3,10 +3,6 @@
  * The thread owns context, worker and endpoints. It sleeps on the worker's file descriptor, which
  * tells of arrivals, and on an eventfd, by which the main thread tells of new tickets.
  *
- * A tag is   channel (14 bits) | message (14 bits) | time of the put (36 bits, us, sender's clock)
- * and a receive matches the first two fields only, so the stamp travels for free. The top channel is
- * for greetings.
- *
  * Endpoints do without UCX's own error handling, which would shut out shared memory: whether a peer
  * lives is the business of health.c.
  */
@@ -20,43 +16,22 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <ucp/api/ucp.h>
 #include <ucs/debug/debug.h>
 
 #include "base/device.h"
 #include "base/log.h"
 #include "base/trace.h"
-#include "comm/progress/progress.h"
+#include "comm/ucx/ucx_internal.h"
 
 enum {
-    CHANNEL_BITS = 14,
-    MESSAGE_BITS = 14,
-    TIME_BITS = 36,
-    CONNECT_CHANNEL = (1 << CHANNEL_BITS) - 1,
     NAP = 50000,         /* ns; only while connecting and closing */
     CLOSE_MS = 500,      /* for the others to say goodbye */
     SAFETY_POLL_MS = 100 /* in case an event is missed */
 };
-#define TIME_MASK ((UINT64_C(1) << TIME_BITS) - 1)
-#define MATCH_MASK (~TIME_MASK)
-
 enum { HELLO, GOODBYE }; /* words of a greeting */
 
 /* Of ucs/config/global_opts.h, which in some versions is GNU C. */
 ucs_status_t ucs_global_opts_set_value(const char *name, const char *value);
-
-struct ucx_wire {
-    struct progress progress; /* first: progress.c finds it as the wire's state */
-    ucp_context_h context;
-    ucp_worker_h worker;
-    ucp_ep_h *endpoint; /* [ranks] NULL for those we do not talk with */
-    int worker_fd, wake_fd;
-    pthread_t thread;
-    bool running;
-    bool told;                /* that a message did not go through: once a wire is enough */
-    ucs_memory_type_t memory; /* of what tickets point at; UNKNOWN: UCX finds out */
-    struct ticket *posted;    /* receives under way, to cancel at the end (thread) */
-};
 
 static status_t ucx_check(ucs_status_t code, const char *what)
 {
@@ -68,30 +43,11 @@ static status_t ucx_check(ucs_status_t code, const char *what)
                 ucs_status_string(code));
 }
 
-static ucp_tag_t make_tag(int channel, int64_t message, int64_t ns)
-{
-    uint64_t low = (uint64_t)message & ((UINT64_C(1) << MESSAGE_BITS) - 1);
-
-    return ((uint64_t)channel << (MESSAGE_BITS + TIME_BITS)) | (low << TIME_BITS) |
-           (((uint64_t)ns / 1000) & TIME_MASK);
-}
-
 /* All bits count: the rank in place of the message, the word in place of the time. */
 static ucp_tag_t greeting_tag(int rank, int word)
 {
     return ((uint64_t)CONNECT_CHANNEL << (MESSAGE_BITS + TIME_BITS)) | ((uint64_t)rank << 8) |
            (uint64_t)word;
-}
-
-/* The full time of a stamp: the latest with these low bits that is not beyond the sender's now, give
- * or take a second of error between the clocks. */
-static int64_t full_time(const struct ticket *ticket, ucp_tag_t tag)
-{
-    int from = ticket->progress->wire->channel[ticket->channel].from;
-    int64_t theirs = trace_now() + ticket->progress->ahead[from] + 1000000000;
-    uint64_t now = (uint64_t)theirs / 1000;
-
-    return (int64_t)(now - ((now - tag) & TIME_MASK)) * 1000;
 }
 
 static void ucx_wake(struct progress *progress)
@@ -104,95 +60,6 @@ static void ucx_wake(struct progress *progress)
 
 /* ---- the progress thread ---- */
 
-static void unlink_posted(struct ucx_wire *self, struct ticket *ticket)
-{
-    struct ticket **link = &self->posted;
-
-    while (*link != NULL && *link != ticket) {
-        link = &(*link)->next;
-    }
-    if (*link != NULL) {
-        *link = ticket->next;
-    }
-}
-
-/* Where a host is gone all messages to it fail, which is one thing to tell. */
-static bool is_good(const struct ticket *ticket, ucs_status_t code)
-{
-    struct ucx_wire *self = (struct ucx_wire *)ticket->progress;
-    const struct wire_channel *channel = &ticket->progress->wire->channel[ticket->channel];
-    if (code != UCS_OK && code != UCS_ERR_CANCELED) {
-        log_write(self->told ? LOG_DEBUG : LOG_ERROR, "a message %s rank %d could not be %s: %s",
-                  ticket->sending ? "to" : "from",
-                  group_named(ticket->progress->wire->group,
-                              ticket->sending ? channel->to : channel->from),
-                  ticket->sending ? "sent" : "received", ucs_status_string(code));
-        self->told = true;
-    }
-    return code == UCS_OK;
-}
-
-static void on_sent(void *request, ucs_status_t code, void *arg)
-{
-    struct ticket *ticket = arg;
-
-    progress_finish(ticket, 0, is_good(ticket, code));
-    ucp_request_free(request);
-}
-
-static void on_landed(void *request, ucs_status_t code, const ucp_tag_recv_info_t *info, void *arg)
-{
-    struct ticket *ticket = arg;
-    bool good = is_good(ticket, code);
-
-    unlink_posted((struct ucx_wire *)ticket->progress, ticket);
-    progress_finish(ticket, good ? full_time(ticket, info->sender_tag) : 0, good);
-    ucp_request_free(request);
-}
-
-static void start_send(struct ucx_wire *self, struct ticket *ticket)
-{
-    ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FIELD_MEMORY_TYPE,
-        .cb.send = on_sent,
-        .user_data = ticket,
-        .memory_type = self->memory,
-    };
-    int to = self->progress.wire->channel[ticket->channel].to;
-    ucs_status_ptr_t request =
-        ucp_tag_send_nbx(self->endpoint[to], ticket->data, ticket->bytes,
-                         make_tag(ticket->channel, ticket->message, ticket->put), &param);
-
-    if (!UCS_PTR_IS_PTR(request)) { /* done, or refused, at once */
-        progress_finish(ticket, 0, is_good(ticket, UCS_PTR_RAW_STATUS(request)));
-    }
-}
-
-/* The callback tells the sender's tag; an immediate completion would not (UCX 1.13 leaves it out). */
-static void start_receive(struct ucx_wire *self, struct ticket *ticket)
-{
-    ucp_request_param_t param = {
-        .op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                        UCP_OP_ATTR_FIELD_MEMORY_TYPE | UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
-        .cb.recv = on_landed,
-        .user_data = ticket,
-        .memory_type = self->memory,
-    };
-
-    ticket->next = self->posted;
-    self->posted = ticket;
-    ucs_status_ptr_t request =
-        ucp_tag_recv_nbx(self->worker, ticket->data, ticket->bytes,
-                         make_tag(ticket->channel, ticket->message, 0), MATCH_MASK, &param);
-    if (UCS_PTR_IS_PTR(request)) {
-        ticket->request = request; /* to cancel; the callback may have run already */
-    } else {
-        unlink_posted(self, ticket);
-        progress_finish(ticket, 0, is_good(ticket, UCS_PTR_RAW_STATUS(request)));
-    }
-}
-
 static bool start_queued(struct ucx_wire *self)
 {
     bool stop;
@@ -200,11 +67,7 @@ static bool start_queued(struct ucx_wire *self)
     for (struct ticket *ticket = progress_take(&self->progress, &stop), *next; ticket != NULL;
          ticket = next) {
         next = ticket->next;
-        if (ticket->sending) {
-            start_send(self, ticket);
-        } else {
-            start_receive(self, ticket);
-        }
+        ucx_start(self, ticket);
     }
     return stop;
 }
@@ -222,7 +85,9 @@ static void *progress_main(void *arg)
         if (stop) {
             return NULL;
         }
-        if (ucp_worker_progress(self->worker) != 0) {
+        bool moved = ucp_worker_progress(self->worker) != 0;
+        moved = (self->progress.links != NULL && links_turn(self->progress.links)) || moved;
+        if (moved) {
             progress_moved(&self->progress);
             continue;
         }
@@ -281,7 +146,7 @@ static void release_signals(void)
 static status_t open_worker(struct ucx_wire *self)
 {
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES,
-                           .features = UCP_FEATURE_TAG | UCP_FEATURE_WAKEUP};
+                           .features = UCP_FEATURE_TAG | UCP_FEATURE_AM | UCP_FEATURE_WAKEUP};
     ucp_worker_params_t worker = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE,
                                   .thread_mode = UCS_THREAD_MODE_SERIALIZED};
     ucp_config_t *config;
@@ -456,16 +321,6 @@ free_lists:
 
 /* ---- destruction ---- */
 
-static void withdraw_posts(struct ucx_wire *self)
-{
-    for (struct ticket *ticket = self->posted, *next; ticket != NULL; ticket = next) {
-        next = ticket->next;
-        ucp_request_cancel(self->worker, ticket->request);
-    }
-    while (ucp_worker_progress(self->worker) != 0) {
-    }
-}
-
 /* With a lost peer the endpoints cannot be flushed, and the process is about to end: what UCX holds
  * is left to the operating system. */
 static void ucx_free(struct ucx_wire *self)
@@ -477,7 +332,7 @@ static void ucx_free(struct ucx_wire *self)
         pthread_join(self->thread, NULL);
     }
     if (self->worker != NULL && !self->progress.wire->group->shared->failed) {
-        withdraw_posts(self);
+        ucx_withdraw(self);
         if (was_running) { /* a rank that fails alone finds no partner for this and goes on */
             greet_peers(self, GOODBYE, trace_now() + CLOSE_MS * INT64_C(1000000));
         }
@@ -488,6 +343,7 @@ static void ucx_free(struct ucx_wire *self)
         close(self->wake_fd);
     }
     free(self->endpoint);
+    ucx_close_links(self);
     progress_fini(&self->progress);
     free(self);
 }
@@ -511,6 +367,9 @@ static status_t ucx_create(struct wire *wire)
     status = open_worker(self);
     if (status == STATUS_OK) {
         status = use_gpu(self);
+    }
+    if (status == STATUS_OK) {
+        status = ucx_open_links(self);
     }
     TRY_GOTO(group_agree(wire->group, status), free_self); /* the rest takes all */
     TRY_GOTO(connect_peers(self), free_self);
@@ -543,6 +402,7 @@ const struct wire_class ucx_wire_class = {
     .version = ucx_version,
     .hosts = true,
     .handicap = 1.0,
+    .links = true,
     .streams = true,
     .create = ucx_create,
     .destroy = ucx_destroy,

@@ -2,7 +2,7 @@
 # gpu_jobs.sh - commands that have limits and rows of a part's report. To be sourced by gpu.sh.
 #
 # $out is the folder of the part, $limit its seconds; `failed` becomes 1 when something is wrong.
-report_takes=20 # seconds that are kept back for the report and for jobs that must be killed
+report_takes=${GPU_SH_REPORT_TAKES:-20} # seconds that are kept back for the report and for jobs that must be killed
 no_time="no time left"
 # How a transport says that this is no machine for it.
 refusals='refuses|not in this build|is for ranks of|memory of GPUs|no peer access|needs libnccl'

@@ -133,7 +133,7 @@ static status_t send_round(struct rig *rig, int64_t m)
             }
             TRY(rig_dawdle(rig));
             TRY(rig_fill(rig, source, i, m));
-            TRY(wire_put(rig->wire, i, (int)(m % c->slots), m, source));
+            TRY(wire_put(rig->wire, i, (int)(m % c->slots), m, 0, source));
         }
     }
     return STATUS_OK;
@@ -257,7 +257,7 @@ static status_t gang_put(struct rig *rig, int64_t m)
         }
         TRY(rig_fill(rig, source, out[i].channel, m));
         TRY(rig_dawdle(rig));
-        TRY(wire_put(rig->wire, out[i].channel, (int)(m % GANG_SLOTS), m, source));
+        TRY(wire_put(rig->wire, out[i].channel, (int)(m % GANG_SLOTS), m, 0, source));
     }
     return STATUS_OK;
 }
@@ -286,7 +286,7 @@ static status_t check_at_once(struct group *group, const char *transport, bool t
 
     for (int i = 0; i < 2 * GANG; i++) {
         size_t bytes = i % 2 == 0 ? 100000 : 1000;
-        channels[i] = (struct wire_channel){i / GANG, 1 - i / GANG, bytes, GANG_SLOTS, NULL};
+        channels[i] = (struct wire_channel){i / GANG, 1 - i / GANG, bytes, GANG_SLOTS, NULL, 0};
     }
     TRY(rig_open(&rig, group, transport, channels, 2 * GANG, 1, GANG_ROUNDS));
     status_t status = gang_rounds(&rig, told);
@@ -305,7 +305,7 @@ static status_t check_all_pairs(struct group *group, const char *transport)
     for (int from = 0; from < group_size(group); from++) {
         for (int to = 0; to < group_size(group); to++) {
             for (int s = 0; from != to && s < SIZES; s++) {
-                channels[count++] = (struct wire_channel){from, to, sizes[s], 1 + s % 4, NULL};
+                channels[count++] = (struct wire_channel){from, to, sizes[s], 1 + s % 4, NULL, 0};
             }
         }
     }
@@ -327,7 +327,7 @@ static status_t put_ahead(struct rig *rig, int ahead)
             TRY(rig_dawdle(rig));
             TRY(rig_fill(rig, rig_source(rig, 0, m), 0, m));
             int64_t called = trace_now();
-            TRY(wire_put(rig->wire, 0, m % slots, m, rig_source(rig, 0, m)));
+            TRY(wire_put(rig->wire, 0, m % slots, m, 0, rig_source(rig, 0, m)));
             EXPECT(trace_now() - called < 500000000, "put %d blocked", m);
         }
         TRY(group_barrier(rig->group));
@@ -374,7 +374,7 @@ static status_t check_pinned(const struct rig *rig, const char *transport)
 static status_t check_put_first(struct group *group, const char *transport, size_t bytes, int slots,
                                 int ahead)
 {
-    struct wire_channel channel = {0, 1, bytes, slots, NULL};
+    struct wire_channel channel = {0, 1, bytes, slots, NULL, 0};
     struct rig rig;
 
     TRY(rig_open(&rig, group, transport, &channel, 1, ahead, ahead));
@@ -394,7 +394,7 @@ static status_t put_all(struct rig *rig)
     for (int i = 0; i < rig->count; i++) {
         if (rig->channel[i].from == group_rank(rig->group)) {
             TRY(rig_fill(rig, rig_source(rig, i, 0), i, 5));
-            TRY(wire_put(rig->wire, i, 0, 5, rig_source(rig, i, 0)));
+            TRY(wire_put(rig->wire, i, 0, 5, 0, rig_source(rig, i, 0)));
         }
     }
     return STATUS_OK;
@@ -441,7 +441,7 @@ static status_t check_many_channels(struct group *group, const char *transport)
     for (int i = 0; i < MANY; i++) {
         int from = i % size;
         channels[i] =
-            (struct wire_channel){from, (from + 1 + i / size % (size - 1)) % size, 4, 1, NULL};
+            (struct wire_channel){from, (from + 1 + i / size % (size - 1)) % size, 4, 1, NULL, 0};
     }
     TRY_GOTO(rig_open(&rig, group, transport, channels, MANY, 1, 1), free_channels);
     status = check_pinned(&rig, transport);
@@ -477,7 +477,7 @@ static status_t wait_ahead(struct rig *rig, int ahead)
     if (group_rank(rig->group) == 0) {
         for (int m = 0; m < ahead; m++) {
             TRY(rig_fill(rig, rig_source(rig, 0, m), 0, m));
-            TRY(wire_put(rig->wire, 0, m % slots, m, rig_source(rig, 0, m)));
+            TRY(wire_put(rig->wire, 0, m % slots, m, 0, rig_source(rig, 0, m)));
         }
     }
     return group_rank(rig->group) < 2 ? check_end(rig, ahead) : STATUS_OK;
@@ -486,7 +486,7 @@ static status_t wait_ahead(struct rig *rig, int ahead)
 static status_t check_wait_first(struct group *group, const char *transport)
 {
     enum { AHEAD = 40 };
-    struct wire_channel channel = {0, 1, 5000, 2, NULL};
+    struct wire_channel channel = {0, 1, 5000, 2, NULL, 0};
     struct rig rig;
 
     TRY(rig_open(&rig, group, transport, &channel, 1, AHEAD, AHEAD));
@@ -497,7 +497,7 @@ static status_t check_wait_first(struct group *group, const char *transport)
 
 static status_t check_refusals(struct group *group, const char *transport)
 {
-    struct wire_channel channel = {0, 1, 4, 1, NULL};
+    struct wire_channel channel = {0, 1, 4, 1, NULL, 0};
     struct wire *wire;
     char text[1024];
     int32_t slot;
@@ -551,7 +551,7 @@ static status_t exchange(struct rig *rig, int messages)
         for (int i = 0; i < rig->count; i++) {
             if (rig->channel[i].from == rank) {
                 TRY(rig_fill(rig, rig_source(rig, i, 0), i, m));
-                TRY(wire_put(rig->wire, i, 0, m, rig_source(rig, i, 0)));
+                TRY(wire_put(rig->wire, i, 0, m, 0, rig_source(rig, i, 0)));
                 TRY(wire_sent(rig->wire, i, m));
             }
         }
@@ -572,7 +572,7 @@ status_t contract_exchange(struct group *group, const char *transport, int count
     struct rig rig;
 
     for (int i = 0; i < count; i++) {
-        channels[i] = (struct wire_channel){i, (i + 1) % size, sizeof(int64_t), 1, NULL};
+        channels[i] = (struct wire_channel){i, (i + 1) % size, sizeof(int64_t), 1, NULL, 0};
     }
     TRY(rig_open(&rig, group, transport, channels, count, 1, messages));
     status_t status = exchange(&rig, messages);

@@ -15,6 +15,8 @@ status_t contract_sums(struct group *group, const char *carrier);
 status_t contract_split(struct group *group, const char *transport);
 /* All parts of the wire's contract, one after the other, each over a wire of its own. */
 status_t contract_wire(struct group *group, const char *transport);
+/* The same for a wire that keeps its messages in order, and that it does. */
+status_t contract_links(struct group *group, const char *transport);
 /* Messages along a ring of ranks, of which the first `count` channels exist (0 -> 1 is channel 0), for
  * tests that lose one or kill a rank. */
 status_t contract_exchange(struct group *group, const char *transport, int count, int messages);

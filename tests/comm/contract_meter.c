@@ -51,7 +51,7 @@ static status_t exchange(struct rig *rig)
 
     for (int64_t m = 0; m < MESSAGES; m++) {
         if (rank == 0) {
-            TRY(wire_put(rig->wire, 0, (int)(m % 2), m, rig_source(rig, 0, 0)));
+            TRY(wire_put(rig->wire, 0, (int)(m % 2), m, 0, rig_source(rig, 0, 0)));
             TRY(wire_sent(rig->wire, 0, m));
         } else if (rank == 1) {
             TRY(wire_post(rig->wire, 0, (int)(m % 2), m));
@@ -84,7 +84,7 @@ static status_t check_spans(const struct rig *rig, const struct timeline *timeli
 
 static status_t record(struct group *group, const char *transport)
 {
-    struct wire_channel channel = {0, 1, 100000, 2, NULL};
+    struct wire_channel channel = {0, 1, 100000, 2, NULL, 0};
     struct timeline *timeline;
     struct rig rig;
 

@@ -18,12 +18,12 @@ static status_t ping_pong(struct rig *rig, int64_t first, int rounds)
     for (int64_t m = first; m < first + rounds && rank < 2; m++) {
         if (rank == 0) {
             TRY(wire_post(rig->wire, 1, 0, m));
-            TRY(wire_put(rig->wire, 0, 0, m, rig_source(rig, 0, 0)));
+            TRY(wire_put(rig->wire, 0, 0, m, 0, rig_source(rig, 0, 0)));
             TRY(wire_wait(rig->wire, 1, 0, m, NULL));
         } else {
             TRY(wire_post(rig->wire, 0, 0, m));
             TRY(wire_wait(rig->wire, 0, 0, m, NULL));
-            TRY(wire_put(rig->wire, 1, 0, m, rig_source(rig, 1, 0)));
+            TRY(wire_put(rig->wire, 1, 0, m, 0, rig_source(rig, 1, 0)));
         }
     }
     return rank < 2 ? wire_sent(rig->wire, rank, first + rounds - 1) : STATUS_OK;
@@ -40,7 +40,7 @@ static status_t one_way(struct rig *rig, int64_t first, int messages)
     }
     for (int64_t m = first; m < end && rank < 2; m++) {
         if (rank == 0) {
-            TRY(wire_put(rig->wire, 0, (int)(m % 2), m, rig_source(rig, 0, 0)));
+            TRY(wire_put(rig->wire, 0, (int)(m % 2), m, 0, rig_source(rig, 0, 0)));
         } else {
             TRY(wire_wait(rig->wire, 0, (int)(m % 2), m, NULL));
             if (m + 2 < end) {
@@ -86,7 +86,7 @@ status_t contract_bench(struct group *group, const char *transport)
 
     for (int s = 0; s < (gpu ? 5 : 4); s++) {
         size_t bytes = gpu ? far[s] : near[s];
-        struct wire_channel channels[] = {{0, 1, bytes, 2, NULL}, {1, 0, bytes, 2, NULL}};
+        struct wire_channel channels[] = {{0, 1, bytes, 2, NULL, 0}, {1, 0, bytes, 2, NULL, 0}};
         int rounds = bytes > 1 << 20 ? 40 : 100;
         struct rig rig;
         TRY(rig_open(&rig, group, transport, channels, 2, 1, 0));
@@ -135,7 +135,7 @@ status_t contract_sleep(struct group *group, const char *transport)
     struct rig rig;
 
     for (int i = 1; i < size; i++) {
-        channels[i - 1] = (struct wire_channel){0, i, sizeof(int64_t), 1, NULL};
+        channels[i - 1] = (struct wire_channel){0, i, sizeof(int64_t), 1, NULL, 0};
     }
     TRY(rig_open(&rig, group, transport, channels, size - 1, 1, 1));
     TRY(group_barrier(group));
@@ -143,7 +143,7 @@ status_t contract_sleep(struct group *group, const char *transport)
     if (rank == 0) {
         nanosleep(&(struct timespec){1, 0}, NULL);
         for (int i = 1; i < size; i++) {
-            TRY(wire_put(rig.wire, i - 1, 0, 0, rig_source(&rig, i - 1, 0)));
+            TRY(wire_put(rig.wire, i - 1, 0, 0, 0, rig_source(&rig, i - 1, 0)));
             TRY(wire_sent(rig.wire, i - 1, 0));
         }
     } else {

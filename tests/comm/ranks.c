@@ -70,7 +70,7 @@ static status_t wait_for_rank_0(struct rig *rig)
         TRY(wire_wait(rig->wire, 0, 0, 0, NULL));
     }
     if (rank == last && last > 1) {
-        TRY(wire_put(rig->wire, 1, 0, 0, rig_source(rig, 1, 0)));
+        TRY(wire_put(rig->wire, 1, 0, 0, 0, rig_source(rig, 1, 0)));
         TRY(wire_sent(rig->wire, 1, 0));
     }
     TRY(device_stream_sync(rig->device, rig->stream));
@@ -124,8 +124,8 @@ static status_t hang_together(struct group *group, const char *name, bool give_u
 static status_t hang(struct group *group, const char *transport, bool give_up)
 {
     int last = group_size(group) - 1;
-    struct wire_channel channels[] = {{0, 1, sizeof(int64_t), 1, NULL},
-                                      {last, 0, sizeof(int64_t), 1, NULL}};
+    struct wire_channel channels[] = {{0, 1, sizeof(int64_t), 1, NULL, 0},
+                                      {last, 0, sizeof(int64_t), 1, NULL, 0}};
     static struct rig rig;
     static int zero = 0;
 
@@ -164,7 +164,7 @@ static status_t refuse_sums(struct group *group, const char *words)
 
 static status_t refuse(struct group *group, const char *transport, const char *words)
 {
-    struct wire_channel channel = {0, 1, sizeof(int64_t), 1, NULL};
+    struct wire_channel channel = {0, 1, sizeof(int64_t), 1, NULL, 0};
     char text[1024] = "";
     struct rig rig;
 
@@ -209,6 +209,9 @@ static status_t run(struct group *group, const char *mode, const char *transport
     }
     if (strcmp(mode, "contract") == 0) {
         return contract_wire(group, transport);
+    }
+    if (strcmp(mode, "links") == 0) {
+        return contract_links(group, transport);
     }
     if (strcmp(mode, "bench") == 0) {
         return contract_bench(group, transport);

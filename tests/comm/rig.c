@@ -102,6 +102,7 @@ static void place_channels(struct rig *rig, int ahead)
 }
 
 struct rig_memory rig_memory;
+struct wire_links rig_links;
 
 status_t rig_open(struct rig *rig, struct group *group, const char *transport,
                   const struct wire_channel *channels, int count, int ahead, int messages)
@@ -128,8 +129,10 @@ status_t rig_open(struct rig *rig, struct group *group, const char *transport,
     memcpy(rig->channel, channels, (size_t)count * sizeof *channels);
     TRY_GOTO(alloc_buffers(rig, ahead, messages), free_rig);
     place_channels(rig, ahead);
-    const struct wire_options options = {
-        .transport = transport, .device = rig_memory.device, .stream = rig_memory.stream};
+    const struct wire_options options = {.transport = transport,
+                                         .device = rig_memory.device,
+                                         .stream = rig_memory.stream,
+                                         .links = rig_links};
     TRY_GOTO(wire_create(group, &options, rig->channel, count, &rig->wire), free_rig);
     rig->streamed = rig->on_gpu && wire_is_streamed(rig->wire);
     return STATUS_OK;

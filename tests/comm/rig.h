@@ -29,6 +29,8 @@ struct rig_memory {
     void *stream;
 };
 extern struct rig_memory rig_memory;
+/* Of the wires of this program; zeroed: none. */
+extern struct wire_links rig_links;
 
 struct rig_taken {
     int channel;

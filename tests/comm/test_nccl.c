@@ -145,7 +145,7 @@ static void begin(struct scene *scene, bool sending)
             scene->slot[c][k] = &scene->memory[c][k];
         }
         scene->channel[c] =
-            (struct wire_channel){sending, !sending, 8, SLOTS, sending ? NULL : scene->slot[c]};
+            (struct wire_channel){sending, !sending, 8, SLOTS, sending ? NULL : scene->slot[c], 0};
         scene->own[c] =
             (struct nccl_channel){.pair = &scene->pair,
                                   .newest = -1,
@@ -264,8 +264,8 @@ static void test_words(void **state)
     end(&scene);
 
     begin(&scene, true);
-    assert_ok(wire_put(&scene.wire, 2, 0, 9, &source));
-    assert_ok(wire_put(&scene.wire, 0, 0, 4, &source));
+    assert_ok(wire_put(&scene.wire, 2, 0, 9, 0, &source));
+    assert_ok(wire_put(&scene.wire, 0, 0, 4, 0, &source));
     assert_ok(wire_sent(&scene.wire, 2, 9));
     assert_call(&writes[0], &scene.words.marks, 1, &scene.wires);
     assert_call(&waits[0], &scene.words.marks, 1, &scene.pairs);
@@ -309,15 +309,15 @@ static void test_depth(void **state)
     (void)state;
     begin(&scene, true);
     for (int m = 0; m < NCCL_DEPTH; m++) {
-        assert_ok(wire_put(&scene.wire, m % 2, m % SLOTS, m / 2, &source[m % 2]));
+        assert_ok(wire_put(&scene.wire, m % 2, m % SLOTS, m / 2, 0, &source[m % 2]));
         assert_ptr_equal(sent[m], &source[m % 2]);
     }
     log_capture(text, sizeof text);
-    assert_status(wire_put(&scene.wire, 2, 0, 0, &source), STATUS_TIMEOUT);
+    assert_status(wire_put(&scene.wire, 2, 0, 0, 0, &source), STATUS_TIMEOUT);
     log_capture(NULL, 0);
     assert_non_null(strstr(text, "message 0 of channel 0 (rank 1 to rank 0"));
     scene.words.ends = 1;
-    assert_ok(wire_put(&scene.wire, 2, 0, 0, &source));
+    assert_ok(wire_put(&scene.wire, 2, 0, 0, 0, &source));
     assert_int_equal(sends, NCCL_DEPTH + 1);
     wait_count = 0;
     assert_ok(wire_sent(&scene.wire, 1, NCCL_DEPTH / 2 - 1));
@@ -363,7 +363,7 @@ static void test_trouble(void **state)
     begin(&scene, true);
     trouble = ncclRemoteError;
     log_capture(text, sizeof text);
-    assert_status(wire_put(&scene.wire, 0, 0, 0, &source), STATUS_INTERNAL);
+    assert_status(wire_put(&scene.wire, 0, 0, 0, 0, &source), STATUS_INTERNAL);
     log_capture(NULL, 0);
     assert_non_null(strstr(text, "rank 1 to rank 0: remote error: socket closed"));
     assert_non_null(strstr(text, "NCCL_DEBUG=WARN"));

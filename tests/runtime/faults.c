@@ -20,9 +20,9 @@
 
 status_t __real_kernels_cpu(const struct kernels **out);
 status_t __wrap_kernels_cpu(const struct kernels **out);
-status_t __real_wire_put(struct wire *wire, int channel, int slot, int64_t message,
+status_t __real_wire_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                          const void *source);
-status_t __wrap_wire_put(struct wire *wire, int channel, int slot, int64_t message,
+status_t __wrap_wire_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                          const void *source);
 
 void __real_part_forward(struct part *part, int unit, int frame);
@@ -121,14 +121,14 @@ status_t __wrap_kernels_cpu(const struct kernels **out)
     return STATUS_OK;
 }
 
-status_t __wrap_wire_put(struct wire *wire, int channel, int slot, int64_t message,
+status_t __wrap_wire_put(struct wire *wire, int channel, int slot, int64_t message, int64_t order,
                          const void *source)
 {
     if (now("message")) {
         flip((void *)(uintptr_t)source);
     }
     perhaps_gone("send");
-    return __real_wire_put(wire, channel, slot, message, source);
+    return __real_wire_put(wire, channel, slot, message, order, source);
 }
 
 status_t __wrap_wire_wait(struct wire *wire, int channel, int slot, int64_t message,

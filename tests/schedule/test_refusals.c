@@ -30,6 +30,12 @@ static void test_refusals(void **state)
         {OPTIONS(2, 4, 1, "zigzag", 1), STATUS_INVALID,
          "there are gpipe, 1f1b, interleaved, zb-h1"},
         {OPTIONS(2, 4, 1, "1f1b", -1), STATUS_INVALID, "parallel.prefetch"},
+        {{.ranks = 2, .microbatches = 4, .schedule = "zb-v", .partition = "auto", .in_flight = 1},
+         STATUS_INVALID,
+         "zb-v has as many microbatches in flight as it says itself"},
+        {{.ranks = 2, .microbatches = 4, .schedule = "1f1b", .partition = "auto", .in_flight = -1},
+         STATUS_INVALID,
+         "parallel.in_flight"},
     };
     struct graph *graph = graph_test_create(2, 1);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -14,8 +14,12 @@
 static const struct schedule {
     const char *name;
     int least, most; /* stages a rank */
-} schedules[] = {
-    {"gpipe", 1, 1}, {"1f1b", 1, 1}, {"zb-h1", 1, 1}, {"interleaved", 1, 4}, {"zb-v", 2, 2}};
+    bool in_flight;  /* heeds it */
+} schedules[] = {{"gpipe", 1, 1, false},
+                 {"1f1b", 1, 1, true},
+                 {"zb-h1", 1, 1, true},
+                 {"interleaved", 1, 4, false},
+                 {"zb-v", 2, 2, false}};
 enum { SCHEDULES = sizeof schedules / sizeof schedules[0] };
 
 static struct plan *plan_make(const struct graph *graph, const struct plan_options *options)
@@ -112,6 +116,7 @@ static void test_product(void **state)
             .schedule = schedule->name,
             .partition = any_partition(seed, graph->units, P * V, partition, sizeof partition),
             .prefetch = below(seed, 100, 3),
+            .in_flight = schedule->in_flight ? below(seed, 103, 4) : 0,
             .weights_at_once = below(seed, 101, 4) == 0 && strncmp(schedule->name, "zb", 2) != 0,
             .sum_order = below(seed, 102, 2) ? SUM_PER_RANK : SUM_SERIAL};
         struct plan *plan = plan_make(graph, &options);
@@ -229,6 +234,36 @@ static void test_memory(void **state)
             }
             plan_destroy(plan);
             graph_test_destroy(graph);
+        }
+    }
+}
+
+/* With E in flight for each rank behind: 1 + (P - 1 - r)(1 + E) frames on rank r, ZB-H1's W being r
+ * microbatches behind; and as long as a forward takes no longer than a backward, no time is lost. */
+static void test_in_flight(void **state)
+{
+    (void)state;
+    for (int P = 1; P <= 6; P++) {
+        for (int E = 0; E <= 3; E++) {
+            for (int h1 = 0; h1 < 2; h1++) {
+                struct graph *graph = uniform(P, F, B, W);
+                struct plan_options options = {.ranks = P,
+                                               .microbatches = 4 * P + 1,
+                                               .schedule = h1 ? "zb-h1" : "1f1b",
+                                               .partition = "layers",
+                                               .in_flight = E};
+                struct plan *plan = plan_make(graph, &options);
+                double busy[8], makespan = 0;
+                assert_ok(plan_simulate(plan, busy, &makespan));
+                assert_int_equal((int)(makespan - busy[0]), (P - 1) * (F + B - (h1 ? W : 0)));
+                for (int r = 0; r < P; r++) {
+                    int frames = 1 + (P - 1 - r) * (1 + E) + (h1 ? r : 0);
+                    assert_int_equal(plan->stage[r].frames,
+                                     frames < 4 * P + 1 ? frames : 4 * P + 1);
+                }
+                plan_destroy(plan);
+                graph_test_destroy(graph);
+            }
         }
     }
 }
@@ -491,8 +526,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_product),      cmocka_unit_test(test_idle),
         cmocka_unit_test(test_zb_v_is_full), cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_bytes),        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_vocabulary),
+        cmocka_unit_test(test_in_flight),    cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_round_trip),   cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_vocabulary),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,7 @@
 # end, what there is no time for.
 source "$(dirname "$0")/common.sh"
 source "$(dirname "$0")/gpu_parts.sh"
-export GPU_SH_DEVICE=cpu
+export GPU_SH_DEVICE=cpu GPU_SH_REPORT_TAKES=3
 
 python3 "$(dirname "$script")/alter.py" "$golden/muddformer-tiny" altered
 mkdir build slow other
@@ -46,21 +46,21 @@ grep -q '2 ranks over ipc | skipped | not under compute-sanitizer here: transpor
     results/check/report.md || fail "not why two ranks do not run"
 ! grep -q 'ten steps: 1 of 2' out || fail "ten steps, which have no altered gradient, are off"
 
-SANITIZER=refuses GPU_SH_LIMIT=15 part 1 check slow
-says "FAILED  bits: $first 2 stages, gpipe: ended at its limit of 15 s" "check: FAILED"
+SANITIZER=refuses GPU_SH_LIMIT=10 GPU_SH_CASES=$golden/pythia-tiny part 1 check slow
+says "FAILED  bits: $first 2 stages, gpipe: ended at its limit of 10 s" "check: FAILED"
 ! grep -q 'FAILED.*1f1b' out || fail "what ended is said not to have"
 grep -q 'skipped | compute-sanitizer does not run here: Error: no debugger may attach here' \
     results/check/report.md || fail "not why compute-sanitizer does not run"
 
 # The time is up: before anything, and while a job runs.
-part 0 check build --limit 24
+part 0 check build --limit 7
 says "golden cases: 0 of 4" "check: done but for 21 things for which no time was left after "
 grep -q '^- skipped: no time left' results/check/report.md || fail "the report does not say what is missing"
-SANITIZER=refuses part 0 check slow --limit 45
+SANITIZER=refuses part 0 check slow --limit 24
 says "check: done but for "
 grep -q "^- skipped: no time left (.*$first 2 stages, gpipe" results/check/report.md ||
     fail "not what was cut off"
-part 0 pair build --limit 24
+part 0 pair build --limit 7
 says "pair: done but for 4 things"
 
 part 0 single build

@@ -31,11 +31,12 @@ crosses() { # RUN LIKE RANKS BYTES key=value...: LIKE's weights; of what host 2 
 threads replicas parallel.dp=2
 crosses pp-dp replicas 4 "$(($(sums replicas bytes_collective) / 2))" parallel.dp=2
 says "replica 0: ranks 0-1 on h1" "replica 1: ranks 2-3 on h2"
-crosses dp-pp replicas 4 "$(($(sums replicas bytes_plain bytes_dense) / 2))" parallel.dp=2 parallel.order=dp-pp
+crosses dp-pp replicas 4 "$(($(sums replicas bytes_plain bytes_dense) / 2))" parallel.dp=2 parallel.order=dp-pp \
+    parallel.link_window=256
 says "replica 0: ranks 0 on h1, 2 on h2"
 # Ranks of a stage inside the hosts: what they exchange, far more, is not on the cable.
 threads tensor parallel.tp=2
-crosses stages tensor 4 "$(($(sums tensor bytes_plain bytes_dense) / 2))" parallel.tp=2
+crosses stages tensor 4 "$(($(sums tensor bytes_plain bytes_dense) / 2))" parallel.tp=2 parallel.link_window=256
 says "replica 0: ranks 0-1 on h1, 2-3 on h2"
 (($(sums tensor bytes_tensor) > 6 * $(sums tensor bytes_plain bytes_dense))) || fail "little within the stages"
 threads all parallel.tp=2 parallel.dp=2
