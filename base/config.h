@@ -75,6 +75,7 @@ enum collectives_choice { COLLECTIVES_AUTO, COLLECTIVES_NCCL, COLLECTIVES_HOST }
 enum tp_keys_choice { TP_KEYS_SPLIT, TP_KEYS_REPLICATED };
 enum mesh_order { MESH_PP_DP, MESH_DP_PP }; /* which coordinate runs first from rank to rank */
 enum link_order { LINK_ORDER_DEADLINE, LINK_ORDER_FIRST, LINK_ORDER_SHARED };
+enum link_of_choice { LINK_OF_AUTO, LINK_OF_RANK, LINK_OF_HOST };
 enum links_choice { LINKS_HOSTS, LINKS_ALL };
 enum sum_order_choice { SUM_ORDER_SERIAL, SUM_ORDER_PER_RANK };
 enum precision_choice { PRECISION_F32, PRECISION_BF16 };
@@ -139,6 +140,7 @@ struct run_config {
         int recompute;       /* enum recompute_choice */
         int link_order;      /* enum link_order */
         int64_t link_window; /* KiB; 0 = measured */
+        int link_of;         /* enum link_of_choice */
         int links;           /* enum links_choice */
         int64_t in_flight;   /* microbatches for each rank behind, beside one */
         int64_t prefetch;    /* arrival slots beyond the microbatches in flight */

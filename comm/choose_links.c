@@ -30,6 +30,20 @@ static bool one_host(const struct group *group)
     return true;
 }
 
+/* The most ranks of a host. */
+static int most_of_host(const struct group *group)
+{
+    int most = 0;
+    for (int host = 0; host < group->size; host++) {
+        int count = 0;
+        for (int i = 0; i < group->size; i++) {
+            count += (group->leader ? group->leader[i] : 0) == host;
+        }
+        most = count > most ? count : most;
+    }
+    return most;
+}
+
 /* Ranks by hosts, then each of the first half before its like of the second: neighbours are of different hosts, as
  * far as there are enough. */
 static void pair_hosts(const struct group *group, int *order)
@@ -73,9 +87,9 @@ static void tell(const struct group *group, const struct link_speed *speed,
 {
     if (group_named(group, group->rank) == 0) {
         log_info("links between hosts: %.0f MB/s, %.0f us there and back; %.0f KiB of messages "
-                 "under way from a rank at most, in parts of %.0f KiB",
+                 "under way from a %s at most, in parts of %.0f KiB",
                  speed->bandwidth * 1e-6, speed->delay * 1e6, (double)links->window / 1024,
-                 (double)links->part / 1024);
+                 links->shared ? "host" : "rank", (double)links->part / 1024);
     }
 }
 
@@ -104,6 +118,7 @@ status_t wire_links_choose(struct group *group, const char *transport, struct de
     status_t status = measure(meter, &speed);
     meter_destroy(meter);
     TRY(status);
+    speed.bandwidth *= links->shared ? most_of_host(group) : 1; /* they have sent at once */
     int64_t held = (int64_t)(2 * speed.bandwidth * speed.delay);
     links->part = between(held / PARTS / 4096 * 4096, least_part, most_part);
     links->window = held > PARTS * links->part ? held : PARTS * links->part;

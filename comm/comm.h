@@ -162,8 +162,9 @@ bool transport_needs_gpus(const char *name);
  * no notice. */
 struct wire_links {
     int64_t
-        window; /* bytes under way at most, of all that this rank sends; 0: all are given to the library at once */
+        window; /* bytes under way at most, of all that leaves by a link; 0: the library gets all at once */
     int64_t part;  /* with a window: bytes that the library gets at once */
+    bool shared;   /* the ranks of a host have one link, not one each; then all of them by_order */
     bool by_order; /* what waits leaves by its order (wire_put); else the first put first */
     bool all;      /* between the ranks of a host too */
 };

@@ -467,7 +467,7 @@ status_t worker_walk(struct worker *worker, const struct batch *batch, float los
     atomic_store_explicit(&worker->now, NULL, memory_order_release);
     messages_of(worker)[false] += worker->active->microbatches;
     messages_of(worker)[true] += worker->plan->training ? worker->active->microbatches : 0;
-    *puts_of(worker) += worker->active->rank[worker->rank].ops; /* no less than it has puts */
+    *puts_of(worker) += worker->active->puts;
     worker->steps += worker->plan->training;
     worker->tp_bytes += worker->plan->training ? tp_group_bytes(worker->tp) - tp_before : 0;
     return worker->device ? in_flight_end(worker, walk.record) : STATUS_OK;

@@ -19,6 +19,8 @@ static status_t choose_links(struct trainer *trainer)
     struct device *device = trainer->place.device, *own = NULL;
     trainer->links =
         (struct wire_links){.by_order = config->parallel.link_order == LINK_ORDER_DEADLINE,
+                            .shared = config->parallel.link_of == LINK_OF_HOST ||
+                                      (config->parallel.link_of == LINK_OF_AUTO && !device),
                             .all = config->parallel.links == LINKS_ALL};
     if (config->parallel.link_order == LINK_ORDER_SHARED) {
         return STATUS_OK;

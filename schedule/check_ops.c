@@ -424,28 +424,29 @@ static bool check_order(const struct checker *checker, int *order, int *count)
     return true;
 }
 
-/* The puts of a rank have the places 0, 1, .. of an order, each one, in which those of a shipment ascend. `taken`
- * [puts of the rank], `last` [shipments]. */
-static bool check_places(const struct checker *checker, int rank, int puts, bool *taken, int *last)
+/* All puts have the places 0, 1, .. of an order, each one, in which those of a shipment ascend. `taken` [puts], `last`
+ * [shipments]. */
+static bool check_places(const struct checker *checker, int rank, bool *taken, int *last)
 {
-    const struct rank_plan *list = &checker->plan->rank[rank];
-    for (int index = 0; index < list->ops; index++) {
-        const struct op *op = &list->op[index];
-        if (op->kind != OP_PUT && op->order != -1) {
-            return check_refuse(checker, rank, index, "is no put and has the order %d", op->order);
-        }
+    const struct plan *plan = checker->plan;
+    for (int index = 0; index < plan->rank[rank].ops; index++) {
+        const struct op *op = &plan->rank[rank].op[index];
         if (op->kind != OP_PUT) {
+            if (op->order != -1) {
+                return check_refuse(checker, rank, index, "is no put and has the order %d",
+                                    op->order);
+            }
             continue;
         }
-        if (!in_range(op->order, puts) || taken[op->order]) {
+        bool exists = in_range(op->order, plan->puts);
+        if (!exists || taken[op->order]) {
             return check_refuse(checker, rank, index, "has the order %d, which is %s", op->order,
-                                in_range(op->order, puts) ? "another one's" : "none of a put");
+                                exists ? "another one's" : "none of a put");
         }
         if (op->order < last[op->shipment]) {
             return check_refuse(checker, rank, index,
-                                "has the order %d, after %d of the same "
-                                "shipment",
-                                op->order, last[op->shipment]);
+                                "has the order %d, after %d of the same shipment", op->order,
+                                last[op->shipment]);
         }
         taken[op->order] = true;
         last[op->shipment] = op->order;
@@ -453,23 +454,23 @@ static bool check_places(const struct checker *checker, int rank, int puts, bool
     return true;
 }
 
+/* The lists are proved: there are as many puts as shipments and microbatches say. */
 static status_t check_orders(const struct checker *checker)
 {
     const struct plan *plan = checker->plan;
-    status_t status = STATUS_OK;
-    for (int rank = 0; rank < plan->ranks && status == STATUS_OK; rank++) {
-        int puts = 0;
-        for (int index = 0; index < plan->rank[rank].ops; index++) {
-            puts += plan->rank[rank].op[index].kind == OP_PUT;
-        }
-        bool *taken = calloc((size_t)puts + 1, sizeof *taken);
-        int *last = calloc((size_t)plan->shipments + 1, sizeof *last);
-        status = !taken || !last                                  ? STATUS_NOMEM
-                 : check_places(checker, rank, puts, taken, last) ? STATUS_OK
-                                                                  : STATUS_INTERNAL;
-        free(taken);
-        free(last);
+    if (plan->puts != plan->shipments * plan->microbatches) {
+        (void)check_refuse(checker, -1, -1, "%d puts are counted and there are %d", plan->puts,
+                           plan->shipments * plan->microbatches);
+        return STATUS_INTERNAL;
     }
+    bool *taken = calloc((size_t)plan->puts + 1, sizeof *taken);
+    int *last = calloc((size_t)plan->shipments + 1, sizeof *last);
+    status_t status = taken && last ? STATUS_OK : STATUS_NOMEM;
+    for (int rank = 0; rank < plan->ranks && status == STATUS_OK; rank++) {
+        status = check_places(checker, rank, taken, last) ? STATUS_OK : STATUS_INTERNAL;
+    }
+    free(taken);
+    free(last);
     return status;
 }
 

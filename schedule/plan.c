@@ -153,7 +153,8 @@ uint64_t plan_hash(const struct plan *plan)
     const struct graph *graph = plan->graph;
     const int size[] = {graph->units,       graph->keys,    plan->ranks,           plan->stages,
                         plan->microbatches, plan->training, plan->weights_at_once, plan->shipments,
-                        plan->adds,         plan->sums,     (int)plan->sum_order,  plan->replicas};
+                        plan->adds,         plan->sums,     (int)plan->sum_order,  plan->replicas,
+                        plan->puts};
     uint64_t hash = hash_bytes(size, sizeof size, 0);
     hash = hash_graph(graph, hash);
     for (int stage = 0; stage < plan->stages; stage++) {

@@ -160,7 +160,7 @@ struct op {
     int slot;
     int source; /* PUT, SENT backward: slot of the stage's sum that is sent. GRAD: slot of the partial
                    sum. Else -1 */
-    /* PUT: place among those of its rank, in the order in which they are needed by the costs of the graph; the
+    /* PUT: place among those of all ranks, in the order in which they are needed by the costs of the graph; the
      * messages of a shipment ascend. Else -1. */
     int order;
     int first_add, adds; /* OP_GRAD: range of plan.add */
@@ -236,6 +236,7 @@ struct plan {
     struct rank_plan *rank; /* [ranks] */
     struct add *add;
     int adds;
+    int puts;          /* of all ranks */
     char schedule[16]; /* its name; "file" */
 };
 

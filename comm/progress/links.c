@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/log.h"
+#include "comm/progress/link_share.h"
 
 struct link_channel {
     bool kept;
@@ -32,6 +33,8 @@ struct links {
     struct link_channel *channel; /* [count] */
     struct link_peer *peer;       /* [ranks] */
     struct ticket *waiting;       /* departures of which parts are left, in the order of leaving */
+    struct link_share *share;     /* NULL: the link is this rank's alone */
+    bool held;                    /* what could leave waits for other ranks of the host */
 };
 
 /* ---- creation ---- */
@@ -49,19 +52,29 @@ status_t links_create(struct progress *progress, const struct links_class *class
     struct wire *wire = progress->wire;
     int kept = 0, size = wire->group->size;
 
+    struct link_share *share = NULL;
     *out = NULL;
     for (int i = 0; i < wire->count; i++) {
         kept += crosses(wire, &wire->channel[i]);
     }
-    if (kept == 0 || wire->links.window <= 0) {
+    if (wire->links.window <= 0) {
+        return STATUS_OK;
+    }
+    TRY(wire->links.shared ? link_share_create(wire->group, &share) : STATUS_OK);
+    if (kept == 0) {
+        link_share_destroy(share);
         return STATUS_OK;
     }
     struct links *links = calloc(1, sizeof *links);
     if (links != NULL) {
+        links->share = share;
         links->channel = calloc((size_t)wire->count, sizeof *links->channel);
         links->peer = calloc((size_t)size, sizeof *links->peer);
     }
     if (links == NULL || links->channel == NULL || links->peer == NULL) {
+        if (links == NULL) {
+            link_share_destroy(share);
+        }
         links_destroy(links);
         return FAIL(STATUS_NOMEM, "no memory for the links of %d channels", kept);
     }
@@ -89,6 +102,7 @@ void links_destroy(struct links *links)
     if (links == NULL) {
         return;
     }
+    link_share_destroy(links->share);
     free(links->channel);
     free(links->peer);
     free(links);
@@ -297,13 +311,39 @@ static void send_part(struct links *links, struct ticket **link)
     }
 }
 
+/* Is there room in the window for this one? On a link that is shared, what another rank would send first has half of
+ * it to itself; and a rank with nothing under way may always send, lest it waits for one that does not. */
+static bool has_room(struct links *links, const struct ticket *ticket)
+{
+    int64_t first, others;
+
+    if (links->share == NULL) {
+        return links->under_way < links->window;
+    }
+    link_share_say(links->share, links->under_way, ticket ? ticket->order : INT64_MAX);
+    if (ticket == NULL || links->under_way == 0) {
+        return true;
+    }
+    others = link_share_others(links->share, &first);
+    bool mine = !links->by_order || ticket->order <= first;
+    bool room = links->under_way + others < (mine ? links->window : links->window / 2);
+    links->held = !room && links->under_way < links->window;
+    return room;
+}
+
+bool links_held(const struct links *links)
+{
+    return links != NULL && links->held;
+}
+
 bool links_turn(struct links *links)
 {
     bool moved = false;
 
-    while (links->under_way < links->window) {
+    links->held = false;
+    for (;;) {
         struct ticket **link = find_next(links);
-        if (*link == NULL) {
+        if (!has_room(links, *link) || *link == NULL) {
             break;
         }
         send_part(links, link);

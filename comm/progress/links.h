@@ -11,6 +11,8 @@
  * A note carries both, counted since the wire was made, so that a later note says all that an earlier one did. Nothing
  * is sent that has no slot: what is under way lands whatever else happens, so no order can stop the wire.
  *
+ * Ranks of a host that share its card share the window too (link_share.h): orders are the same on all ranks.
+ *
  * All of it belongs to the progress thread.
  */
 #ifndef COMM_LINKS_H
@@ -58,6 +60,8 @@ void links_start(struct links *links, struct ticket *ticket);
 void links_part(struct links *links, struct ticket *ticket, size_t landed, bool good);
 void links_heard(struct links *links, const struct link_note *note);
 void links_told(struct links *links, int to, bool good);
+/* Something could leave but for what other ranks of the host have under way: look again soon. */
+bool links_held(const struct links *links);
 /* Starts what may be started, and tells what there is to tell. True if something was. */
 bool links_turn(struct links *links);
 

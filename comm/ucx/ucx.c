@@ -26,6 +26,7 @@
 enum {
     NAP = 50000,         /* ns; only while connecting and closing */
     CLOSE_MS = 500,      /* for the others to say goodbye */
+    HELD_POLL_MS = 1,    /* for other ranks of the host, which do not tell */
     SAFETY_POLL_MS = 100 /* in case an event is missed */
 };
 enum { HELLO, GOODBYE }; /* words of a greeting */
@@ -83,6 +84,10 @@ static void *progress_main(void *arg)
     for (;;) {
         bool stop = start_queued(self);
         if (stop) {
+            if (self->progress.links !=
+                NULL) { /* what has landed makes room in windows of others */
+                links_turn(self->progress.links);
+            }
             return NULL;
         }
         bool moved = ucp_worker_progress(self->worker) != 0;
@@ -99,7 +104,7 @@ static void *progress_main(void *arg)
         if (ucp_worker_arm(self->worker) == UCS_ERR_BUSY) {
             continue;
         }
-        poll(fds, 2, SAFETY_POLL_MS);
+        poll(fds, 2, links_held(self->progress.links) ? HELD_POLL_MS : SAFETY_POLL_MS);
         ssize_t got = read(self->wake_fd, &woken, sizeof woken);
         (void)got;
     }

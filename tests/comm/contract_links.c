@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 
+#include "comm/progress/link_share.h"
 #include "tests/comm/rig.h"
 
 /* In the order of the puts: two large ones, then a small one. */
@@ -85,6 +86,40 @@ static status_t exchange(struct group *group, const char *transport, bool by_ord
     return status;
 }
 
+/* Every rank sees what all others of its host have said. */
+static status_t check_share(struct group *group)
+{
+    struct link_share *share;
+    int rank = group_rank(group), size = group_size(group);
+    int64_t first, sum = 0;
+
+    TRY(link_share_create(group, &share));
+    EXPECT(share != NULL, "the ranks of a host share no memory");
+    EXPECT(link_share_others(share, &first) == 0 && first == INT64_MAX, "something is under way");
+    TRY(group_barrier(group));
+    link_share_say(share, 100 + rank, 10 + rank);
+    TRY(group_barrier(group));
+    for (int i = 0; i < size; i++) {
+        sum += i == rank ? 0 : 100 + i;
+    }
+    int64_t others = link_share_others(share, &first);
+    EXPECT(others == sum && first == 10 + (rank == 0), "%" PRId64 " bytes and order %" PRId64,
+           others, first);
+    TRY(group_barrier(group));
+    if (rank == 0) { /* what a rank that leaves had under way counts no more */
+        link_share_destroy(share);
+        return group_barrier(group);
+    }
+    TRY(group_barrier(group));
+    others = link_share_others(share, &first);
+    EXPECT(others == sum - 100 && first == (rank == 1 && size > 2 ? 12
+                                            : rank == 1           ? INT64_MAX
+                                                                  : 11),
+           "%" PRId64 " bytes and order %" PRId64 " after rank 0 has left", others, first);
+    link_share_destroy(share);
+    return STATUS_OK;
+}
+
 status_t contract_links(struct group *group, const char *transport)
 {
     TRY(exchange(group, transport, true));
@@ -92,6 +127,7 @@ status_t contract_links(struct group *group, const char *transport)
     /* And all that every wire must do, in parts that divide nothing, one of them under way, and several. */
     rig_links = (struct wire_links){.window = 1, .part = 30011, .by_order = true, .all = true};
     TRY(contract_wire(group, transport));
-    rig_links = (struct wire_links){.window = 700000, .part = 100003, .all = true};
+    TRY(check_share(group));
+    rig_links = (struct wire_links){.window = 700000, .part = 100003, .shared = true, .all = true};
     return contract_wire(group, transport);
 }

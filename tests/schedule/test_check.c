@@ -286,6 +286,37 @@ static void test_wrong_numbers(void **state)
     for_all_layouts(wrong_numbers);
 }
 
+/* Two messages of a shipment leave in the wrong order. */
+static void wrong_orders(struct plan *plan)
+{
+    for (int rank = 0; rank < plan->ranks; rank++) {
+        struct rank_plan *list = &plan->rank[rank];
+        for (int i = 0; i < list->ops; i++) {
+            for (int j = i + 1; j < list->ops; j++) {
+                struct op *a = &list->op[i], *b = &list->op[j];
+                if (a->kind != OP_PUT || b->kind != OP_PUT || a->shipment != b->shipment) {
+                    continue;
+                }
+                int before = a->order;
+                a->order = b->order;
+                b->order = before;
+                assert_found(plan, "orders exchanged", rank, j);
+                b->order = a->order;
+                a->order = before;
+                exchanged++;
+            }
+        }
+    }
+}
+
+static void test_wrong_orders(void **state)
+{
+    (void)state;
+    exchanged = 0;
+    for_all_layouts(wrong_orders);
+    assert_true(exchanged > 1000);
+}
+
 static void assert_number_matters(struct plan *plan, int *number, int by, const char *what)
 {
     *number += by;
@@ -295,6 +326,7 @@ static void assert_number_matters(struct plan *plan, int *number, int by, const 
 
 static void wrong_sizes(struct plan *plan)
 {
+    assert_number_matters(plan, &plan->puts, 1, "a put more");
     for (int i = 0; i < plan->shipments; i++) {
         struct shipment *s = &plan->shipment[i];
         assert_number_matters(plan, &s->slots, -1, "a slot less");
@@ -470,9 +502,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_drop_and_double), cmocka_unit_test(test_exchange),
         cmocka_unit_test(test_move_ahead),      cmocka_unit_test(test_wrong_numbers),
-        cmocka_unit_test(test_wrong_sizes),     cmocka_unit_test(test_wrong_additions),
-        cmocka_unit_test(test_deadlock),        cmocka_unit_test(test_queue),
-        cmocka_unit_test(test_nobody_sends),
+        cmocka_unit_test(test_wrong_orders),    cmocka_unit_test(test_wrong_sizes),
+        cmocka_unit_test(test_wrong_additions), cmocka_unit_test(test_deadlock),
+        cmocka_unit_test(test_queue),           cmocka_unit_test(test_nobody_sends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

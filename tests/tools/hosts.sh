@@ -7,6 +7,7 @@
 #     hosts_up N                  hosts 1 .. N, called h1 .. hN
 #     hosts_rate RATE             what each may send ("100mbit"); hosts_rate: unlimited
 #     ./hosts_mpirun N arguments  N ranks in equal blocks; mpirun runs on host 1
+#     hosts_cut HOST, hosts_mend HOST   its cable out, in again
 #     hosts_received HOST         bytes that have come to it over its interface
 #     hosts_kill HOST             every process there dies at once
 
@@ -70,6 +71,14 @@ hosts_rate() { # [RATE]
         [[ -z ${1:-} ]] || ip netns exec "$hosts_prefix-h$i" tc qdisc add dev eth0 root tbf rate "$1" \
             burst 256kb latency 200ms
     done
+}
+
+hosts_cut() { # HOST
+    ip -n "$hosts_prefix-switch" link set "port$1" down
+}
+
+hosts_mend() { # HOST
+    ip -n "$hosts_prefix-switch" link set "port$1" up
 }
 
 hosts_received() { # HOST
