@@ -54,71 +54,75 @@ static struct line *map_lines(int fd, size_t bytes)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-/* The first rank of the host makes the memory, the others open it. */
-static int open_memory(const struct card *card, bool own)
+/* By the first rank of the host: lines in which nobody has anything to send. -1: there is no memory for them. */
+static int make_lines(int count, struct line **out)
+{
+    size_t bytes = (size_t)count * sizeof **out;
+    int fd = memfd_create("muddpipe-link", MFD_CLOEXEC);
+
+    *out = fd >= 0 && ftruncate(fd, (off_t)bytes) == 0 ? map_lines(fd, bytes) : NULL;
+    for (int i = 0; *out != NULL && i < count; i++) {
+        atomic_store(&(*out)[i].order, INT64_MAX);
+    }
+    if (*out == NULL && fd >= 0) {
+        close(fd);
+    }
+    return *out != NULL ? fd : -1;
+}
+
+/* By the others. */
+static struct line *open_lines(const struct card *card, size_t bytes)
 {
     char path[64];
 
-    if (own) {
-        return (int)card->fd;
-    }
     snprintf(path, sizeof path, "/proc/%" PRId64 "/fd/%" PRId64, card->pid, card->fd);
-    return open(path, O_RDWR | O_CLOEXEC);
-}
-
-static int make_memory(size_t bytes)
-{
-    int fd = memfd_create("muddpipe-link", MFD_CLOEXEC);
-
-    if (fd >= 0 && ftruncate(fd, (off_t)bytes) != 0) {
+    int fd = card->fd < 0 ? -1 : open(path, O_RDWR | O_CLOEXEC);
+    struct line *line = map_lines(fd, bytes);
+    if (fd >= 0) {
         close(fd);
-        return -1;
     }
-    return fd;
+    return line;
 }
 
 status_t link_share_create(struct group *group, struct link_share **out)
 {
-    int own, lines = count_host(group, &own), here = leader_of(group, group->rank);
-    size_t bytes = (size_t)lines * sizeof(struct line);
+    int own, lines = count_host(group, &own), here = leader_of(group, group->rank), error = 0;
+    struct card mine = {.pid = getpid(), .fd = -1}, all[group->size];
+    struct line *line = NULL;
     bool first = group->rank == here;
-    struct card mine = {.pid = getpid(), .fd = first && lines > 1 ? make_memory(bytes) : -1};
-    struct card all[group->size];
-    struct link_share *share = NULL;
 
     *out = NULL;
-    TRY(group_allgather(group, &mine, sizeof mine, all));
-    int fd = lines > 1 && all[here].fd >= 0 ? open_memory(&all[here], first) : -1;
-    struct line *line = map_lines(fd, bytes);
-    int error = errno;
-    if (line != NULL) {
-        share = malloc(sizeof *share);
+    if (lines > 1 && first) {
+        mine.fd = make_lines(lines, &line);
+        error = errno;
     }
-    if (fd >= 0 && !first) {
-        close(fd);
+    status_t status = group_allgather(group, &mine, sizeof mine, all);
+    if (status == STATUS_OK && lines > 1 && !first) {
+        line = open_lines(&all[here], (size_t)lines * sizeof *line);
+        error = errno;
     }
-    status_t status = group_barrier(group); /* all have opened it */
+    if (status == STATUS_OK) {
+        status = group_barrier(group); /* all have opened it */
+    }
     if (mine.fd >= 0) {
         close((int)mine.fd);
     }
-    if (share != NULL) {
-        *share = (struct link_share){line, lines, own};
-        link_share_say(share, 0, INT64_MAX);
+    *out = line != NULL ? malloc(sizeof **out) : NULL;
+    if (*out != NULL) {
+        **out = (struct link_share){line, lines, own};
     } else if (line != NULL) {
-        munmap(line, bytes);
+        munmap(line, (size_t)lines * sizeof *line);
     }
-    if (lines > 1 && share == NULL) {
-        log_warn(
-            "rank %d cannot share memory with the ranks of its host (%s): its messages to other "
-            "hosts are not in one order with theirs",
-            group_named(group, group->rank), strerror(error));
+    if (lines > 1 && *out == NULL && status == STATUS_OK) {
+        log_warn("rank %d cannot share memory with the ranks of its host (%s): its messages to "
+                 "other hosts are not in one order with theirs",
+                 group_named(group, group->rank), strerror(error));
     }
     if (status != STATUS_OK) {
-        link_share_destroy(share);
-        return status;
+        link_share_destroy(*out);
+        *out = NULL;
     }
-    *out = share;
-    return STATUS_OK;
+    return status;
 }
 
 void link_share_destroy(struct link_share *share)

@@ -108,6 +108,7 @@ static status_t check_share(struct group *group)
     TRY(group_barrier(group));
     if (rank == 0) { /* what a rank that leaves had under way counts no more */
         link_share_destroy(share);
+        TRY(group_barrier(group));
         return group_barrier(group);
     }
     TRY(group_barrier(group));
@@ -116,6 +117,7 @@ static status_t check_share(struct group *group)
                                             : rank == 1           ? INT64_MAX
                                                                   : 11),
            "%" PRId64 " bytes and order %" PRId64 " after rank 0 has left", others, first);
+    TRY(group_barrier(group));
     link_share_destroy(share);
     return STATUS_OK;
 }
