@@ -151,6 +151,7 @@ struct wire {
     int count;
     int under_way; /* of a channel, for which there is room from the start */
     struct wire_links links;
+    struct link_share *share;     /* progress/link_share.h; NULL: none */
     struct wire_channel *channel; /* [count] copies; slot arrays too */
     void **addresses;             /* all slot arrays of this rank, by wire_place */
     bool made, placed;            /* by the class; with addresses */

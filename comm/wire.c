@@ -8,6 +8,7 @@
 
 #include "base/device.h"
 #include "base/hash.h"
+#include "comm/progress/link_share.h"
 #include "comm/transport.h"
 
 #define WIRE_CLASS_ROW(row) &row##_wire_class,
@@ -157,6 +158,7 @@ static void place_slots(struct wire *wire, const struct wire_channel *channels)
 
 static void wire_free(struct wire *wire)
 {
+    link_share_destroy(wire->share);
     free(wire->channel);
     free(wire->counts);
     free(wire->addresses);
@@ -173,6 +175,9 @@ static status_t make(struct wire *wire)
 {
     if (wire->class == NULL) {
         return STATUS_OK;
+    }
+    if (wire->class->links && wire->links.window > 0 && wire->links.shared) {
+        TRY(link_share_create(wire->group, &wire->share));
     }
     TRY(wire->class->create(wire));
     wire->made = true;

@@ -410,9 +410,13 @@ static status_t mpi_wire_create(struct wire *wire)
     doze_init(&self->doze);
     TRY_GOTO(progress_init(&self->progress, wire, mpi_wake), free_self);
     TRY_GOTO(check_sizes(self), free_self);
-    TRY_GOTO(open_links(self), free_self);
-    TRY_GOTO(make_room(self), free_self);
-    status = wire_on_gpu(wire) ? progress_use_streams(&self->progress, "transport mpi") : STATUS_OK;
+    status = open_links(self);
+    if (status == STATUS_OK) {
+        status = make_room(self);
+    }
+    if (status == STATUS_OK && wire_on_gpu(wire)) {
+        status = progress_use_streams(&self->progress, "transport mpi");
+    }
     TRY_GOTO(group_agree(wire->group, status), free_self); /* the rest takes all */
     TRY_GOTO(mpi_check(MPI_Comm_idup(mpi_state_of(wire->group)->collectives, &self->comm, &request),
                        "a communicator"),

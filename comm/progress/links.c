@@ -33,7 +33,7 @@ struct links {
     struct link_channel *channel; /* [count] */
     struct link_peer *peer;       /* [ranks] */
     struct ticket *waiting;       /* departures of which parts are left, in the order of leaving */
-    struct link_share *share;     /* NULL: the link is this rank's alone */
+    struct link_share *share;     /* the wire's; NULL: the link is this rank's alone */
     bool held;                    /* what could leave waits for other ranks of the host */
 };
 
@@ -52,29 +52,19 @@ status_t links_create(struct progress *progress, const struct links_class *class
     struct wire *wire = progress->wire;
     int kept = 0, size = wire->group->size;
 
-    struct link_share *share = NULL;
     *out = NULL;
     for (int i = 0; i < wire->count; i++) {
         kept += crosses(wire, &wire->channel[i]);
     }
-    if (wire->links.window <= 0) {
-        return STATUS_OK;
-    }
-    TRY(wire->links.shared ? link_share_create(wire->group, &share) : STATUS_OK);
-    if (kept == 0) {
-        link_share_destroy(share);
+    if (kept == 0 || wire->links.window <= 0) {
         return STATUS_OK;
     }
     struct links *links = calloc(1, sizeof *links);
     if (links != NULL) {
-        links->share = share;
         links->channel = calloc((size_t)wire->count, sizeof *links->channel);
         links->peer = calloc((size_t)size, sizeof *links->peer);
     }
     if (links == NULL || links->channel == NULL || links->peer == NULL) {
-        if (links == NULL) {
-            link_share_destroy(share);
-        }
         links_destroy(links);
         return FAIL(STATUS_NOMEM, "no memory for the links of %d channels", kept);
     }
@@ -83,6 +73,7 @@ status_t links_create(struct progress *progress, const struct links_class *class
     links->part = (size_t)wire->links.part;
     links->window = wire->links.window;
     links->by_order = wire->links.by_order;
+    links->share = wire->share;
     for (int i = 0; i < wire->count; i++) {
         const struct wire_channel *c = &wire->channel[i];
         links->channel[i].kept = crosses(wire, c);
@@ -102,7 +93,6 @@ void links_destroy(struct links *links)
     if (links == NULL) {
         return;
     }
-    link_share_destroy(links->share);
     free(links->channel);
     free(links->peer);
     free(links);
