@@ -29,7 +29,7 @@ says "link: PIX" "| memcheck muddformer-tiny bf16 | ok | 0 errors |" \
 ! grep -q 'build included' out || fail "a build is said to be included"
 
 # What is found in two ranks ends the part too.
-export SANITIZER=finds GPU_SH_CASES=$golden/muddformer-tiny
+export SANITIZER=finds
 run 1 "$gpu" check --no-build --build build --out results
 says "FAILED  sanitizer: memcheck muddformer-tiny bf16, 2 ranks over ipc: Invalid __global__ write of size 4 bytes; " \
     "check: FAILED after"
