@@ -46,8 +46,8 @@ grep -q '2 ranks over ipc | skipped | not under compute-sanitizer here: transpor
     results/check/report.md || fail "not why two ranks do not run"
 ! grep -q 'ten steps: 1 of 2' out || fail "ten steps, which have no altered gradient, are off"
 
-SANITIZER=refuses GPU_SH_LIMIT=10 part 1 check slow
-says "FAILED  bits: $first 2 stages, gpipe: ended at its limit of 10 s" "check: FAILED"
+SANITIZER=refuses GPU_SH_LIMIT=15 part 1 check slow
+says "FAILED  bits: $first 2 stages, gpipe: ended at its limit of 15 s" "check: FAILED"
 ! grep -q 'FAILED.*1f1b' out || fail "what ended is said not to have"
 grep -q 'skipped | compute-sanitizer does not run here: Error: no debugger may attach here' \
     results/check/report.md || fail "not why compute-sanitizer does not run"
