@@ -33,10 +33,9 @@ same one_part "$wire" parallel.link_window=1 parallel.prefetch=0
 same one_part_mpi parallel.transport=mpi parallel.link_window=1 parallel.in_flight=2 parallel.schedule=zb-h1
 same unlimited "$wire" parallel.link_window=4194304 parallel.links=all parallel.schedule=interleaved
 
-# Two ranks a host, which share its link, or have one each.
+# Two ranks a host, which share its link.
 ranks=8
 same together "$wire" parallel.link_window=64
-same each parallel.transport=mpi parallel.link_of=rank parallel.link_window=64
 ranks=4
 
 # A cable is out for some seconds.

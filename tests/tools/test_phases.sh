@@ -37,14 +37,11 @@ fault() { # RANK HOW CALL:WORD LEAST: at least so many checkpoints are there the
 #     rank  how   call and path            checkpoints
 fault 0     kill  mkdir:.step-2.part       0
 fault 1     kill  pwrite:.step-30.part      1
-fault 0     kill  fsync:step-30.part/rank-0 1
-fault 0     kill  pwrite:step-30.part/conf  1
 fault 0     kill  pwrite:step-30.part/mani  1
 fault 0     kill  fsync:step-30.part/mani   1
 fault 0     kill  rename:run/checkpoints/step-30 1
 fault 0     kill  fsync:run/checkpoints    0 # the first of them, after the rename
 fault 0     kill  rename:.step-2.part      2 # the old one goes
-fault 0     kill  unlink:.step-2.part      2
 fault 0     stop  pwrite:.step-30.part/rank 1
 fault 1     stop  fsync:step-30.part/rank-1 1
 fault 0     stop  rename:run/checkpoints/step-30 1
