@@ -1,4 +1,4 @@
-/* choose_links.c - how many bytes a rank has under way to other hosts: what its link holds, which is measured.
+/* choose_links.c - how many bytes are under way to other hosts over a link: what it holds, which is measured.
  *
  * Ranks of different hosts are paired, and each pair sends a few messages at once with all others. The slowest pair
  * counts. A link that moves b bytes a second and takes t seconds there and back is busy with b t bytes under way;
